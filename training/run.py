@@ -80,7 +80,15 @@ def train_next(worker: str) -> bool:
                 raise RunFailed(message_for(error)) from error
             raise
 
-    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OSError, OperationalError))
+    claimed.carry_out(
+        TrainingRun,
+        [claim],
+        work,
+        fail=fail,
+        put_off=put_off,
+        away=(OSError, OperationalError),
+        is_given_back=True,
+    )
     return True
 
 

@@ -22,6 +22,7 @@ from db.storage import FileMissing, storage
 from db.training import runs
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split, split_of
+from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import fake_package
 from training.config import Origin, preset, with_settings
@@ -311,6 +312,22 @@ def test_run_that_kills_its_workers_is_given_up(dataset):
         s.execute(update(TrainingRun).values(attempts=3))
     view, _ = carry_out()
     assert (view.state, "has enough memory" in view.error) == ("failed", True)
+
+
+def test_run_whose_worker_is_stopped_before_each_epoch_stays_open(dataset, monkeypatch):
+    import training.run
+
+    def begin(run, claim, heartbeat):
+        assert run.attempts == 1
+        with asked_to_stop():
+            assert not training.run.train_next("test"), "a worker that stops claims nothing"
+            heartbeat.progress()
+
+    launch(dataset)
+    monkeypatch.setattr(training.run, "carry_out", begin)
+    for _ in range(training.run.MAX_CLAIMS + 1):
+        view, _ = carry_out()
+        assert (view.state, view.error) == ("queued", None)
 
 
 def test_run_whose_claim_meets_a_locked_database_is_claimed_again(dataset, monkeypatch):

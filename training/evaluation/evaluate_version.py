@@ -65,7 +65,15 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         with session_scope() as s:
             evaluations.put_off(s, claim, claimed.reason_of(error))
 
-    claimed.carry_out(Evaluation, [claim], work, fail=fail, put_off=put_off, away=(OSError, OperationalError))
+    claimed.carry_out(
+        Evaluation,
+        [claim],
+        work,
+        fail=fail,
+        put_off=put_off,
+        away=(OSError, OperationalError),
+        is_given_back=True,
+    )
     return True
 
 

@@ -23,6 +23,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
+from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from training.evaluation import evaluate_version as carried
 from training.evaluation.evaluate_version import evaluate_next
@@ -372,6 +373,15 @@ def test_interrupted_evaluation_is_requeued(
     with read_scope() as s:
         assert s.get_one(Evaluation, evaluation_id).state == Work.READY
     assert evaluate_next("w")
+
+
+def test_evaluation_whose_worker_is_stopped_is_no_attempt(add_version: AddVersion, dataset: Dataset) -> None:
+    evaluation_id = ask(add_version(), dataset)
+    with asked_to_stop():
+        assert evaluate_next("w", evaluation_id)
+    with read_scope() as s:
+        evaluation = s.get_one(Evaluation, evaluation_id)
+        assert (evaluation.state, evaluation.attempts) == (Work.READY, 0)
 
 
 def test_worker_that_lost_its_claim_records_nothing(

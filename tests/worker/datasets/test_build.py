@@ -31,7 +31,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
-from tests.builders.leases import let_leases_end
+from tests.builders.leases import asked_to_stop, let_leases_end
 from tests.builders.statements import locked_at_first
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
@@ -493,6 +493,24 @@ def test_a_dataset_whose_file_is_damaged_fails_and_says_so(ask: Ask) -> None:
     os.utime(path, (long_ago, long_ago))
     build_next("w")
     assert "gone or damaged" in str(view(dataset).error)
+
+
+def test_dataset_whose_worker_is_stopped_again_and_again_is_built_later(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+
+    def stopped(*arguments: Any) -> Any:
+        with asked_to_stop():
+            return list_files(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "list_files", stopped)
+        for _ in range(MAX_ATTEMPTS + 1):
+            assert build_next("w")
+            assert (view(dataset).state, view(dataset).error) == ("queued", None)
+    assert build_next("w")
+    assert (view(dataset).state, view(dataset).error) == ("ready", None)
 
 
 def test_dataset_that_kills_its_workers_fails_after_all_attempts(ask: Ask) -> None:
