@@ -134,9 +134,10 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
         check_pixels(network, parts["train"].pixels, config.pixels)
     observer.report(0.0, "preparing the first epoch")
     data = Data(parts["train"], parts["validation"])
-    history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
-    seconds = sum(record.seconds for record in history)  # also those before an interruption
-    return Trained(run, config, network, parts, history, seconds, observer.is_stopped_early)
+    fitted = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
+    seconds = sum(record.seconds for record in fitted.history)  # also those before an interruption
+    stopped = observer.is_stopped_early
+    return Trained(run, config, network, parts, fitted.history, seconds, stage=fitted.stage, stopped_early=stopped)
 
 
 def settle_environment(run: TrainingRun, config: Config) -> Config:

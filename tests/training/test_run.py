@@ -132,6 +132,7 @@ class WorkerDied(BaseException):
 
 def test_worker_that_dies_after_registering_leaves_the_comparison_requested(dataset, settings, monkeypatch):
     import training.run
+    from training.loop.fit import Fitted
 
     def package(folder, trained, *_):
         known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
@@ -141,7 +142,7 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
         raise WorkerDied
 
     monkeypatch.setattr(training.run, "initial_network", lambda *_, **__: None)
-    monkeypatch.setattr(training.run, "fit", lambda *_, **__: [])
+    monkeypatch.setattr(training.run, "fit", lambda *_, **__: Fitted([], None))
     monkeypatch.setattr(training.run, "make_package", package)
     monkeypatch.setattr(training.run.checkpoints, "drop", die)
     run = launch(dataset)
@@ -212,7 +213,10 @@ def test_run_that_was_stopped_and_its_version_say_so(dataset, small_network, mon
     from training.export.package import facts_of
     from training.run_observer import RunObserver
 
+    plain = []
+
     def package(folder, trained, *_):
+        plain.append(trained.plain_temperature())
         return parse_manifest((fake_package(folder, extra=facts_of(trained)) / "package.json").read_bytes())
 
     def stops(self, record):
@@ -224,8 +228,9 @@ def test_run_that_was_stopped_and_its_version_say_so(dataset, small_network, mon
     epoch = RunObserver.epoch
     monkeypatch.setattr(training.run, "make_package", package)
     monkeypatch.setattr(RunObserver, "epoch", stops)
-    run = launch(dataset, "stages.head.epochs=1000")
+    run = launch(dataset, "stages.head.epochs=1000", "stages.head.q=0.2")
     view, epochs = carry_out()
+    assert plain == [1.25], "by the loss of the stage that trained, not of the last one"
     assert (view.state, view.stopped_early, view.message) == ("finished", True, "done; training was stopped early")
     assert {record.stage for record in epochs} == {0}
     with session_scope() as s:
