@@ -693,6 +693,33 @@ def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(own
     assert found.report.as_json()["groups_from"] == {"DICOM patient, study or series": 3}
 
 
+@pytest.mark.usefixtures("champion")
+def test_reviewed_frames_of_a_file_are_read_with_one_decoding(
+    owner: User, submit: Submit, decoder: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.stack([np.roll(STORED, 9 * number) for number in range(3)])
+    volume = ct(0, NumberOfFrames=3, PixelData=frames.tobytes(), PatientID="P1")
+    job = submit(owner, {"volume": volume, "other": ct(40, PatientID="P2")})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name != "other")))
+    decoded: list[str] = []
+
+    def noting(items: Any) -> Iterator[Any]:
+        files = list(items)
+        decoded.extend(sha256 for sha256, _ in files)
+        return DecoderPool.map(decoder, files)
+
+    monkeypatch.setattr(decoder, "map", noting)
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert (found.state, found.size, found.groups) == ("ready", 4, 2)
+    assert len(decoded) == len(set(decoded)) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("champion")
 def test_reviewed_dicom_of_two_owners_is_not_read_by_one_decoder(
