@@ -500,6 +500,15 @@ def test_allowed_leak_that_does_not_occur_is_dropped(run_from):
     assert run_from(other) == ("it got as far as the weights", [])
 
 
+@pytest.mark.parametrize("allowed", [(), ("seen-by-parent",)])
+def test_run_says_if_slices_of_its_parent_are_gone_and_keeps_the_leak(allowed, dataset, run_from):
+    other = add_dataset("other", 48, seed=1)
+    storage().delete(dataset.arrays[0])
+    assert run_from(other, *allowed) == ("it got as far as the weights", [*allowed])
+    with session_scope() as s:
+        assert "slices that the model learned from are gone" in runs.list_runs(s)[0].environment["not compared"]
+
+
 def test_reaper_keeps_weights_and_checkpoint_of_a_run(dataset):
     from worker import reap
 

@@ -3,7 +3,6 @@
 import io
 import logging
 from collections.abc import Callable
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,10 +119,10 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
         raise EvaluationError(f"{engine.name} gave a score that is not a number")
     result = _result(version, engine.name, data, scores)
     if evaluation.part is None and evaluation.precision is None:
-        seen = find_seen_in_training(data.pixels, chain.from_iterable(learned_from), lambda: progress(1.0))
+        seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
         nameless = without_patient(evaluation.dataset) / len(rows)
-        evidence = Evidence(float(seen.mean()), nameless, result.ood_share, reviewed)
+        evidence = Evidence(float(seen.mean()), nameless, result.ood_share, reviewed, learned_from.gone)
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
     _finish(claim, evaluation, scores.logit, data, result, progress)

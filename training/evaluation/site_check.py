@@ -21,6 +21,7 @@ from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
 from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
 from db.metrics import METRICS, missing_slice
+from training.data.seen_slices import gone_note
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # above this share of slices out of distribution, a check mentions it; training allows as many
@@ -33,13 +34,15 @@ class Evidence:
 
     `seen`: the model was trained on them, or its threshold was chosen on them. `without_patient`: no patient, series or
     folder is known. `ood`: out of distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may
-    have seen a model's answers.
+    have seen a model's answers. `gone`: how many slices that the model learned from are gone. If there are any, `seen`
+    may be too low.
     """
 
     seen: float = 0.0
     without_patient: float = 0.0
     ood: float | None = None
     reviewed: bool = False
+    gone: int = 0
 
 
 def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
@@ -65,6 +68,8 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     if evidence.reviewed:
         reasons.append("the labels come from readers who may have seen a model's answers: metrics may be too good")
+    if evidence.gone:
+        reasons.append(gone_note(evidence.gone))
     return SiteCheck(
         verdict=verdict,
         reasons=reasons,

@@ -231,6 +231,17 @@ def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, setting
     assert verdict(version, known) == "not enough evidence"
 
 
+@pytest.mark.slow
+def test_check_says_if_slices_that_trained_the_version_are_gone(add_version: AddVersion, dataset: Dataset) -> None:
+    known, other = add_dataset("known"), add_dataset("other", seed=1)
+    split = add_split(known)
+    version = add_version(facts={"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"})
+    storage().delete(known.arrays[0])
+    check = ask(version, other)
+    assert evaluate_next("w")
+    assert "slices that the model learned from are gone" in seen(check).result["site_check"]["reasons"][-1]
+
+
 def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion, settings: Settings) -> None:
     dataset = add_dataset("site", 180, 60)
     with session_scope() as s:
