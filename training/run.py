@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen
 from training.config import Config, checked
-from training.data.seen_slices import find_seen_in_training, training_slices_of
+from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
 from training.data.slices import Data, Labelled, load_parts
 from training.demo import model as demo
 from training.errors import Cancelled, RunFailed, is_full_disk, message_for
@@ -80,7 +79,15 @@ def train_next(worker: str) -> bool:
                 raise RunFailed(message_for(error)) from error
             raise
 
-    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OSError, OperationalError))
+    claimed.carry_out(
+        TrainingRun,
+        [claim],
+        work,
+        fail=fail,
+        put_off=put_off,
+        away=(OSError, OperationalError),
+        is_given_back=True,
+    )
     return True
 
 
@@ -126,9 +133,10 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
         check_pixels(network, parts["train"].pixels, config.pixels)
     observer.report(0.0, "preparing the first epoch")
     data = Data(parts["train"], parts["validation"])
-    history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
-    seconds = sum(record.seconds for record in history)  # also those before an interruption
-    return Trained(run, config, network, parts, history, seconds, observer.is_stopped_early)
+    fitted = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
+    seconds = sum(record.seconds for record in fitted.history)  # also those before an interruption
+    stopped = observer.is_stopped_early
+    return Trained(run, config, network, parts, fitted.history, seconds, stage=fitted.stage, stopped_early=stopped)
 
 
 def settle_environment(run: TrainingRun, config: Config) -> Config:
@@ -152,7 +160,8 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
     """Compare validation and test with slices of other datasets on which the parent version was trained.
 
     The parent is the version that the run starts from. The launch compared only hashes, and clusters of this dataset.
-    Files that were saved again are found only here.
+    Files that were saved again are found only here. If some of those slices are gone, the environment of the run says
+    so, and the leak stays allowed.
 
     Raises RunFailed: there are such slices, and this is not allowed.
     """
@@ -162,11 +171,11 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
     with read_scope() as s:
         trained = training_slices_of(s, start, [TRAIN], but=run.dataset_id)
         seen_by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
-    if not trained:
+    if not trained.rows:
         return
     observer.report(0.0, f"looking for slices that trained {start.label}")
     measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])
-    seen = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(trained), observer.alive))
+    seen = np.flatnonzero(find_seen_in_training(measured_on, trained, observer.alive))
     if len(seen) and SEEN not in run.allowed_leaks:
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
         examples = ", ".join(str(rows[index]) for index in seen[:EXAMPLES]) + (" ..." if len(seen) > EXAMPLES else "")
@@ -175,7 +184,11 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
             f" near-identical to some that trained {start.label} or one that it comes from: rows {examples}); leave"
             f" them out of the dataset, put them into train by the column split of a CSV, or allow it by name: {SEEN}"
         )
-    if not len(seen) and not seen_by_hash and SEEN in run.allowed_leaks:
+    if trained.gone:
+        note = gone_note(trained.gone)
+        run.environment = run.environment | {"not compared": note}  # stays in sight, also on the card
+        observer.report(0.0, note, environment=run.environment)
+    elif not len(seen) and not seen_by_hash and SEEN in run.allowed_leaks:
         run.allowed_leaks = [leak for leak in run.allowed_leaks if leak != SEEN]
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 

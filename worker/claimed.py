@@ -7,6 +7,8 @@
 * If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
   attempt. It is logged as an error, and counted in the metric `ctbatch_put_offs`.
 * While less disk space is free than the reserve, nothing is claimed. The reserve is for work that is claimed already.
+* If a person stops the worker, long work (`is_given_back`) goes back to the queue at once. This does not count as an
+  attempt. Chunks and uploads are short, or record often what they have, so they go on until they end or are killed.
 * Any other error ends the work. `fail` records the reason for people. If `fail` itself raises an error, the error goes
   to Celery's log, and the lease runs out.
 * Progress is noted once a second. If the database is unreachable, only this note is lost.
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
@@ -27,7 +29,7 @@ from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
 from db.storage import FileMissing, storage
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, WorkerStops, stop_request
 from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,12 @@ OnError = Callable[[Exception], None]
 
 
 def may_claim() -> bool:
-    """Return whether this machine has enough free disk space for more work. If not, log it. Raises OSError."""
+    """Return whether this process may claim more work: its worker does not stop, and enough disk space is free.
+
+    If the disk is short of space, log it. Raises OSError.
+    """
+    if stop_request.is_set():
+        return False
     if storage().is_short_of_disk():
         log.error("nothing is claimed: the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
         return False
@@ -56,18 +63,19 @@ def carry_out(
     fail: OnError,
     put_off: OnError | None = None,
     away: tuple[type[Exception], ...] = AWAY,
+    is_given_back: bool = False,
 ) -> None:
     """Do claimed work by the policy above.
 
     `away`: the errors that put off the work. Any other error is passed to `fail`. `put_off`: the function that puts off
-    the work; by default, `_put_off`.
+    the work; by default, `_put_off`. `is_given_back`: give the work back if the worker is asked to stop.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
-    with Heartbeat(model, claims) as heartbeat:
+    with Heartbeat(model, claims, is_given_back=is_given_back) as heartbeat:
         try:
             try:
                 work(heartbeat)
-            except StaleClaim:
+            except (StaleClaim, WorkerStops):
                 raise
             except away as error:
                 log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  the error text can hold a name
@@ -83,12 +91,16 @@ def carry_out(
                 patiently(heartbeat, partial(fail, error))
         except StaleClaim:
             log.info("work is someone else's now", extra=rows)
+        except WorkerStops:
+            log.info("the worker stops, work given back", extra=rows)
+            _give_back(model, claims)
 
 
 def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
     """Call `act` and return its result. While the database is unreachable, wait and call it again.
 
-    `act` runs one transaction, or several transactions that can be repeated. Raises StaleClaim, and what `act` raises.
+    `act` runs one transaction, or several transactions that can be repeated. Raises StaleClaim, WorkerStops, and what
+    `act` raises.
     """
     while True:
         try:
@@ -117,6 +129,13 @@ def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
             leases.put_off(s, model, claim)
 
 
+def _give_back(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
+    table: Any = model
+    for claim in claims:
+        with suppress(StaleClaim), session_scope() as s:
+            leases.give_back(s, model, claim, attempts=table.attempts - 1)
+
+
 def reason_of(error: Exception) -> str:
     """Return why work was put off, in one line for people."""
     if isinstance(error, OSError):
@@ -134,7 +153,7 @@ class ProgressNotes:
         self._noted_at = 0.0
 
     def alive(self, write: Callable[[], None]) -> None:
-        """Report progress to the heartbeat, and call `write` if a note is due. Raises StaleClaim."""
+        """Report progress to the heartbeat, and call `write` if a note is due. Raises StaleClaim, WorkerStops."""
         self._heartbeat.progress()
         if time.monotonic() - self._noted_at >= NOTE_SECONDS:
             self.now(write)

@@ -1,6 +1,7 @@
 """Prepares every Celery worker process.
 
-Sets up its logs, drops the connections of its parent, and ends it when its parent ends.
+Sets up its logs, drops the connections of its parent, and ends it when its parent ends. When the worker is asked to
+stop, its processes learn it.
 """
 
 import os
@@ -11,6 +12,7 @@ from celery import signals
 from db import logs
 from db.broker import Queue, wake
 from db.database import current, forget_connections
+from worker.heartbeat import stop_request
 from worker.linux_process import come_after_others, die_with_parent
 
 INGEST_NICE = 5
@@ -46,6 +48,10 @@ def prepare(default_role: str) -> None:
         if role == Queue.INFERENCE:
             wake(Queue.INFERENCE)  # if no work waits, the worker loads the champion's engine
 
+    def _stopping(**_: Any) -> None:
+        stop_request.set()  # Celery itself waits for the end of each task, however long it takes
+
     signals.setup_logging.connect(_logging, weak=False)
     signals.worker_process_init.connect(_child, weak=False)
     signals.worker_ready.connect(_ready, weak=False)
+    signals.worker_shutting_down.connect(_stopping, weak=False)

@@ -40,13 +40,15 @@ class LiveProgress(Kept):
 class StoredCheckpoint(Kept):
     """A checkpoint in storage, written after an epoch.
 
-    `best_epoch`: the best epoch of its stage. `loss_before`: the validation loss that the stage must improve. `files`:
-    SHA-256 by name.
+    `best_epoch`: the best epoch of its stage. `loss_before`: the validation loss that the stage must improve.
+    `network_stage`: the stage that left the weights with which this stage began, or None for the initial weights.
+    `files`: SHA-256 by name.
     """
 
     stage: int
     epoch: int
     best_epoch: int = -1
     loss_before: float | None = None
+    network_stage: int | None = None
     history: list[EpochRecord] = Field(default_factory=list)
     files: dict[str, str] = Field(default_factory=dict)

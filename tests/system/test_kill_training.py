@@ -1,4 +1,4 @@
-"""`kill -9` of a worker that trains: another goes on from the checkpoint, and the run ends once."""
+"""Ends of a worker that trains, by `kill -9` or on request: another goes on, and the run ends once."""
 
 import json
 import os
@@ -40,8 +40,8 @@ with read_scope() as s:
     run = s.get_one(TrainingRun, int(sys.argv[1]))
     epochs = [(e.stage, e.epoch) for e in runs.epochs_of(s, run.id)]
     version = run.model_version.label if run.model_version else None
-    print(json.dumps({"state": run.state, "claims": run.fence, "error": run.error, "epochs": epochs, "version": version,
-                      "checkpoint": run.checkpoint.get("epoch")}))
+    print(json.dumps({"state": run.state, "claims": run.fence, "attempts": run.attempts, "error": run.error,
+                      "epochs": epochs, "version": version, "checkpoint": run.checkpoint.get("epoch")}))
 """
 
 
@@ -75,3 +75,15 @@ def test_training_goes_on_from_the_last_checkpoint(whole: Whole) -> None:
     assert after["claims"] == 2
     assert after["version"] == "site/1"
     assert after["epochs"] == [[0, 0], [0, 1], *([1, epoch] for epoch in range(60))]
+
+
+def test_run_of_a_worker_that_is_asked_to_stop_goes_back_to_the_queue(whole: Whole) -> None:
+    run_id = whole.run_python(LAUNCH).strip()
+    for claims in (1, 2):
+        started = wait_for(whole, run_id, lambda run, claims=claims: run["claims"] == claims, 300)
+        assert (started["state"], started["attempts"]) == ("running", 1)
+        [worker] = whole.processes()["training"]
+        worker.terminate()
+        worker.wait(60)
+    after = wait_for(whole, run_id, lambda run: run["claims"] == 3, 300)
+    assert after["attempts"] == 1, "a worker that was stopped did not die"

@@ -22,6 +22,7 @@ from db.storage import FileMissing, storage
 from db.training import runs
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split, split_of
+from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_version, fake_package
 from training.config import Origin, preset, with_settings
@@ -131,6 +132,7 @@ class WorkerDied(BaseException):
 
 def test_worker_that_dies_after_registering_leaves_the_comparison_requested(dataset, settings, monkeypatch):
     import training.run
+    from training.loop.fit import Fitted
 
     def package(folder, trained, *_):
         known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
@@ -140,7 +142,7 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
         raise WorkerDied
 
     monkeypatch.setattr(training.run, "initial_network", lambda *_, **__: None)
-    monkeypatch.setattr(training.run, "fit", lambda *_, **__: [])
+    monkeypatch.setattr(training.run, "fit", lambda *_, **__: Fitted([], None))
     monkeypatch.setattr(training.run, "make_package", package)
     monkeypatch.setattr(training.run.checkpoints, "drop", die)
     run = launch(dataset)
@@ -248,7 +250,10 @@ def test_run_that_was_stopped_and_its_version_say_so(dataset, small_network, mon
     from training.export.package import facts_of
     from training.run_observer import RunObserver
 
+    plain = []
+
     def package(folder, trained, *_):
+        plain.append(trained.plain_temperature())
         return parse_manifest((fake_package(folder, extra=facts_of(trained)) / "package.json").read_bytes())
 
     def stops(self, record):
@@ -260,8 +265,9 @@ def test_run_that_was_stopped_and_its_version_say_so(dataset, small_network, mon
     epoch = RunObserver.epoch
     monkeypatch.setattr(training.run, "make_package", package)
     monkeypatch.setattr(RunObserver, "epoch", stops)
-    run = launch(dataset, "stages.head.epochs=1000")
+    run = launch(dataset, "stages.head.epochs=1000", "stages.head.q=0.2")
     view, epochs = carry_out()
+    assert plain == [1.25], "by the loss of the stage that trained, not of the last one"
     assert (view.state, view.stopped_early, view.message) == ("finished", True, "done; training was stopped early")
     assert {record.stage for record in epochs} == {0}
     with session_scope() as s:
@@ -348,6 +354,22 @@ def test_run_that_kills_its_workers_is_given_up(dataset):
         s.execute(update(TrainingRun).values(attempts=3))
     view, _ = carry_out()
     assert (view.state, "has enough memory" in view.error) == ("failed", True)
+
+
+def test_run_whose_worker_is_stopped_before_each_epoch_stays_open(dataset, monkeypatch):
+    import training.run
+
+    def begin(run, claim, heartbeat):
+        assert run.attempts == 1
+        with asked_to_stop():
+            assert not training.run.train_next("test"), "a worker that stops claims nothing"
+            heartbeat.progress()
+
+    launch(dataset)
+    monkeypatch.setattr(training.run, "carry_out", begin)
+    for _ in range(training.run.MAX_CLAIMS + 1):
+        view, _ = carry_out()
+        assert (view.state, view.error) == ("queued", None)
 
 
 def test_run_whose_claim_meets_a_locked_database_is_claimed_again(dataset, monkeypatch):
@@ -513,6 +535,15 @@ def test_allowed_leak_that_does_not_occur_is_dropped(run_from):
     other = add_dataset("other", 48, seed=1)
     assert run_from(other, "seen-by-parent") == ("it got as far as the weights", [])
     assert run_from(other) == ("it got as far as the weights", [])
+
+
+@pytest.mark.parametrize("allowed", [(), ("seen-by-parent",)])
+def test_run_says_if_slices_of_its_parent_are_gone_and_keeps_the_leak(allowed, dataset, run_from):
+    other = add_dataset("other", 48, seed=1)
+    storage().delete(dataset.arrays[0])
+    assert run_from(other, *allowed) == ("it got as far as the weights", [*allowed])
+    with session_scope() as s:
+        assert "slices that the model learned from are gone" in runs.list_runs(s)[0].environment["not compared"]
 
 
 def test_reaper_keeps_weights_and_checkpoint_of_a_run(dataset):

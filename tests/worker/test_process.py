@@ -32,6 +32,33 @@ def test_worker_process_whose_parent_died_before_its_start_ends_at_once() -> Non
     assert (ran.stdout, ran.stderr) == ("", "")
 
 
+STOPS = """
+import os
+from celery import signals
+from worker.heartbeat import stop_request
+from worker.process import prepare
+
+prepare("test")
+begun, asked = os.pipe(), os.pipe()
+if os.fork() == 0:
+    before = stop_request.is_set()
+    os.write(begun[1], b"1")
+    os.read(asked[0], 1)
+    print(before, stop_request.is_set(), flush=True)
+    os._exit(0)
+os.read(begun[0], 1)
+signals.worker_shutting_down.send(None)
+os.write(asked[1], b"1")
+os.wait()
+"""
+
+
+def test_processes_of_a_worker_learn_that_it_is_asked_to_stop() -> None:
+    command = [sys.executable, "-c", STOPS]
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "True"]
+
+
 GIVES_WAY = """
 import os
 from pathlib import Path

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,32 +44,47 @@ def _key(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def slices_of(dataset: Dataset, rows: Container[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Yield the slices of a dataset, or of these rows of it, uint8[224, 224] each. Skip missing and damaged files."""
-    start = 0
-    for sha256 in dataset.arrays:
-        try:
-            array = np.load(storage().verified_path(sha256), mmap_mode="r", allow_pickle=False)
-        except (FileMissing, FileDamaged):
-            log.warning("slices of a dataset are gone", extra={"dataset": dataset.id})
-            start += ARRAY_SLICES
-            continue
-        for row, pixels in enumerate(array, start):
-            if rows is None or row in rows:
-                yield pixels
-        start += len(array)
+@dataclass
+class TrainingSlices:
+    """Slices of datasets, uint8[224, 224] each. They are read when they are iterated, so `s` may be closed by then.
+
+    `rows`: the datasets, and the rows to read of each. `gone`: how many slices the last iteration skipped, because
+    their files are missing or damaged.
+    """
+
+    rows: Sequence[tuple[Dataset, Collection[int]]]
+    gone: int = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        self.gone = 0
+        for dataset, rows in self.rows:
+            start = 0
+            for sha256 in dataset.arrays:
+                try:
+                    array = np.load(storage().verified_path(sha256), mmap_mode="r", allow_pickle=False)
+                except (FileMissing, FileDamaged):
+                    log.warning("slices of a dataset are gone", extra={"dataset": dataset.id})
+                    self.gone += sum(row in rows for row in range(start, start + ARRAY_SLICES))
+                    start += ARRAY_SLICES
+                else:
+                    yield from (pixels for row, pixels in enumerate(array, start) if row in rows)
+                    start += len(array)
+
+
+def gone_note(count: int) -> str:
+    """Return a line which says that so many slices are gone, and what this means for the comparison with them."""
+    return f"{count:,} slices that the model learned from are gone, so slices that look like them could not be found"
 
 
 def training_slices_of(
     s: Session, version: ModelVersion, parts: Sequence[str], *, but: int | None = None
-) -> list[Iterator[NDArray[np.uint8]]]:
+) -> TrainingSlices:
     """Return the slices that were in `parts` when the version or one of its ancestors was trained.
 
-    Return one iterator for each dataset, except for the dataset with the id `but`. An iterator reads its slices only
-    when it is used, and may be used after `s` is closed.
+    Leave out the dataset with the id `but`.
     """
     datasets = [dataset for dataset in trained_on(s, version) if dataset.id != but]
-    return [slices_of(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets]
+    return TrainingSlices([(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets])
 
 
 def _with_heartbeat(slices: Iterable[NDArray[np.uint8]], alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:

@@ -3,7 +3,6 @@
 import io
 import logging
 from collections.abc import Callable
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +65,15 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         with session_scope() as s:
             evaluations.put_off(s, claim, claimed.reason_of(error))
 
-    claimed.carry_out(Evaluation, [claim], work, fail=fail, put_off=put_off, away=(OSError, OperationalError))
+    claimed.carry_out(
+        Evaluation,
+        [claim],
+        work,
+        fail=fail,
+        put_off=put_off,
+        away=(OSError, OperationalError),
+        is_given_back=True,
+    )
     return True
 
 
@@ -114,7 +121,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
         raise EvaluationError(f"{engine.name} gave a score that is not a number")
     result = _result(version, engine.name, data, scores)
     if evaluation.part is None and evaluation.precision is None:
-        seen = find_seen_in_training(data.pixels, chain.from_iterable(learned_from), lambda: progress(1.0))
+        seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
         evidence = Evidence(
             seen=float(seen.mean()),
@@ -123,6 +130,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
             lack=lack_of_patient(evaluation.dataset),
             ood=result.ood_share,
             reviewed=reviewed,
+            gone=learned_from.gone,
         )
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})

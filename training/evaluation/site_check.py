@@ -24,6 +24,7 @@ from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
 from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
 from db.metrics import METRICS, digits_beside, missing_slice
+from training.data.seen_slices import gone_note
 from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
@@ -39,7 +40,8 @@ class Evidence:
     `seen`: the model was trained on them, or its threshold was chosen on them. `named`: other slices,
     whose group has the name of a group that the model was trained or tuned on. `without_patient`: no patient, series or
     folder is known. `lack`: what these slices lack, as the end of a sentence. `ood`: out of distribution, or None.
-    `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
+    `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers. `gone`: how many slices
+    that the model learned from are gone. If there are any, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -48,6 +50,7 @@ class Evidence:
     lack: str = "have no known patient"
     ood: float | None = None
     reviewed: bool = False
+    gone: int = 0
 
 
 def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
@@ -73,6 +76,8 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     if evidence.reviewed:
         reasons.append("the labels come from readers who may have seen a model's answers: metrics may be too good")
+    if evidence.gone:
+        reasons.append(gone_note(evidence.gone))
     return SiteCheck(
         verdict=verdict,
         reasons=reasons,

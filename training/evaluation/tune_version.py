@@ -1,7 +1,6 @@
 """Tunes the rule of findings of a model version on a labelled dataset that was not used to make the version."""
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -17,8 +16,8 @@ from db.registry.calibration import calibration_of
 from db.storage import storage
 from db.training.lineage import optimism_notes, used_in_making
 from db.training.splits import joined_groups
-from training.data.seen_slices import find_seen_in_training, training_slices_of
-from training.data.slices import Labelled, load_part
+from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
+from training.data.slices import load_part
 from training.evaluation.group_level import ScoredGroups
 from training.evaluation.tune_findings import CannotTune, tune
 from worker.engines.package import probability
@@ -48,8 +47,11 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         notes = optimism_notes(s, [version], dataset.id)
     logit = np.load(storage().verified_path(evaluation.scores_sha256), allow_pickle=False)
     data = load_part(dataset, rows, alive)
-    if (seen := _count_seen(data, chain.from_iterable(learned_from), alive)) > TOLERATED * len(data):
+    seen = int(find_seen_in_training(data.pixels, learned_from, alive).sum())
+    if seen > TOLERATED * len(data):
         raise CannotTune(_seen(seen, version, dataset))
+    if learned_from.gone:
+        notes.append(gone_note(learned_from.gone))
     temperature, threshold = calibration_of(version, result.engine)
     groups = ScoredGroups.of(probability(logit, temperature), data.labels, data.groups, data.pixels, data.series)
     unit_of = {group: number for number, unit in enumerate(joined) for group in unit.groups}
@@ -64,10 +66,6 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         seed=seed,
         notes=notes,
     )
-
-
-def _count_seen(data: Labelled, learned_from: chain[np.ndarray], alive: Alive) -> int:
-    return int(find_seen_in_training(data.pixels, learned_from, alive).sum())
 
 
 def _seen(count: int, version: ModelVersion, dataset: Dataset) -> str:

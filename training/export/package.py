@@ -48,8 +48,8 @@ Progress = Callable[[float, str], None]
 class Trained:
     """A run with a trained network.
 
-    `parts`: train, validation, test. `seconds`: how long the epochs took. `stopped_early`: somebody stopped the
-    training before its last epoch.
+    `parts`: train, validation, test. `seconds`: how long the epochs took. `stage`: the stage whose weights the network
+    has, or None if it has its initial weights. `stopped_early`: somebody stopped the training before its last epoch.
     """
 
     run: TrainingRun
@@ -58,7 +58,15 @@ class Trained:
     parts: dict[str, Labelled]
     history: Sequence[EpochRecord]
     seconds: float
+    stage: int | None
     stopped_early: bool = False
+
+    def plain_temperature(self) -> float:
+        """Return the temperature that the loss calls for which trained the weights that the network has."""
+        if self.stage is not None:
+            stage = self.config.stages[self.stage]
+            return plain_temperature(stage.q, stage.label_smoothing)
+        return self.run.from_version.temperature if self.run.from_version else 1.0
 
 
 @memory_errors()
@@ -74,8 +82,7 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     progress(0.0, "fitting the out-of-distribution distance")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
     progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
-    plain = plain_temperature(config.stages[-1].q, config.stages[-1].label_smoothing)
-    exported = export(network, folder, parts, config.threshold, run.seed, alive, plain=plain)
+    exported = export(network, folder, parts, config.threshold, run.seed, alive, plain=trained.plain_temperature())
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
     with read_scope() as s:
         metrics = metrics.model_copy(update={"measured_on": measured_on(s, run), "measured_with": REFERENCE})

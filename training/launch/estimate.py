@@ -20,6 +20,7 @@ IMAGES_A_SECOND = 9.0  # of a whole training step at 224², in bfloat16 on two c
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
 NETWORK_BYTES = 95 << 20
+# The processor does this work, so it takes no less time on a machine with a GPU.
 STAGE_SECONDS = 30  # to build and compile the network of a stage
 PACKAGE_SECONDS = 150  # to export, quantise, compare the engines and write the report
 FAMILIAR_SLICES = 768  # the most training slices to which the distance is fitted
@@ -64,11 +65,13 @@ def estimate(config: Config, slices: Mapping[str, int], speed: float | None = No
     `speed`: slices/s of a whole training step at 224², or None if no run was measured here.
     """
     train, validation = slices["train"], slices["validation"]
-    seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)
     scored = min(train, FAMILIAR_SLICES) + validation + slices["test"]
-    seconds += PACKAGE_SECONDS + FORWARD_SHARE * scored / IMAGES_A_SECOND
+    learning = sum(_seconds(stage, train, validation) for stage in config.stages)
+    network = learning + FORWARD_SHARE * scored / IMAGES_A_SECOND
+    others = STAGE_SECONDS * len(config.stages) + PACKAGE_SECONDS
+    slower = IMAGES_A_SECOND / speed if speed else 1.0
     disk = max(_features(stage, train, validation) for stage in config.stages) + 10 * NETWORK_BYTES
-    return Estimate(seconds * (IMAGES_A_SECOND / speed if speed else 1), disk, speed is not None)
+    return Estimate(network * slower + others * max(slower, 1.0), disk, speed is not None)
 
 
 def _at_most(table: dict[int, float] | dict[int, int], unfreeze: int) -> float:

@@ -33,6 +33,7 @@ def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int)
         epoch=checkpoint.epoch,
         best_epoch=checkpoint.best_epoch,
         loss_before=checkpoint.loss_before,
+        network_stage=checkpoint.network_stage,
         history=checkpoint.history,
         files={NETWORK: network, STATE: _put(checkpoint.arrays | mine)},
     )
@@ -62,7 +63,14 @@ def read(stored: StoredCheckpoint | None) -> Checkpoint | None:
     network = _get(storage().verified_path(stored.files[NETWORK]))["network"]
     states = {name: arrays.get(name, []) for name in STATES}
     return Checkpoint(
-        stored.stage, stored.epoch, stored.history, stored.best_epoch, stored.loss_before, states, network
+        stored.stage,
+        stored.epoch,
+        stored.history,
+        stored.best_epoch,
+        stored.loss_before,
+        states,
+        network,
+        stored.network_stage,
     )
 
 

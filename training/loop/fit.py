@@ -1,5 +1,6 @@
 """Trains a network stage by stage. Training can be observed, stopped and resumed."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,17 @@ from training.data.slices import Data
 from training.loop.observer import Checkpoint, TrainingObserver
 from training.loop.stage import Fitting
 from training.network.backend import memory_errors
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of training: all epochs in order, and the stage whose weights the network has.
+
+    `stage`: its index, or None if the network has its initial weights.
+    """
+
+    history: list[EpochRecord]
+    stage: int | None
 
 
 @memory_errors()
@@ -21,23 +33,26 @@ def fit(
     folder: Path,
     observer: TrainingObserver | None = None,
     resume: Checkpoint | None = None,
-) -> list[EpochRecord]:
-    """Train `network` (uint8[n,224,224,1] to logit and cam) in place, and return all epochs in order.
+) -> Fitted:
+    """Train `network` (uint8[n,224,224,1] to logit and cam) in place.
 
-    Each stage leaves its best or its last weights in the network. `folder` is for the features of frozen layers during
-    a stage.
+    Each stage leaves its best or its last weights in the network, unless it made them worse. `folder` is for the
+    features of frozen layers during a stage.
 
     Raises Diverged, NoRoom, MemoryError, and what the observer raises.
     """
     observer = observer or TrainingObserver()
     history = list(resume.history) if resume else []
+    kept = resume.network_stage if resume else None
     for index in range(resume.stage if resume else 0, len(config.stages)):
         at = resume if resume and resume.stage == index else None
         if at:
             network.set_weights(at.network)
-        is_complete = Fitting(network, config, index, data, seed, folder, observer, history).run(at)
+        fitting = Fitting(network, config, index, data, seed, folder, observer, history, kept)
+        is_complete = fitting.run(at)
+        kept = fitting.network_stage
         if observer.stopped():
             if not is_complete or index + 1 < len(config.stages):
                 observer.ended_early()
             break
-    return history
+    return Fitted(history, kept)

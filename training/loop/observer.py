@@ -34,8 +34,8 @@ class Step:
 class Checkpoint:
     """All values that training needs to continue after an epoch as if nothing had happened.
 
-    `arrays`: by name. `network`: the weights with which the stage began. `loss_before`: the validation loss that the
-    stage must improve.
+    `arrays`: by name. `network`: the weights with which the stage began. `network_stage`: the stage that left them, or
+    None for the initial weights. `loss_before`: the validation loss that the stage must improve.
     """
 
     stage: int
@@ -45,6 +45,7 @@ class Checkpoint:
     loss_before: float | None
     arrays: dict[str, Arrays]
     network: Arrays
+    network_stage: int | None = None
 
 
 class TrainingObserver:

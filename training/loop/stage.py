@@ -46,7 +46,10 @@ class _Stopped(Exception):
 
 
 class Fitting:
-    """One stage of a run. `history`: the epochs of the run so far. Those of the stage are added to it."""
+    """One stage of a run. `history`: the epochs of the run so far. Those of the stage are added to it.
+
+    `network_stage`: the stage that left the network's weights, or None for the initial weights. `run` updates it.
+    """
 
     def __init__(
         self,
@@ -58,9 +61,11 @@ class Fitting:
         folder: Path,
         observer: TrainingObserver,
         history: list[EpochRecord],
+        network_stage: int | None = None,
     ) -> None:
         self.network, self.config, self.index, self.history, self.observer = network, config, index, history, observer
         self.stage: Stage = config.stages[index]
+        self.network_stage = network_stage
         self.seed = seed_of(seed, index)
         self.data, self.folder = data, folder
         self.initial: Arrays = network.get_weights()
@@ -98,6 +103,7 @@ class Fitting:
         elif self.average:
             self.model.set_weights(self.average.arrays())
         self.network.set_weights(self.copy.get_weights())
+        self.network_stage = self.index
         if self.stage.unfreeze == ALL:
             slices = self.data.train.some(SETTLING_SLICES).pixels
             settle_normalisation(self.network, slices, self.config, alive=self.observer.alive)
@@ -246,9 +252,8 @@ class Fitting:
             "average": self.average.arrays() if self.average else [],
             "best": self.best,
         }
-        return Checkpoint(
-            self.index, epoch, list(self.history), self.best_epoch, self.loss_before, arrays, self.initial
-        )
+        history, before = list(self.history), self.loss_before
+        return Checkpoint(self.index, epoch, history, self.best_epoch, before, arrays, self.initial, self.network_stage)
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Restore the state after the checkpoint's epoch, and return the next epoch."""

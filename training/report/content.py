@@ -138,10 +138,23 @@ def largest_group_note(facts: RunFacts) -> str:
     )
 
 
-def chance_calibration_note(content: ReportContent) -> str:
-    """Return a sentence that says how large a calibration error chance alone makes."""
+def calibrated_for(facts: RunFacts) -> str:
+    """Return for which data the probability is calibrated. In a balanced run, both classes count the same."""
+    if facts.config.get("balanced"):
+        return "data in which both classes are equally frequent"
+    return "the share of COVID in the validation slices"
+
+
+def calibration_note(content: ReportContent) -> str:
+    """Return how large a calibration error chance alone makes. For a balanced run, also say what else makes one."""
     error = chance_calibration_error(content.test.probability)
-    return f"On this number of slices, a perfectly calibrated model has an error of about {number(error)} by chance."
+    chance = f"On this number of slices, a perfectly calibrated model has an error of about {number(error)} by chance."
+    if not content.facts.config.get("balanced"):
+        return chance
+    return (
+        f"{chance} This run was balanced: its probability is calibrated for {calibrated_for(content.facts)}. If the"
+        " classes are not equally frequent in the test part, the error is larger."
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from db.registry.parity import parity_rows
 from training.report import captions
 from training.report.content import (
     ReportContent,
-    chance_calibration_note,
+    calibration_note,
     count,
     duration,
     few_groups_note,
@@ -119,7 +119,7 @@ def _html(content: ReportContent, groups: dict[str, list[Picture]]) -> str:
         stopped=stop_note(content),
         few_groups=few_groups_note(content),
         largest_group=largest_group_note(content.facts),
-        chance=chance_calibration_note(content),
+        calibration=calibration_note(content),
         parity=parity_rows(content.parity),
         duration=duration,
         number=number,

@@ -14,7 +14,8 @@ from db.metrics import METRICS
 from db.registry.parity import parity_rows
 from training.report.content import (
     ReportContent,
-    chance_calibration_note,
+    calibrated_for,
+    calibration_note,
     duration,
     few_groups_note,
     largest_group_note,
@@ -109,7 +110,7 @@ def _metrics(content: ReportContent) -> list[str]:
     confusion = [[NON_COVID, f"{tn:,}", f"{fp:,}"], [COVID, f"{fn:,}", f"{tp:,}"]]
     return [
         " ".join(("Intervals are 95 %, by resampling whole groups.", few_groups_note(content))).rstrip(),
-        f"Calibration error: {chance_calibration_note(content)}",
+        f"Calibration error: {calibration_note(content)}",
         "",
         *_table(("Metric", "Value", "95 % interval", "What it says"), rows),
         "",
@@ -177,7 +178,7 @@ def _caveats(content: ReportContent) -> list[str]:
         "On another public set, a model like this may be no better than chance. Run a site check on a labelled sample "
         "of the new site (`ctbatch models check MODEL --on DATASET`) before any use there.",
         f"- {_out_of_distribution(content)}",
-        "- The probability is calibrated for the share of COVID in the validation slices, not for another one.",
+        f"- The probability is calibrated for {calibrated_for(content.facts)}, not for another share of COVID.",
         "- A heat map shows what the score rests on, not where the disease is.",
     ]
 

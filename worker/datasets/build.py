@@ -46,7 +46,12 @@ def build_next(worker: str) -> bool:
             leases.put_off(s, Dataset, claim, error=claimed.reason_of(error))
 
     claimed.carry_out(
-        Dataset, [claim], lambda heartbeat: _build(dataset, claim, heartbeat, collector), fail=fail, put_off=put_off
+        Dataset,
+        [claim],
+        lambda heartbeat: _build(dataset, claim, heartbeat, collector),
+        fail=fail,
+        put_off=put_off,
+        is_given_back=True,
     )
     return True
 

@@ -1,8 +1,8 @@
-"""Recognises words that name a class or a part, and finds the class folder on a file's path."""
+"""Recognises words that name a class or a part, and finds the class folders of a source."""
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from worker.imaging.display_names import display_name
 
@@ -27,19 +27,24 @@ def _class_of_word(word: str) -> int | None:
     return 1 if plain in _COVID else 0 if plain in _NON_COVID else None
 
 
-def class_of_path(path: str) -> int | None:
-    """Return the class that a file's path names, or None. The class folder nearest to the file counts."""
-    named = class_folder(path.replace("\\", "/").split("/")[:-1])
-    return None if named is None else named[1]
+def classes_of_paths(paths: Sequence[str]) -> list[int | None]:
+    """Return the class that each path of a source names, or None."""
+    folders = class_folders([path.replace("\\", "/").split("/")[:-1] for path in paths])
+    return [None if named is None else named[1] for named in folders]
 
 
-def class_folder(folders: Sequence[str]) -> tuple[int, int] | None:
-    """Return the index and the class of the class folder among the folders of a path, or None.
+def class_folders(all_folders: Sequence[Sequence[str]]) -> list[tuple[int, int] | None]:
+    """Return for each path of a source the index and the class of its class folder, or None.
 
-    A folder with a word as its name is preferred to `0` and `1`, which may number patients inside a class folder.
+    Each path is given as its folders. The class folder nearest to the file counts. If any path has a word for a class,
+    the folders `0` and `1` are not classes anywhere in the source: they may number patients, scans or anything else.
     """
-    places = range(len(folders) - 1, -1, -1)
-    labels = [(at, label_of(folders[at])) for label_of in (_class_of_word, _NUMBERS.get) for at in places]
+    words = [_nearest(folders, _class_of_word) for folders in all_folders]
+    return words if any(words) else [_nearest(folders, _NUMBERS.get) for folders in all_folders]
+
+
+def _nearest(folders: Sequence[str], label_of: Callable[[str], int | None]) -> tuple[int, int] | None:
+    labels = ((at, label_of(folders[at])) for at in range(len(folders) - 1, -1, -1))
     return next(((at, label) for at, label in labels if label is not None), None)
 
 

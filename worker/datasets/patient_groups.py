@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from worker.datasets.class_folders import class_folder, names_class, names_part, plain
+from worker.datasets.class_folders import class_folders, names_class, names_part, plain
 from worker.imaging.recipe import SeriesInfo
 
 Folders = list[str]
@@ -87,10 +87,10 @@ def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders, Folders
     Leave out folders that cannot name a patient. If some files are outside of every class folder, the folders `0` and
     `1` number patients and are not classes.
     """
-    class_folders = [class_folder(folders) for folders in all_folders]
-    numbers_are_classes = None not in class_folders
+    named_folders = class_folders(all_folders)
+    numbers_are_classes = None not in named_folders
     around = []
-    for folders, named in zip(all_folders, class_folders, strict=True):
+    for folders, named in zip(all_folders, named_folders, strict=True):
         is_class = named is not None and (numbers_are_classes or names_class(folders[named[0]]))
         at = named[0] if named and is_class else len(folders)
         around.append((_patient_folders(folders[at + 1 :]), _patient_folders(folders[:at])))

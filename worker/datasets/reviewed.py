@@ -14,6 +14,7 @@ from worker.decoding import new_decoders
 from worker.imaging.recipe import SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
+Original = tuple[int, str]  # the owner's id and the file's SHA-256
 Header = SeriesInfo | SliceRejected | None
 
 
@@ -33,7 +34,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
     check_classes({review.label for review in reviewed}, "reviews", len(reviewed))
     headers, groups = _read_headers(reviewed, note), DicomGroups()
     for ordinal, review in enumerate(reviewed):
-        header = headers.get(review.slice.id)
+        header = headers.get((review.owner_id, review.slice.sha256 or ""))
         series = header if isinstance(header, SeriesInfo) and not folders_first else None
         group = groups.of(series)
         item = _reviewed_item(ordinal, review, group)
@@ -66,21 +67,21 @@ def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Ite
     )
 
 
-def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[int, Header]:
-    """Read the headers of the DICOM slices again in the sandbox. Return them by the id of the slice.
+def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[Original, Header]:
+    """Read the headers of the DICOM files again in the sandbox, each file of an owner once.
 
     This is needed because a job does not keep the patient, nor whether text is burned in.
     """
-    originals: dict[int, list[tuple[int, str]]] = {}  # by owner, because owners share no decoder
+    files: dict[int, dict[str, None]] = {}  # SHA-256 by owner, because owners share no decoder
     for review in reviewed:
         if review.slice.format == "DICOM" and review.slice.sha256:
-            originals.setdefault(review.owner_id, []).append((review.slice.id, review.slice.sha256))
-    count = sum(map(len, originals.values()))
-    headers: dict[int, Header] = {}
+            files.setdefault(review.owner_id, {})[review.slice.sha256] = None
+    count = sum(map(len, files.values()))
+    headers: dict[Original, Header] = {}
     with new_decoders() as pool:
-        for owner_id, files in originals.items():
+        for owner_id, hashes in files.items():
             pool.serve(owner_id)
-            for id_, result in pool.map((id_, storage().read(sha256)) for id_, sha256 in files):
-                headers[id_] = result if isinstance(result, SliceRejected) else result[0].series
+            for sha256, result in pool.map((sha256, storage().read(sha256)) for sha256 in hashes):
+                headers[owner_id, sha256] = result if isinstance(result, SliceRejected) else result[0].series
                 note(len(headers) / count / 2)
     return headers

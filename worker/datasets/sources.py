@@ -7,7 +7,7 @@ from functools import partial
 from db import CLASSES
 from db.datasets.slices import BY_CSV, BY_FOLDERS
 from db.storage import storage
-from worker.datasets.class_folders import class_of_path
+from worker.datasets.class_folders import classes_of_paths
 from worker.datasets.collector import Collector, Item
 from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
 from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
@@ -120,7 +120,7 @@ def _label_source(files: Sequence[File]) -> tuple[dict[int, FileLabels], str]:
         names = " and ".join(table.name for table in tables[:2])
         raise BadLabels(f"there are {len(tables)} files of labels ({names}); send only one, as the labels")
     if not tables:
-        classes = ((index, class_of_path(file.path)) for index, file in enumerate(files))
+        classes = enumerate(classes_of_paths([file.path for file in files]))
         return {index: FileLabels(label) for index, label in classes if label is not None}, "class folders"
     [table] = tables
     try:

@@ -106,7 +106,7 @@ def _train(plan: LaunchPlan) -> FitReport:
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
         data, observer = Data(parts["train"], parts["validation"]), EpochPrinter(config.stages)
-        history = fit(network, config, data, seed=request.seed, folder=Path(folder), observer=observer)
+        history = fit(network, config, data, seed=request.seed, folder=Path(folder), observer=observer).history
     unseen = parts["test"]
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
     metrics = measure(probability(logit, 1.0), unseen.labels, 0.5)

@@ -1,7 +1,6 @@
 """Training slices are found among a site's slices, even if their files were saved anew."""
 
 import io
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from db.models import Dataset
 from db.settings import Settings
 from db.storage import storage
-from training.data.seen_slices import find_seen_in_training, slices_of
+from training.data.seen_slices import TrainingSlices, find_seen_in_training
 
 Pixels = NDArray[np.uint8]
 
@@ -38,7 +37,8 @@ def dataset(*parts: Pixels) -> Dataset:
 
 
 def share_seen(pixels: Pixels, datasets: list[Dataset], rows: set[int] | None = None) -> float:
-    return float(find_seen_in_training(pixels, chain.from_iterable(slices_of(each, rows) for each in datasets)).mean())
+    trained = TrainingSlices([(each, rows or range(99)) for each in datasets])
+    return float(find_seen_in_training(pixels, trained).mean())
 
 
 @pytest.mark.usefixtures("settings")
@@ -67,14 +67,22 @@ def test_only_the_rows_that_are_named_count() -> None:
     assert share_seen(trained, [dataset(trained[:4], trained[4:])], {3, 4}) == pytest.approx(2 / 6)
 
 
-def test_lost_files_leave_the_other_slices_comparable(settings: Settings) -> None:
-    trained = pictures(4, 1)
-    found = dataset(trained[:2], trained[2:])
+def test_lost_files_leave_the_other_slices_comparable_and_are_counted(settings: Settings) -> None:
+    pixels = pictures(5, 1)
+    found = dataset(pixels[:2], pixels[2:])
+    storage().delete(found.arrays[1])
+    trained = TrainingSlices([(found, {0, 1, 2, 4})])
+    for _ in range(2):
+        assert find_seen_in_training(pixels, trained).sum() == 2
+        assert trained.gone == 2
     storage().delete(found.arrays[0])
-    assert share_seen(trained, [found]) == 0.5
+    assert not find_seen_in_training(pixels, trained).any()
+    assert trained.gone == 4
 
 
 def test_heartbeat_is_called_while_comparing(settings: Settings) -> None:
     beats: list[None] = []
-    find_seen_in_training(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
+    find_seen_in_training(
+        pictures(2, 1), TrainingSlices([(dataset(pictures(2, 2)), range(2))]), lambda: beats.append(None)
+    )
     assert len(beats) >= 2

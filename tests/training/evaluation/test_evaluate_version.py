@@ -24,6 +24,7 @@ from db.storage import storage
 from db.training.lineage import optimism_notes
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
+from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from training.evaluation import evaluate_version as carried
 from training.evaluation.evaluate_version import evaluate_next
@@ -231,6 +232,17 @@ def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, setting
     assert verdict(version, known) == "not enough evidence"
 
 
+@pytest.mark.slow
+def test_check_says_if_slices_that_trained_the_version_are_gone(add_version: AddVersion, dataset: Dataset) -> None:
+    known, other = add_dataset("known"), add_dataset("other", seed=1)
+    split = add_split(known)
+    version = add_version(facts={"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"})
+    storage().delete(known.arrays[0])
+    check = ask(version, other)
+    assert evaluate_next("w")
+    assert "slices that the model learned from are gone" in seen(check).result["site_check"]["reasons"][-1]
+
+
 def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion, settings: Settings) -> None:
     dataset = add_dataset("site", 180, 60)
     with session_scope() as s:
@@ -406,6 +418,15 @@ def test_interrupted_evaluation_is_requeued(
     with read_scope() as s:
         assert s.get_one(Evaluation, evaluation_id).state == Work.READY
     assert evaluate_next("w")
+
+
+def test_evaluation_whose_worker_is_stopped_is_no_attempt(add_version: AddVersion, dataset: Dataset) -> None:
+    evaluation_id = ask(add_version(), dataset)
+    with asked_to_stop():
+        assert evaluate_next("w", evaluation_id)
+    with read_scope() as s:
+        evaluation = s.get_one(Evaluation, evaluation_id)
+        assert (evaluation.state, evaluation.attempts) == (Work.READY, 0)
 
 
 def test_worker_that_lost_its_claim_records_nothing(

@@ -130,6 +130,12 @@ def test_many_slices_out_of_distribution_are_mentioned():
     assert found.ood_share == 0.4
 
 
+def test_slices_that_cannot_be_compared_with_lost_ones_are_mentioned():
+    found = check_site(result(), Floors(), Evidence(gone=1200))
+    assert (found.verdict, len(found.reasons)) == (MAY, 4)
+    assert found.reasons[-1].startswith("1,200 slices that the model learned from are gone")
+
+
 def test_labels_of_readers_who_may_have_seen_answers_are_mentioned():
     found = check_site(result(), Floors(), Evidence(reviewed=True))
     assert (found.verdict, len(found.reasons)) == (MAY, 4)

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from db.database import session_scope
+from db.models import Epoch, TrainingRun
+from db.settings import Settings
 from training.config import ALL, PRESETS, Config, Stage
 from training.launch.estimate import (
     FORWARD_SHARE,
@@ -13,6 +16,7 @@ from training.launch.estimate import (
     VALUE_BYTES,
     estimate,
 )
+from training.launch.measured_speed import measured_speed
 
 SLICES = {"train": 100, "validation": 20, "test": 20}
 
@@ -35,13 +39,36 @@ def test_evaluation_and_package_are_part_of_the_estimate() -> None:
     assert without_test > STAGE_SECONDS + PACKAGE_SECONDS
 
 
-@pytest.mark.parametrize("speed", [3.0, 900.0])
-def test_time_follows_from_the_measured_speed(speed: float) -> None:
+@pytest.mark.parametrize(("speed", "fixed"), [(3.0, 3), (900.0, 1)])
+def test_time_follows_from_the_measured_speed_but_a_gpu_does_not_export(speed: float, fixed: float) -> None:
     plain = estimate(config(ALL), SLICES)
     measured = estimate(config(ALL), SLICES, speed)
-    assert measured.seconds == pytest.approx(plain.seconds * IMAGES_A_SECOND / speed)
+    others = STAGE_SECONDS + PACKAGE_SECONDS
+    network = (plain.seconds - others) * IMAGES_A_SECOND / speed
+    assert measured.seconds == pytest.approx(network + fixed * others)
     assert (plain.is_measured, measured.is_measured) == (False, True)
     assert measured.disk == plain.disk
+
+
+def test_run_that_trained_only_its_head_measures_no_speed(settings: Settings) -> None:
+    stages = PRESETS["seed"].model_dump(mode="json")["stages"][:2]  # the head, and 20 layers
+
+    def speed_after(*rates: float) -> float | None:
+        with session_scope() as s:
+            run = TrainingRun(preset="seed", name="a", seed=1, message="", config={"stages": stages})
+            s.add(run)
+            s.flush()
+            s.add_all(
+                Epoch(run_id=run.id, stage=n, epoch=0, metrics={"rate": r}, seconds=1) for n, r in enumerate(rates)
+            )
+            s.flush()
+            return measured_speed(s)
+
+    assert speed_after(5000) is None
+    measured = speed_after(4000, 100)
+    assert measured == pytest.approx(12)
+    assert speed_after(5000) == measured
+    assert speed_after(5000, 200) == pytest.approx(24)
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(unfreeze, data, network,
 
     network.set_weights(weights)  # another process, with nothing but the checkpoint
     second = Recorder()
-    outcome = fit(network, plan, data, seed=1, folder=tmp_path, observer=second, resume=whole.last)
+    outcome = fit(network, plan, data, seed=1, folder=tmp_path, observer=second, resume=whole.last).history
 
     assert len(second.losses) == 2
     assert np.abs(np.array(second.losses) - np.array(whole.losses[4:])).max() < 1e-5
@@ -217,6 +217,8 @@ def test_checkpoint_round_trips_through_storage(settings, data, network, tmp_pat
     expected = recorder.last
     assert (found.stage, found.epoch, found.best_epoch) == (expected.stage, expected.epoch, expected.best_epoch)
     assert found.history == expected.history
+    third = checkpoints.write(replace(recorder.last, network_stage=0), None, 3)
+    assert (found.network_stage, checkpoints.read(third).network_stage) == (None, 0)
     for name, arrays in recorder.last.arrays.items():
         assert all(np.array_equal(a, b) for a, b in zip(arrays, found.arrays[name], strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(found.network, recorder.last.network, strict=True))
@@ -259,7 +261,7 @@ def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
 
     recorder = Recorder()
     still = config(stage(0, rate=1e-30, epochs=50, patience=3))
-    history = fit(network, still, data, seed=1, folder=tmp_path, observer=recorder)
+    history = fit(network, still, data, seed=1, folder=tmp_path, observer=recorder).history
     assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
 
 
@@ -267,7 +269,7 @@ def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
 def test_best_epoch_is_kept(data, network, tmp_path):
     from training.loop.fit import fit
 
-    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path)
+    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
     logit = np.asarray(network(data.validation.pixels[..., None])["logit"], np.float64)
     loss = np.logaddexp(0, -np.where(data.validation.labels == 1, logit, -logit)).mean()
     assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
@@ -279,7 +281,8 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
 
     observer = StopsAfter(1)
     before = network.get_layer("hidden").get_weights()[0].copy()
-    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, observer=observer)
+    plan = config(stage(0, epochs=50), stage(20, epochs=50))
+    assert fit(network, plan, data, seed=1, folder=tmp_path, observer=observer).stage == 0
     assert (len(observer.losses), observer.is_early) == (1, True)
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
@@ -327,10 +330,10 @@ def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, ne
 
     before = network.get_weights()
     ruinous = stage(20, epochs=9, optimizer="adam", rate=0.9)
-    history = fit(
-        network, config(stage(0, epochs=1, rate=1e-30), ruinous), data, seed=1, folder=tmp_path, observer=Stops()
-    )
-    assert len(history) == (1 if at == "in its first epoch" else 2)
+    plan = config(stage(0, epochs=1, rate=1e-30), ruinous)
+    fitted = fit(network, plan, data, seed=1, folder=tmp_path, observer=Stops())
+    assert fitted.stage in (0, None), "the first stage changed almost nothing"
+    assert len(fitted.history) == (1 if at == "in its first epoch" else 2)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
 
@@ -352,7 +355,8 @@ def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data,
     if resumes:
         with pytest.raises(Died):
             fit(network, plan, data, seed=1, folder=tmp_path, observer=recorder)
-    fit(network, plan, data, seed=1, folder=tmp_path, resume=recorder.last if resumes else None)
+    fitted = fit(network, plan, data, seed=1, folder=tmp_path, resume=recorder.last if resumes else None)
+    assert fitted.stage == 0, "the network has the weights of the first stage"
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), expected, strict=True))
 
 
@@ -363,7 +367,8 @@ def test_first_stage_that_is_never_better_than_the_initial_weights_is_dropped(da
     fit(network, config(stage(0, epochs=4, rate=0.01)), data, seed=1, folder=tmp_path)
     initial = network.get_weights()
     ruinous = stage(20, epochs=1, optimizer="adam", rate=0.9)
-    assert len(fit(network, config(ruinous), data, seed=1, folder=tmp_path)) == 1
+    fitted = fit(network, config(ruinous), data, seed=1, folder=tmp_path)
+    assert (len(fitted.history), fitted.stage) == (1, None)
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), initial, strict=True))
 
 
@@ -381,7 +386,7 @@ def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, t
     plan = config(stage(0, epochs=60, rate=0.02, batch=24, copies=1, keep="last")).model_copy(
         update={"balanced": balanced, "augment": Augment(), "dropout": 0.0}
     )
-    history = fit(network, plan, Data(blank(48), blank(24)), seed=1, folder=tmp_path)
+    history = fit(network, plan, Data(blank(48), blank(24)), seed=1, folder=tmp_path).history
     logit = float(np.asarray(network(blank(1).pixels[..., None])["logit"])[0])
     assert 1 / (1 + np.exp(-logit)) == pytest.approx(expected, abs=0.05)
     least = -(np.log(0.5) if balanced else np.log(5 / 6) * 5 / 6 + np.log(1 / 6) / 6)
@@ -404,7 +409,7 @@ def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_p
     before = network.get_weights()
     plan = config(stage(0, epochs=1, copies=1, rate=1e-30), stage(20, epochs=9, copies=9))
     observer = Stops()
-    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=observer)
+    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=observer).history
     assert (observer.copies, len(history)) == (1, 1)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
     assert list(tmp_path.iterdir()) == []

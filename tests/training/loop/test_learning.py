@@ -63,7 +63,7 @@ def learn(train: Labelled, validation: Labelled, unseen: Labelled, folder: Path)
     network = build_network(SIDE, hidden=16, seed=SEED)
     start_residuals_at_zero(network)
     config = Config(preset="test", augment=Augment(flip=True), stages=(SMALL,), hidden=16)
-    history = fit(network, config, Data(train, validation), seed=SEED, folder=folder)
+    history = fit(network, config, Data(train, validation), seed=SEED, folder=folder).history
     logit = np.ravel(network(unseen.pixels[..., None])["logit"])
     assert roc_auc_score(unseen.labels, logit) > 0.85
     assert history[-1].metrics["loss"] < history[0].metrics["loss"]

@@ -388,6 +388,18 @@ def test_report_and_card_mark_few_groups(slices, few, tmp_path):
         assert "a perfectly calibrated model has an error of about 0." in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("balanced", [True, False])
+def test_report_and_card_say_for_which_data_a_balanced_run_is_calibrated(balanced, tmp_path):
+    plain = content()
+    made = replace(plain, facts=replace(plain.facts, config={"balanced": balanced}))
+    write_report(tmp_path, made)
+    equal = "calibrated for data in which both classes are equally frequent"
+    card = model_card(made)
+    assert (card.count(equal), (tmp_path / "report.html").read_text().count(equal)) == ((2, 1) if balanced else (0, 0))
+    assert ("calibrated for the share of COVID in the validation slices" in card) != balanced
+
+
 def test_no_name_becomes_markup_in_the_card():
     card = model_card(hostile())
     prose = re.sub(r"^```json\n.*?^```$", "", card, flags=re.MULTILINE | re.DOTALL)

@@ -32,7 +32,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
-from tests.builders.leases import let_leases_end
+from tests.builders.leases import asked_to_stop, let_leases_end
 from tests.builders.statements import locked_at_first
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
@@ -511,6 +511,24 @@ def test_a_dataset_whose_file_is_damaged_fails_and_says_so(ask: Ask) -> None:
     assert "gone or damaged" in str(view(dataset).error)
 
 
+def test_dataset_whose_worker_is_stopped_again_and_again_is_built_later(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+
+    def stopped(*arguments: Any) -> Any:
+        with asked_to_stop():
+            return list_files(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "list_files", stopped)
+        for _ in range(MAX_ATTEMPTS + 1):
+            assert build_next("w")
+            assert (view(dataset).state, view(dataset).error) == ("queued", None)
+    assert build_next("w")
+    assert (view(dataset).state, view(dataset).error) == ("ready", None)
+
+
 def test_dataset_that_kills_its_workers_fails_after_all_attempts(ask: Ask) -> None:
     dataset = ask(two_classes())
     with session_scope() as s:
@@ -689,6 +707,33 @@ def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(own
     group = {each.name: each.group for each in slices_of(found, reason=None)}
     assert group["1"] == group["3"] != group["4"]
     assert found.report.as_json()["groups_from"] == {"DICOM patient, study or series": 3}
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_frames_of_a_file_are_read_with_one_decoding(
+    owner: User, submit: Submit, decoder: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.stack([np.roll(STORED, 9 * number) for number in range(3)])
+    volume = ct(0, NumberOfFrames=3, PixelData=frames.tobytes(), PatientID="P1")
+    job = submit(owner, {"volume": volume, "other": ct(40, PatientID="P2")})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name != "other")))
+    decoded: list[str] = []
+
+    def noting(items: Any) -> Iterator[Any]:
+        files = list(items)
+        decoded.extend(sha256 for sha256, _ in files)
+        return DecoderPool.map(decoder, files)
+
+    monkeypatch.setattr(decoder, "map", noting)
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert (found.state, found.size, found.groups) == ("ready", 4, 2)
+    assert len(decoded) == len(set(decoded)) == 2
 
 
 @pytest.mark.slow

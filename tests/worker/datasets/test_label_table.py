@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.datasets.class_folders import class_of_path
+from worker.datasets.class_folders import classes_of_paths
 from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
 
 HEAD = b"file,label,group\n"
@@ -32,7 +32,13 @@ HEAD = b"file,label,group\n"
     ],
 )
 def test_the_class_is_that_of_the_nearest_class_folder(path: str, label: int | None) -> None:
-    assert class_of_path(path) == label
+    assert classes_of_paths([path]) == [label]
+
+
+def test_numbers_are_not_classes_where_words_are() -> None:
+    paths = ["set/COVID/a.png", "set/non-COVID/b.png", "set/unlabelled/0/c.png", "set/unlabelled/1/d.png"]
+    assert classes_of_paths(paths) == [1, 0, None, None]
+    assert classes_of_paths(paths[2:]) == [0, 1]
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
