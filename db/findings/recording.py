@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
 from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, Array, Evidence, conclude, rule_of
-from db.findings.unread import Folder, Place, folder_of, unread_files
+from db.findings.unread import Folder, Place, unread_files
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
+from db.models.slices import folder_of
 
 
 @dataclass
@@ -114,7 +115,7 @@ def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
     for series_id, members in zip(unique, np.split(order, starts[1:]), strict=True):
         used = members[with_lung[members]]
         one = _Slices(probability[used], int(outside[used].sum()) if measured[used].any() else None)
-        one.folders = {folder_of(uploads[i], names[i]) for i in members}
+        one.folders = {(uploads[i], folder_of(names[i])) for i in members}
         if little := len(members) - len(used):
             one.left_out[LITTLE_LUNG] = little
         slices[int(series_id)] = one

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import Job, Level, Outcome, Slice
+from db.models.slices import folder_of
 from db.reasons import SET_APART
 
 NO_SLICE = {"format", "not_ct", "nested", "not_regular", *SET_APART}
@@ -30,11 +31,6 @@ class Place(NamedTuple):
         return {Level.PATIENT: self.patient_id, Level.STUDY: self.study_id, Level.SERIES: self.series_id}[level]
 
 
-def folder_of(upload_id: int, name: str) -> Folder:
-    """Return the folder of a file of an upload."""
-    return upload_id, name.rpartition("/")[0]
-
-
 def unread_files(
     s: Session, job: Job, places: Iterable[Place], folders: Mapping[int, set[Folder]]
 ) -> dict[tuple[Level, int], Counter[str]]:
@@ -49,7 +45,7 @@ def unread_files(
     unplaced = (Slice.series_id.is_(None), Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))
     for upload_id, name, reason in s.execute(select(*columns).where(Slice.job_id == job.id, *unplaced)):
         if reason is not None and reason not in NO_SLICE:
-            lost[folder_of(upload_id, name)][reason] += 1
+            lost[upload_id, folder_of(name)][reason] += 1
     owners: dict[Folder, list[Place]] = defaultdict(list)
     for place in places if lost else ():
         for folder in folders.get(place.series_id, ()):

@@ -133,13 +133,13 @@ def _write_slices(
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
     """Return the patient, study and series of a slice, or None if its series is not known.
 
-    Folders with the same name in two archives are different series. Loose files share one series, but each loose NIfTI
-    volume is a series.
+    Folders with the same name in two archives are different series. Loose files share one series, except those that are
+    a series themselves.
     """
     uid = row.series_uid
     if uid is None:
         return None
-    if uid.startswith(FOLDER) and (upload.kind != LOOSE or row.format == "NIfTI"):
+    if uid.startswith(FOLDER) and (upload.kind != LOOSE or uid == FOLDER + row.name):
         uid = f"{FOLDER}{upload.position}:{uid.removeprefix(FOLDER)}"
     return Owner(row.patient, row.study_uid, uid, row.series_label)
 

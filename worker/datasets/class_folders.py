@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from db.models.slices import folder_of, slashed
 from worker.imaging.display_names import display_name
 
 _COVID = {"covid", "covid19", "ctcovid", "positive"}
@@ -29,7 +30,7 @@ def _class_of_word(word: str) -> int | None:
 
 def class_of_path(path: str) -> int | None:
     """Return the class that a file's path names, or None. The class folder nearest to the file counts."""
-    named = class_folder(path.replace("\\", "/").split("/")[:-1])
+    named = class_folder(folder_of(path).split("/"))
     return None if named is None else named[1]
 
 
@@ -58,5 +59,5 @@ def plain(path: str) -> str:
 
     This form has `/`, composed characters and no unprintable ones. It does not begin with `./` or `/`.
     """
-    path = unicodedata.normalize("NFC", display_name(path.replace("\\", "/")))
+    path = unicodedata.normalize("NFC", display_name(slashed(path)))
     return re.sub(r"^(\.?/)+", "", path)

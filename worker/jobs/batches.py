@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from db.database import current
 from db.ledger.recording import ReadSlice
 from db.models import Outcome
+from db.models.slices import folder_of
 from db.series.rows import FOLDER
 from db.timing.stages import Stage, timed
 from worker.decoding import Read
@@ -45,7 +46,7 @@ class Batch:
         for prepared in result:
             with timed(Stage.HASH, 0):
                 prepared.sha256_pixels  # noqa: B018  computed at its first use
-            self.rows.append(_row(entry, sha256, prepared, len(self.arrays)))
+            self.rows.append(_row(entry, sha256, prepared, len(self.arrays), is_stack=len(result) > 1))
             self.arrays.append(prepared.pixels)
 
     def is_full(self, slices: int, seconds: float) -> bool:
@@ -80,10 +81,11 @@ def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = No
     return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
 
 
-def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
+def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int, *, is_stack: bool) -> ReadSlice:
+    """Return the row of a frame. A file that states no series is one itself if it is a volume or has several frames."""
     info = prepared.series
     series = info if info and info.series_uid else None
-    folder = entry.name if prepared.format == "NIfTI" else entry.name.rpartition("/")[0]  # each volume is a series
+    folder = entry.name if prepared.format == "NIfTI" or (is_stack and not series) else folder_of(entry.name)
     texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
     numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
     place: Any = texts | numbers
