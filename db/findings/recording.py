@@ -12,10 +12,9 @@ from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
 from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, Array, Evidence, conclude, rule_of
-from db.findings.unread import Folder, Place, unread_files
+from db.findings.unread import Files, Place, files_of, find_unread
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
-from db.models.slices import folder_of
 
 
 @dataclass
@@ -26,7 +25,7 @@ class _Slices:
     ood: int | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     upload_failed: bool = False
-    folders: set[Folder] = field(default_factory=set)
+    files: set[Files] = field(default_factory=set)
 
 
 def write_findings(s: Session, job: Job) -> None:
@@ -39,9 +38,11 @@ def write_findings(s: Session, job: Job) -> None:
     if not places:
         return
     slices = _slices_by_series(s, job)
-    unread = unread_files(s, job, places, {series_id: one.folders for series_id, one in slices.items()})
+    unread = find_unread(s, job, places, {series_id: one.files for series_id, one in slices.items()})
+    for series_id in unread.cut_off:
+        slices[series_id].upload_failed = True
     rule = rule_of(job.model_version, _engine_of(s, job))
-    rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
+    rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread.counts)) for level, own in _units(places)]
     numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
     # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
     s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})
@@ -115,7 +116,7 @@ def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
     for series_id, members in zip(unique, np.split(order, starts[1:]), strict=True):
         used = members[with_lung[members]]
         one = _Slices(probability[used], int(outside[used].sum()) if measured[used].any() else None)
-        one.folders = {(uploads[i], folder_of(names[i])) for i in members}
+        one.files = {files_of(uploads[i], names[i]) for i in members}
         if little := len(members) - len(used):
             one.left_out[LITTLE_LUNG] = little
         slices[int(series_id)] = one

@@ -1,18 +1,24 @@
-"""Counts files that were rejected before their series was known. The folder of a file shows its series."""
+"""Finds what is missing because files were rejected before their series was known. Their folders show their series."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import Job, Level, Outcome, Slice
-from db.models.slices import folder_of
-from db.reasons import SET_APART
+from db.models.slices import folder_of, slashed
+from db.reasons import OF_ARCHIVES, SET_APART
 
-NO_SLICE = {"format", "not_ct", "nested", "not_regular", *SET_APART}
-"""Reasons of files that are not slices of a scan: texts, reports, links. A scan is complete without such files."""
+FORMAT = "format"
+NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
+"""Reasons of files that are not slices of a scan: reports, links. A scan is complete without such files. Nor is a file
+of another format a slice (`FORMAT`), unless its suffix is that of slices in its folder."""
+
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
@@ -31,21 +37,67 @@ class Place(NamedTuple):
         return {Level.PATIENT: self.patient_id, Level.STUDY: self.study_id, Level.SERIES: self.series_id}[level]
 
 
-def unread_files(
-    s: Session, job: Job, places: Iterable[Place], folders: Mapping[int, set[Folder]]
-) -> dict[tuple[Level, int], Counter[str]]:
-    """Count the files without a series by reason, for each unit (series, study or patient; by level and id).
+class Files(NamedTuple):
+    """The files of a folder with one suffix, in lower case. Numbers are not suffixes: names may be UIDs."""
+
+    folder: Folder
+    suffix: str
+
+
+def files_of(upload_id: int, name: str) -> Files:
+    """Return which files a file of an upload belongs to."""
+    folder, _, file = slashed(name).rpartition("/")
+    suffix = file.rpartition(".")[2].lower() if "." in file else ""
+    return Files((upload_id, folder), "" if suffix.isdigit() else suffix)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What is missing. `counts`: files by reason, for each unit (series, study or patient; by level and id).
+
+    `cut_off`: the series of which slices may be missing, because an archive inside an upload could not be unpacked.
+    """
+
+    counts: Mapping[tuple[Level, int], Counter[str]]
+    cut_off: set[int]
+
+
+def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[int, set[Files]]) -> Unread:
+    """Return what is missing because of files without a series. `files`: the predicted files of each series.
 
     A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
     in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
-    Otherwise it is not counted. `folders`: the folders in which each series has slices.
+    Otherwise it is not counted.
+
+    A damaged archive inside an upload cuts off the series that have slices from it. If none has, it cuts off the series
+    that have slices in its folder or below, also in other archives there.
     """
-    lost: dict[Folder, Counter[str]] = defaultdict(Counter)
+    lost: defaultdict[Folder, Counter[str]] = defaultdict(Counter)
+    archives: defaultdict[Folder, Counter[str]] = defaultdict(Counter)
+    of_slices = {one for own in files.values() for one in own if one.suffix}
     columns = (Slice.upload_id, Slice.name, Slice.reason)
     unplaced = (Slice.series_id.is_(None), Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))
     for upload_id, name, reason in s.execute(select(*columns).where(Slice.job_id == job.id, *unplaced)):
-        if reason is not None and reason not in NO_SLICE:
-            lost[upload_id, folder_of(name)][reason] += 1
+        own = files_of(upload_id, name)
+        if reason is None or reason in NO_SLICE:
+            continue
+        if reason in OF_ARCHIVES or _ARCHIVE.search(name):
+            archives[upload_id, slashed(name)][reason] += 1
+        elif reason != FORMAT or own in of_slices:
+            lost[own.folder][reason] += 1
+    folders = {series_id: {one.folder for one in own} for series_id, own in files.items()} if lost or archives else {}
+    cut_off, read = _below(archives.keys(), folders)
+    for upload_id, path in archives.keys() - read:
+        if not _ARCHIVE.search(path):  # one packed file, such as .dcm.gz
+            lost[upload_id, folder_of(path)].update(archives[upload_id, path])
+    beside = {(upload_id, folder_of(path)) for upload_id, path in archives.keys() - read if _ARCHIVE.search(path)}
+    return Unread(_counts(lost, places, folders), cut_off | _below(beside, folders)[0])
+
+
+def _counts(
+    lost: Mapping[Folder, Counter[str]], places: Iterable[Place], folders: Mapping[int, set[Folder]]
+) -> Mapping[tuple[Level, int], Counter[str]]:
+    """Return the lost files of each folder for the unit that they belong to."""
     owners: dict[Folder, list[Place]] = defaultdict(list)
     for place in places if lost else ():
         for folder in folders.get(place.series_id, ()):
@@ -57,3 +109,22 @@ def unread_files(
                 found[level, ids.pop()].update(reasons)
                 break
     return found
+
+
+def _below(tops: Set[Folder], folders: Mapping[int, set[Folder]]) -> tuple[set[int], set[Folder]]:
+    """Return the series that have slices in one of the `tops` or below it, and the tops that have such slices."""
+    series: set[int] = set()
+    hit: set[Folder] = set()
+    for series_id, own in folders.items() if tops else ():
+        if above := {top for upload_id, path in own for top in _upwards(upload_id, path) if top in tops}:
+            series.add(series_id)
+            hit |= above
+    return series, hit
+
+
+def _upwards(upload_id: int, path: str) -> Iterator[Folder]:
+    """Yield a folder and all folders above it. The outermost is ""."""
+    while path:
+        yield upload_id, path
+        path = path.rpartition("/")[0]
+    yield upload_id, path

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,10 @@ def cancelled_row(entry: Entry) -> ReadSlice:
 
 def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = None) -> ReadSlice:
     """Return the row of a rejected entry. `sha256`: of the entry's bytes, or None if they were not read."""
-    return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+    row = ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+    if rejection.series is None or not rejection.series.series_uid:
+        return row
+    return replace(row, **_place(rejection.series, folder_of(entry.name)))
 
 
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int, *, is_stack: bool) -> ReadSlice:
@@ -86,9 +89,6 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
     info = prepared.series
     series = info if info and info.series_uid else None
     folder = entry.name if prepared.format == "NIfTI" or (is_stack and not series) else folder_of(entry.name)
-    texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
-    numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
-    place: Any = texts | numbers
     return ReadSlice(
         ordinal=entry.ordinal,
         name=entry.name,
@@ -97,12 +97,21 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         pixels_sha256=prepared.sha256_pixels,
         array_row=array_row,
         lung_fraction=lung_fraction(prepared.pixels),
-        patient=info.patient if info else "",
-        series_uid=series.series_uid if series else FOLDER + folder,
-        series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height", "notes")},
-        **place,
+        **_place(info, folder),
     )
+
+
+def _place(info: SeriesInfo | None, folder: str) -> Any:
+    """Return the fields of a row that state its patient, its series and its place in the series."""
+    series = info if info and info.series_uid else None
+    return {
+        "patient": info.patient if info else "",
+        "series_uid": series.series_uid if series else FOLDER + folder,
+        "series_label": _series_label(series, folder),
+        **{name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")},
+        **{name: getattr(info, name, None) for name in ("instance_number", "position")},
+    }
 
 
 def _series_label(series: SeriesInfo | None, folder: str) -> str:
