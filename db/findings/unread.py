@@ -9,9 +9,10 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.models import Job, Level, Outcome, Slice
+from db.models import Job, Level, Outcome, Slice, Upload
 from db.models.slices import folder_of, slashed
 from db.reasons import OF_ARCHIVES, SET_APART
+from db.series.rows import LOOSE
 
 FORMAT = "format"
 NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
@@ -19,6 +20,8 @@ NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
 of another format a slice (`FORMAT`), unless its suffix is that of slices in its folder."""
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+
+_LOOSE_UPLOADS = 0  # stands for all of them; ids begin at 1
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
@@ -74,24 +77,39 @@ def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[in
     """
     lost: defaultdict[Folder, Counter[str]] = defaultdict(Counter)
     archives: defaultdict[Folder, Counter[str]] = defaultdict(Counter)
-    of_slices = {one for own in files.values() for one in own if one.suffix}
-    columns = (Slice.upload_id, Slice.name, Slice.reason)
-    unplaced = (Slice.series_id.is_(None), Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))
-    for upload_id, name, reason in s.execute(select(*columns).where(Slice.job_id == job.id, *unplaced)):
-        own = files_of(upload_id, name)
-        if reason is None or reason in NO_SLICE:
-            continue
+    loose = set(s.scalars(select(Upload.id).where(Upload.job_id == job.id, Upload.kind == LOOSE)))
+    read = {series_id: {_together(one, loose) for one in own} for series_id, own in files.items()}
+    of_slices = {one for own in read.values() for one in own if one.suffix}
+    for upload_id, name, reason in _rejected(s, job):
+        own = _together(files_of(upload_id, name), loose)
         if reason in OF_ARCHIVES or _ARCHIVE.search(name):
-            archives[upload_id, slashed(name)][reason] += 1
+            archives[own.folder[0], slashed(name)][reason] += 1
         elif reason != FORMAT or own in of_slices:
             lost[own.folder][reason] += 1
-    folders = {series_id: {one.folder for one in own} for series_id, own in files.items()} if lost or archives else {}
-    cut_off, read = _below(archives.keys(), folders)
-    for upload_id, path in archives.keys() - read:
-        if not _ARCHIVE.search(path):  # one packed file, such as .dcm.gz
-            lost[upload_id, folder_of(path)].update(archives[upload_id, path])
-    beside = {(upload_id, folder_of(path)) for upload_id, path in archives.keys() - read if _ARCHIVE.search(path)}
+    folders = {series_id: {one.folder for one in own} for series_id, own in read.items()} if lost or archives else {}
+    cut_off, opened = _below(archives.keys(), folders)
+    beside = set()
+    for upload_id, path in archives.keys() - opened:
+        folder = (upload_id, folder_of(path))
+        if _ARCHIVE.search(path):
+            beside.add(folder)
+        else:  # one packed file, such as .dcm.gz
+            lost[folder].update(archives[upload_id, path])
     return Unread(_counts(lost, places, folders), cut_off | _below(beside, folders)[0])
+
+
+def _rejected(s: Session, job: Job) -> Iterator[tuple[int, str, str]]:
+    """Yield the upload, the name and the reason of each file that may have held slices and has no series."""
+    query = select(Slice.upload_id, Slice.name, Slice.reason).where(Slice.job_id == job.id, Slice.series_id.is_(None))
+    for upload_id, name, reason in s.execute(query.where(Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))):
+        if reason is not None and reason not in NO_SLICE:
+            yield upload_id, name, reason
+
+
+def _together(files: Files, loose: Set[int]) -> Files:
+    """Return the files as files of one upload if they were sent loose, because loose files are one folder."""
+    upload_id, path = files.folder
+    return Files((_LOOSE_UPLOADS, path), files.suffix) if upload_id in loose else files
 
 
 def _counts(

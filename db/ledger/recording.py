@@ -15,12 +15,11 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, insert_predictions, open_slices
 from db.models import Chunk, Outcome, Slice, Upload, Work
 from db.models.slices import natural_key
-from db.series.rows import FOLDER, Owner, series_of
+from db.series.rows import FOLDER, LOOSE, Owner, series_of
 
 Known = Mapping[tuple[int, int], int | None]
 WAITS = 0  # default for a frame without a row, so that it is written
 
-LOOSE = "file"  # the kind of an upload that is not an archive
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
 """The condition that a slice waits to be read again.
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from db.database import read_scope
+from db.database import read_scope, session_scope
+from db.ledger import jobs
 from db.models import Finding, Job, Level, Series, User
-from tests.builders.files import tar_of, zip_of
+from db.storage import storage
+from tests.builders.files import png, tar_of, zip_of
 from tests.worker.imaging.builders import dicom
 from worker.jobs import ingest, predict
 
@@ -98,6 +100,21 @@ def test_a_series_of_damaged_slices_only_is_listed(ann: User, submit: Any) -> No
     assert told(job, Level.SERIES) == {(None, 3): 1, ("missing", 0, ("malformed", 2)): 1}
     with read_scope() as s:
         assert set(s.scalars(select(Series.uid))) == {"1.1.1", "1.1.2"}
+
+
+def test_loose_files_are_in_one_folder(ann: User) -> None:
+    files = []
+    for n in range(8):
+        receiver = storage().receive()
+        receiver.write(png(n)[: None if n < 5 else -50])
+        received = receiver.close()
+        files.append(jobs.ReceivedFile(f"{n}.png", received.sha256, received.size, "file", 1))
+    with session_scope() as s:
+        job = jobs.create_job(s, owner=ann, files=files)[0]
+    work()
+    for level in Level:
+        (finding,) = told(job, level)
+        assert ("truncated", 3) in finding
 
 
 def test_files_of_zeros_and_other_bytes_under_the_name_of_slices_are_missing(ann: User, submit: Any) -> None:
