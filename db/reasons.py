@@ -59,6 +59,9 @@ OF_FILES = SET_APART | {
 }
 """One file: it is rejected, and the other files of its archive go on."""
 
+DAMAGED = {"truncated", "pixels", "malformed"}
+"""The reasons of a file whose header may be whole. Such a DICOM file is missing from the series that it states."""
+
 OF_CONFLICTS = {
     "patient_conflict": "The files of this study name different patients. Correct the patient IDs and send it again.",
     "uid_conflict": "Another file has the same SOP Instance UID but other contents. Send the right one alone.",

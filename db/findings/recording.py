@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
 from db.findings.rules import COPY, LEAST_LUNG, LITTLE_LUNG, Conclusion, Evidence, conclude, rule_of
-from db.findings.unread import Folder, Place, folder_of, unread_files
+from db.findings.unread import Files, Place, files_of, find_unread
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
 
@@ -25,7 +25,7 @@ class _Slices:
     ood: int | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     upload_failed: bool = False
-    folders: set[Folder] = field(default_factory=set)
+    files: set[Files] = field(default_factory=set)
 
 
 def write_findings(s: Session, job: Job) -> None:
@@ -38,9 +38,11 @@ def write_findings(s: Session, job: Job) -> None:
     if not places:
         return
     slices = _slices_by_series(s, job)
-    unread = unread_files(s, job, places, {series_id: one.folders for series_id, one in slices.items()})
+    unread = find_unread(s, job, places, {series_id: one.files for series_id, one in slices.items()})
+    for series_id in unread.cut_off:
+        slices[series_id].upload_failed = True
     rule = rule_of(job.model_version, _engine_of(s, job))
-    units = [(level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
+    units = [(level, own, _evidence(level, own, slices, unread.counts)) for level, own in _units(places)]
     of_series = {own[0].series_id: conclude(rule, evidence) for level, own, evidence in units if level == Level.SERIES}
     rows = [
         _row(job, rule, level, own, evidence, [of_series[place.series_id] for place in own])
@@ -122,14 +124,14 @@ def _read_slices(s: Session, job: Job) -> Iterator[_Row]:
 
 
 def _without_copies(rows: Iterable[_Row], slices: defaultdict[Any, _Slices]) -> Iterable[_Row]:
-    """Return one slice for each different slice of a series. Count the copies in `slices`, and note all folders there.
+    """Return one slice for each different slice of a series. Count the copies in `slices`, and note all files there.
 
     Copies have the same bytes and the same frame. If the copies differ in their outcome, prefer one that was predicted.
     """
     chosen: dict[tuple[int, str | int, int], _Row] = {}
     for row in rows:
         if row.state == Outcome.PREDICTED:
-            slices[row.series_id].folders.add(folder_of(row.upload_id, row.name))
+            slices[row.series_id].files.add(files_of(row.upload_id, row.name))
         key = (row.series_id, row.sha256 or row.slice_id, row.frame)
         if (other := chosen.setdefault(key, row)) is not row:
             slices[row.series_id].left_out[COPY] += 1

@@ -1,24 +1,31 @@
-"""Counts files that were rejected before their series was known. The folder of a file shows its series."""
+"""Finds what is missing because files were rejected before their series was known. Their folders show their series."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.findings.rules import COPY
-from db.models import Job, Level, Outcome, Slice
-from db.reasons import SET_APART
+from db.models import Job, Level, Outcome, Slice, Upload
+from db.models.slices import folder_of, slashed
+from db.reasons import OF_ARCHIVES, SET_APART
+from db.series.rows import LOOSE
 
-NO_SLICE = {"format", "not_ct", "nested", "not_regular", *SET_APART}
-"""Reasons of files that are not slices of a scan: texts, reports, links. A scan is complete without such files."""
+FORMAT = "format"
+NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
+"""Reasons of files that are not slices of a scan: reports, links. A scan is complete without such files. Nor is a file
+of another format a slice (`FORMAT`), unless its suffix is that of slices in its folder."""
+
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+
+_LOOSE_UPLOADS = 0  # stands for all of them; ids begin at 1
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
-
-_File = tuple[str, str | int]
-"""The name of a file without its folder, and the hash of its bytes. The id of the slice stands for an unknown hash."""
 
 
 class Place(NamedTuple):
@@ -34,39 +41,108 @@ class Place(NamedTuple):
         return {Level.PATIENT: self.patient_id, Level.STUDY: self.study_id, Level.SERIES: self.series_id}[level]
 
 
-def folder_of(upload_id: int, name: str) -> Folder:
-    """Return the folder of a file of an upload."""
-    return upload_id, name.rpartition("/")[0]
+class Files(NamedTuple):
+    """The files of a folder with one suffix, in lower case. Numbers are not suffixes: names may be UIDs."""
+
+    folder: Folder
+    suffix: str
 
 
-def unread_files(
-    s: Session, job: Job, places: Iterable[Place], folders: Mapping[int, set[Folder]]
-) -> dict[tuple[Level, int], Counter[str]]:
-    """Count the files without a series by reason, for each unit (series, study or patient; by level and id).
+def files_of(upload_id: int, name: str) -> Files:
+    """Return which files a file of an upload belongs to."""
+    folder, _, file = slashed(name).rpartition("/")
+    suffix = file.rpartition(".")[2].lower() if "." in file else ""
+    return Files((upload_id, folder), "" if suffix.isdigit() else suffix)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What is missing. `counts`: files by reason, for each unit (series, study or patient; by level and id).
+
+    `cut_off`: the series of which slices may be missing, because an archive inside an upload could not be unpacked.
+    """
+
+    counts: Mapping[tuple[Level, int], Counter[str]]
+    cut_off: set[int]
+
+
+def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[int, set[Files]]) -> Unread:
+    """Return what is missing because of files without a series. `files`: the predicted files of each series.
 
     A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
     in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
-    Otherwise it is not counted. Copies have the same name and the same bytes, and count as `copy`. `folders`: the
-    folders in which each series has slices.
+    Otherwise it is not counted. Copies have the same name and the same bytes, and count as `copy`.
+
+    A damaged archive inside an upload cuts off the series that have slices from it. If none has, it cuts off the series
+    that have slices in its folder or below, also in other archives there.
     """
-    lost: dict[Folder, list[tuple[_File, str]]] = defaultdict(list)
-    columns = (Slice.id, Slice.upload_id, Slice.name, Slice.sha256, Slice.reason)
-    unplaced = (Slice.series_id.is_(None), Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))
-    for id_, upload_id, name, sha256, reason in s.execute(select(*columns).where(Slice.job_id == job.id, *unplaced)):
-        if reason is not None and reason not in NO_SLICE:
-            file = (name.rpartition("/")[2], sha256 or id_)
-            lost[folder_of(upload_id, name)].append((file, reason))
+    lost: defaultdict[Folder, list[_Rejected]] = defaultdict(list)
+    archives: defaultdict[Folder, list[_Rejected]] = defaultdict(list)
+    loose = set(s.scalars(select(Upload.id).where(Upload.job_id == job.id, Upload.kind == LOOSE)))
+    read = {series_id: {_together(one, loose) for one in own} for series_id, own in files.items()}
+    of_slices = {one for own in read.values() for one in own if one.suffix}
+    for one in _rejected(s, job):
+        own = _together(files_of(one.upload_id, one.name), loose)
+        if one.reason in OF_ARCHIVES or _ARCHIVE.search(one.name):
+            archives[own.folder[0], slashed(one.name)].append(one)
+        elif one.reason != FORMAT or own in of_slices:
+            lost[own.folder].append(one)
+    folders = {series_id: {one.folder for one in own} for series_id, own in read.items()} if lost or archives else {}
+    cut_off, opened = _below(archives.keys(), folders)
+    beside = set()
+    for upload_id, path in archives.keys() - opened:
+        folder = (upload_id, folder_of(path))
+        if _ARCHIVE.search(path):
+            beside.add(folder)
+        else:  # one packed file, such as .dcm.gz
+            lost[folder] += archives[upload_id, path]
+    return Unread(_counts(lost, places, folders), cut_off | _below(beside, folders)[0])
+
+
+class _Rejected(NamedTuple):
+    """A file that may have held slices and has no series."""
+
+    slice_id: int
+    upload_id: int
+    name: str
+    sha256: str | None
+    reason: str
+
+    @property
+    def contents(self) -> tuple[str, str | int]:
+        """Return what the file has in common with its copies: its name without its folder, and its bytes."""
+        return slashed(self.name).rpartition("/")[2], self.sha256 or self.slice_id
+
+
+def _rejected(s: Session, job: Job) -> Iterator[_Rejected]:
+    columns: Any = (Slice.id, Slice.upload_id, Slice.name, Slice.sha256, Slice.reason)
+    query = select(*columns).where(Slice.job_id == job.id, Slice.series_id.is_(None), Slice.reason.is_not(None))
+    for row in s.execute(query.where(Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))):
+        if row.reason not in NO_SLICE:
+            yield _Rejected(*row)
+
+
+def _together(files: Files, loose: Set[int]) -> Files:
+    """Return the files as files of one upload if they were sent loose, because loose files are one folder."""
+    upload_id, path = files.folder
+    return Files((_LOOSE_UPLOADS, path), files.suffix) if upload_id in loose else files
+
+
+def _counts(
+    lost: Mapping[Folder, list[_Rejected]], places: Iterable[Place], folders: Mapping[int, set[Folder]]
+) -> Mapping[tuple[Level, int], Counter[str]]:
+    """Return the lost files of each folder for the unit that they belong to."""
     owners: dict[Folder, list[Place]] = defaultdict(list)
     for place in places if lost else ():
         for folder in folders.get(place.series_id, ()):
             owners[folder].append(place)
-    found: dict[tuple[Level, int], dict[_File, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for folder, files in lost.items():
+    found: dict[tuple[Level, int], dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for folder, rejected in lost.items():
         for level in (Level.SERIES, Level.STUDY, Level.PATIENT):
             if len(ids := {place.id_at(level) for place in owners[folder]}) == 1:
                 unit = found[level, ids.pop()]
-                for file, reason in files:
-                    unit[file].append(reason)
+                for one in rejected:
+                    unit[one.contents].append(one.reason)
                 break
     return {unit: _counted(by_file.values()) for unit, by_file in found.items()}
 
@@ -78,3 +154,22 @@ def _counted(files: Iterable[list[str]]) -> Counter[str]:
         counts[min(reasons)] += 1
         counts[COPY] += len(reasons) - 1
     return +counts
+
+
+def _below(tops: Set[Folder], folders: Mapping[int, set[Folder]]) -> tuple[set[int], set[Folder]]:
+    """Return the series that have slices in one of the `tops` or below it, and the tops that have such slices."""
+    series: set[int] = set()
+    hit: set[Folder] = set()
+    for series_id, own in folders.items() if tops else ():
+        if above := {top for upload_id, path in own for top in _upwards(upload_id, path) if top in tops}:
+            series.add(series_id)
+            hit |= above
+    return series, hit
+
+
+def _upwards(upload_id: int, path: str) -> Iterator[Folder]:
+    """Yield a folder and all folders above it. The outermost is ""."""
+    while path:
+        yield upload_id, path
+        path = path.rpartition("/")[0]
+    yield upload_id, path

@@ -15,12 +15,11 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, insert_predictions, open_slices
 from db.models import Chunk, Outcome, Slice, Upload, Work
 from db.models.slices import natural_key
-from db.series.rows import FOLDER, Owner, series_of
+from db.series.rows import FOLDER, LOOSE, Owner, series_of
 
 Known = Mapping[tuple[int, int], int | None]
 WAITS = 0  # default for a frame without a row, so that it is written
 
-LOOSE = "file"  # the kind of an upload that is not an archive
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
 """The condition that a slice waits to be read again.
 
@@ -133,13 +132,13 @@ def _write_slices(
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
     """Return the patient, study and series of a slice, or None if its series is not known.
 
-    Folders with the same name in two archives are different series. Loose files share one series, but each loose NIfTI
-    volume is a series.
+    Folders with the same name in two archives are different series. Loose files share one series, except those that are
+    a series themselves.
     """
     uid = row.series_uid
     if uid is None:
         return None
-    if uid.startswith(FOLDER) and (upload.kind != LOOSE or row.format == "NIfTI"):
+    if uid.startswith(FOLDER) and (upload.kind != LOOSE or uid == FOLDER + row.name):
         uid = f"{FOLDER}{upload.position}:{uid.removeprefix(FOLDER)}"
     return Owner(row.patient, row.study_uid, uid, row.series_label)
 

@@ -36,6 +36,21 @@ def _sortable(digits: str) -> str:
     return f"{min(len(digits), 99):02d}{digits}"
 
 
+_BACKSLASH = re.compile(r"\\(?!xa0|xad|u(?:1680|180e|20[0-6][0-9a-f]|3000|[d-f][0-9a-f]{3})|U000[0-9a-f]{5})")
+"""A backslash that separates folders. It does not begin one of the frequent escapes of a display name: a space of
+another script, invisible formatting, or a byte that is not UTF-8."""
+
+
+def slashed(name: str) -> str:
+    """Return a display name with `/` between folders. Some tools on Windows write a backslash there."""
+    return _BACKSLASH.sub("/", name) if "\\" in name else name
+
+
+def folder_of(name: str) -> str:
+    """Return the folder of a file with this display name, with `/` between its parts, or "" for the outermost."""
+    return slashed(name).rpartition("/")[0]
+
+
 def _name_key(context: Any) -> str:
     return natural_key(context.get_current_parameters()["name"])
 

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from db.models import Installation, Patient, Series, Study
 
+LOOSE = "file"
+"""The kind of an upload that is not an archive."""
 PATIENT_CONFLICT = "patient_conflict"
 FOLDER, NO_STUDY = "folder:", "study of "
 """Prefixes of `uid`: of a series that is a folder, and of a study whose files state no StudyInstanceUID."""

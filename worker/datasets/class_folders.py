@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from db.models.slices import folder_of, slashed
 from worker.imaging.display_names import display_name
 
 _COVID = {"covid", "covid19", "ctcovid", "positive"}
@@ -29,7 +30,7 @@ def _class_of_word(word: str) -> int | None:
 
 def classes_of_paths(paths: Sequence[str]) -> list[int | None]:
     """Return the class that each path of a source names, or None."""
-    folders = class_folders([path.replace("\\", "/").split("/")[:-1] for path in paths])
+    folders = class_folders([folder_of(path).split("/") for path in paths])
     return [None if named is None else named[1] for named in folders]
 
 
@@ -63,5 +64,5 @@ def plain(path: str) -> str:
 
     This form has `/`, composed characters and no unprintable ones. It does not begin with `./` or `/`.
     """
-    path = unicodedata.normalize("NFC", display_name(path.replace("\\", "/")))
+    path = unicodedata.normalize("NFC", display_name(slashed(path)))
     return re.sub(r"^(\.?/)+", "", path)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from db.models.slices import slashed
 from worker.datasets.class_folders import PART_WORDS, class_of, plain
 from worker.imaging.display_names import display_name
 
@@ -45,7 +46,7 @@ class LabelLine:
 
 def is_label_name(path: str) -> bool:
     """Return whether a file with this path may hold labels, because its name is in `FILES`."""
-    return path.rpartition("/")[2].lower() in FILES
+    return slashed(path).rpartition("/")[2].lower() in FILES
 
 
 def has_label_columns(content: bytes) -> bool:

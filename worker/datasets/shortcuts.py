@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db import SHORTCUT_AUC
+from db.models.slices import slashed
 from worker.datasets.collector import Item
 
 MOST_SLICES = 20_000  # more slices do not change the metrics
@@ -35,7 +36,8 @@ def _one_hot(values: Sequence[str]) -> Columns:
 
 def name_pattern(item: Item) -> str:
     """Return a file's name without folders, extension and numbers. For `Covid (12).png` that is `covid (#)`."""
-    stem = item.name.rpartition("/")[2].rpartition(".")[0] or item.name.rpartition("/")[2]
+    file = slashed(item.name).rpartition("/")[2]
+    stem = file.rpartition(".")[0] or file
     return re.sub(r"\d+", "#", stem.lower())
 
 

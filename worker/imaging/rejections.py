@@ -1,6 +1,11 @@
 """The refusals of imaging, with the reason codes of `db.reasons`."""
 
+from typing import TYPE_CHECKING
+
 from worker.imaging.display_names import display_name
+
+if TYPE_CHECKING:
+    from worker.imaging.recipe import SeriesInfo
 
 
 class ImagingError(Exception):
@@ -31,7 +36,19 @@ class ArchiveRefused(ImagingError):
 
 
 class SliceRejected(ImagingError):
-    """One file is rejected. The other files of its archive are processed."""
+    """One file is rejected. The other files of its archive are processed.
+
+    `series`: the series that the file states, if only its pixels are damaged (`db.reasons.DAMAGED`), or None.
+    """
+
+    def __init__(self, code: str, detail: str, series: "SeriesInfo | None" = None) -> None:
+        super().__init__(code, detail)
+        self.series = series
+
+
+def unreadable(kind: str, error: Exception) -> SliceRejected:
+    """Return the rejection of a file of this kind that a library cannot read."""
+    return SliceRejected("malformed", f"The {kind} file cannot be read ({type(error).__name__}).")
 
 
 class DecoderUnavailable(Exception):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from db.database import current
 from db.ledger.recording import ReadSlice
 from db.models import Outcome
+from db.models.slices import folder_of
 from db.series.rows import FOLDER
 from db.timing.stages import Stage, timed
 from worker.decoding import Read
@@ -45,7 +46,7 @@ class Batch:
         for prepared in result:
             with timed(Stage.HASH, 0):
                 prepared.sha256_pixels  # noqa: B018  computed at its first use
-            self.rows.append(_row(entry, sha256, prepared, len(self.arrays)))
+            self.rows.append(_row(entry, sha256, prepared, len(self.arrays), is_stack=len(result) > 1))
             self.arrays.append(prepared.pixels)
 
     def is_full(self, slices: int, seconds: float) -> bool:
@@ -77,16 +78,17 @@ def cancelled_row(entry: Entry) -> ReadSlice:
 
 def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = None) -> ReadSlice:
     """Return the row of a rejected entry. `sha256`: of the entry's bytes, or None if they were not read."""
-    return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+    row = ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+    if rejection.series is None or not rejection.series.series_uid:
+        return row
+    return replace(row, **_place(rejection.series, folder_of(entry.name)))
 
 
-def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
+def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int, *, is_stack: bool) -> ReadSlice:
+    """Return the row of a frame. A file that states no series is one itself if it is a volume or has several frames."""
     info = prepared.series
     series = info if info and info.series_uid else None
-    folder = entry.name if prepared.format == "NIfTI" else entry.name.rpartition("/")[0]  # each volume is a series
-    texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
-    numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
-    place: Any = texts | numbers
+    folder = entry.name if prepared.format == "NIfTI" or (is_stack and not series) else folder_of(entry.name)
     return ReadSlice(
         ordinal=entry.ordinal,
         name=entry.name,
@@ -95,12 +97,21 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         pixels_sha256=prepared.sha256_pixels,
         array_row=array_row,
         lung_fraction=lung_fraction(prepared.pixels),
-        patient=info.patient if info else "",
-        series_uid=series.series_uid if series else FOLDER + folder,
-        series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height", "notes")},
-        **place,
+        **_place(info, folder),
     )
+
+
+def _place(info: SeriesInfo | None, folder: str) -> Any:
+    """Return the fields of a row that state its patient, its series and its place in the series."""
+    series = info if info and info.series_uid else None
+    return {
+        "patient": info.patient if info else "",
+        "series_uid": series.series_uid if series else FOLDER + folder,
+        "series_label": _series_label(series, folder),
+        **{name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")},
+        **{name: getattr(info, name, None) for name in ("instance_number", "position")},
+    }
 
 
 def _series_label(series: SeriesInfo | None, folder: str) -> str:

@@ -199,6 +199,59 @@ def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
     assert (only(job).used, only(job).left_out) == (4, {"copy": 4})
 
 
+def of_archives(*names: str) -> list[ReadSlice]:
+    """Four slices from each archive; each archive has a patient, a study and a series of its own."""
+    rows = [(name, row) for name in names for row in slices(4, name, name, name)]
+    return [replace(row, name=f"{name}/{i}.dcm") for i, (name, row) in enumerate(rows)]
+
+
+def damaged(name: str, reason: str) -> ReadSlice:
+    return ReadSlice(0, 0, name, Outcome.REJECTED, reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "failed"),
+    [
+        ("a/1.zip", "malformed_archive", {"a/1.zip"}),  # slices of it were read
+        ("a\\1.zip", "malformed_archive", {"a/1.zip"}),
+        (
+            "a/3.zip",
+            "truncated_archive",
+            {"a/1.zip", "a/2.tar.gz"},
+        ),  # none was read: it may hold slices of those beside
+        ("a/3.tar.xz", "corrupt", {"a/1.zip", "a/2.tar.gz"}),  # damaged before it was opened
+        ("a/3.zip", "format", {"a/1.zip", "a/2.tar.gz"}),
+        ("3.zip", "too_large_unpacked", {"a/1.zip", "a/2.tar.gz", "b/1.zip", "c.gz"}),
+        ("d/3.zip", "truncated_archive", set()),
+        ("c.gz", "truncated_archive", {"c.gz"}),
+        ("a/3.zip", "nested", set()),
+        ("a/3.dcm.gz", "truncated_archive", set()),  # one file
+    ],
+)
+def test_archive_inside_an_upload_fails_what_it_may_hold(ann: User, name: str, reason: str, failed: set[str]) -> None:
+    job = run_job(ann, [*of_archives("a/1.zip", "a/2.tar.gz", "b/1.zip", "c.gz"), damaged(name, reason)])
+    for level in Level:
+        assert sum(one.reason == "upload_failed" for one in findings(job) if one.level == level) == len(failed)
+    with read_scope() as s:
+        query = select(Series.uid).join(Finding, Finding.series_id == Series.id).where(Finding.job_id == job.id)
+        assert set(s.scalars(query.where(Finding.reason == "upload_failed"))) == failed
+
+
+def test_packed_file_that_is_damaged_is_missing_from_its_folder(ann: User) -> None:
+    job = run_job(ann, [*slices(8), damaged("1/1/x.dcm.gz", "truncated_archive"), damaged("1/1/y.gz", "corrupt")])
+    assert only(job).left_out == {"corrupt": 1, "truncated_archive": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [("x.dcm", {"format": 1}), ("x.DCM", {"format": 1}), ("x.txt", {}), ("x", {}), ("dcm", {}), ("sub/x.dcm", {})],
+)
+def test_file_of_no_image_is_missing_if_slices_beside_it_have_its_suffix(
+    ann: User, name: str, left_out: dict[str, int]
+) -> None:
+    assert only(run_job(ann, [*slices(8), damaged(f"1/1/{name}", "format")])).left_out == left_out
+
+
 def test_study_of_two_patients_gives_no_verdict(ann: User) -> None:
     job = run_job(ann, [*slices(5), *slices(5, patient="q"), *slices(5, "3", "2")])
     reasons = {one.study_id: one.reason for one in findings(job) if one.level == Level.STUDY}

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -263,6 +264,15 @@ def test_instances_with_one_uid_and_other_bytes_are_all_rejected(ann: User, pred
     predict_all()
     conflict = dict.fromkeys(("a", "other"), "uid_conflict")
     assert outcomes(job) == {**conflict, **dict.fromkeys("bc", "predicted"), "copy": "predicted"}
+    check_sums(job)
+
+
+def test_a_damaged_copy_is_not_in_conflict_with_its_slice(ann: User) -> None:
+    damaged = replace(ct("damaged", 1, sop_uid="1.2.3.a"), state=Outcome.REJECTED, reason="malformed")
+    job = submit_uploads(ann, 1)
+    read_upload([ct("a", 1), damaged, ct("b", 2)])
+    predict_all()
+    assert outcomes(job) == {"a": "predicted", "damaged": "malformed", "b": "predicted"}
     check_sums(job)
 
 

@@ -16,7 +16,7 @@ from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, chec
 from worker.imaging.formats.plain_jpeg import read_plain_jpeg
 from worker.imaging.formats.plain_png import read_plain_png
 from worker.imaging.recipe import PreparedSlice, fit, lung_window
-from worker.imaging.rejections import SliceRejected
+from worker.imaging.rejections import SliceRejected, unreadable
 
 # Imported so that they register with Pillow. For a format that is not registered, Pillow would load all its plugins.
 _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
@@ -90,6 +90,8 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     """
     kind = image_kind(memoryview(data)[:IMAGE_HEAD])
     if kind is None:
+        if data and not np.frombuffer(data, np.uint8).any():
+            raise SliceRejected("corrupt", "The file holds nothing but zeros.")
         raise SliceRejected("format", "The bytes are not those of a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file.")
     try:
         if kind == "DICOM":
@@ -195,7 +197,7 @@ def _rejection(error: Exception, kind: str) -> SliceRejected:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return SliceRejected("pixels", "The picture has more pixels than are accepted.")
     if kind in ("DICOM", "NIfTI"):
-        return SliceRejected("malformed", f"The {kind} file cannot be read ({type(error).__name__}).")
+        return unreadable(kind, error)
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return SliceRejected("truncated", f"The {kind} ends before its pixels.")
     if text.startswith("Unsupported") or (kind == "TIFF" and isinstance(error, UnidentifiedImageError)):

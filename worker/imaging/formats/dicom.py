@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from db.reasons import SET_APART, SLICE_NOTES
+from db.reasons import DAMAGED, SET_APART, SLICE_NOTES
 from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
 from worker.imaging.formats.dicom_notes import file_notes, frame_notes, in_order
@@ -29,7 +29,7 @@ from worker.imaging.formats.dicom_values import (
 )
 from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
-from worker.imaging.rejections import SliceRejected
+from worker.imaging.rejections import SliceRejected, unreadable
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _ENHANCED_CT = (_CT_IMAGE + ".1", _CT_IMAGE + ".2")
@@ -54,7 +54,7 @@ def decode_dicom(
     without a rescale is rejected, because its HU are not known. If the type of the rescale is stated as unspecified,
     the values count as HU only with slope 1 and an intercept of -1024, -1000 or -8192, which are those of CT scanners.
 
-    Raises SliceRejected, by its code:
+    Raises SliceRejected, by its code. It states the series if the damage lies after the header:
         malformed: the file cannot be parsed.
         not_ct: another object or modality.
         localizer, not_axial, capture, not_chest, bolus_tracking: not an axial chest slice, by one of `rules`
@@ -68,13 +68,26 @@ def decode_dicom(
     dataset = file.dataset
     check_object(dataset, rules)
     _check_is_ct(dataset)
+    places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    try:
+        yield from _slices(file, places, max_pixels, max_frames, rules)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _in_series(error, dataset, places[0] if places else None, rules) from error
+
+
+def _slices(
+    file: DicomFile, places: Sequence[Dataset], max_pixels: int, max_frames: int, rules: Collection[str]
+) -> Iterator[PreparedSlice]:
+    """Yield the frames of a CT. `places`: the data sets that state the place of each frame."""
+    dataset = file.dataset
     rows, columns, allocated = _check_layout(file, max_pixels)
     frames = integer_of(dataset, "NumberOfFrames", 1) or 1
     if frames < 1:
         raise SliceRejected("malformed", f"NumberOfFrames is {frames}.")
     if frames > max_frames:
         raise SliceRejected("pages", f"{frames} frames; {max_frames} are accepted.")
-    places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     mode = text_of(dataset, "PhotometricInterpretation")
     notes = file_notes(file, frames * rows * columns * allocated // 8)
     for index, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
@@ -83,6 +96,21 @@ def decode_dicom(
         grey = Image.fromarray(_grey_of(cells, dataset, groups, is_lossy="lossy" in notes))
         odd = in_order(notes.union(frame_notes(dataset, groups, cells)), SLICE_NOTES)
         yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups), odd)
+
+
+def _in_series(error: Exception, dataset: Dataset, frame: Dataset | None, rules: Collection[str]) -> SliceRejected:
+    """Return the rejection of a CT with damaged pixels. It states the series, unless the CT is set apart anyway."""
+    rejection = error if isinstance(error, SliceRejected) else unreadable("DICOM", error)
+    if rejection.code not in DAMAGED:
+        return rejection
+    try:
+        groups = _groups(dataset, frame)
+        check_place(dataset, groups["type"], groups["orientation"], rules)
+        return SliceRejected(rejection.code, rejection.detail, _series(dataset, groups))
+    except SliceRejected as other:
+        return other if other.code in SET_APART else rejection
+    except Exception:  # the header is damaged too
+        return rejection
 
 
 @dataclass(frozen=True)
@@ -132,6 +160,8 @@ def _check_is_ct(dataset: Dataset) -> None:
 def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
     """Return rows, columns and BitsAllocated. Raise SliceRejected if such pixels cannot be read."""
     dataset = file.dataset
+    if file.is_cut:
+        raise SliceRejected("malformed", "The pixels are longer than the file.")
     rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if rows <= 0 or columns <= 0:
         raise SliceRejected("malformed", "Rows or Columns are missing or 0.")

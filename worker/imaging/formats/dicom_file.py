@@ -37,14 +37,15 @@ class DicomFile:
     """The parts of a DICOM file.
 
     `syntax`: the transfer syntax that is stated, or that the first element suggests. `dataset`: the elements before the
-    pixels. `pixels`: the value of the pixel element, or None if there is none. `is_encapsulated`: the pixels consist of
-    fragments. `has_big_endian_words`: the pixels consist of big-endian words of two bytes, even if a pixel has 8 bits
-    (PS3.5 8.1.1). `notes`: what was odd.
+    pixels. `pixels`: the value of the pixel element, or None if there is none. `is_cut`: the pixel element is longer
+    than the file, so there is no value. `is_encapsulated`: the pixels consist of fragments. `has_big_endian_words`: the
+    pixels consist of big-endian words of two bytes, even if a pixel has 8 bits (PS3.5 8.1.1). `notes`: what was odd.
     """
 
     syntax: str
     dataset: Dataset
     pixels: memoryview | None
+    is_cut: bool
     is_encapsulated: bool
     has_big_endian_words: bool
     notes: frozenset[str]
@@ -79,13 +80,14 @@ def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
         dataset.SOPClassUID = sop_class
         notes.add("no_sop_class")
     pixels, is_encapsulated, end = _pixels(data, elements.end, "big" if is_big_endian else "little")
+    is_cut = pixels is None and end > len(data)
     if pixels is not None and not _is_well_ended(data[end:], is_implicit, is_big_endian):
         notes.add("trailing_bytes")
     if is_encapsulated and syntax in _UNCOMPRESSED:
         notes.add("compressed")
     stated = syntax or (ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian)
     has_words = is_big_endian and bytes(data[elements.end + 4 : elements.end + 6]) != b"OB"
-    return DicomFile(stated, dataset, pixels, is_encapsulated, has_words, frozenset(notes))
+    return DicomFile(stated, dataset, pixels, is_cut, is_encapsulated, has_words, frozenset(notes))
 
 
 def _looks_implicit(data: memoryview) -> bool:
@@ -98,7 +100,10 @@ def _looks_implicit(data: memoryview) -> bool:
 
 
 def _pixels(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple[memoryview | None, bool, int]:
-    """Return the value of the element at `at`, whether the value is encapsulated, and where it ends."""
+    """Return the value of the element at `at`, whether the value is encapsulated, and where it ends.
+
+    There is no value if the element is missing or would end after the data.
+    """
     if at + 8 > len(data):
         return None, False, at
     start, length = _value(data, at, order)
@@ -106,7 +111,7 @@ def _pixels(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple
         end = _end_of_fragments(data, start)
         return data[start:end], True, end
     if start + length > len(data):
-        raise SliceRejected("malformed", "The pixels are longer than the file.")
+        return None, False, start + length
     return data[start : start + length], False, start + length
 
 

@@ -22,12 +22,14 @@ _FIELDS = ("frame", "format", "mode", "width", "height", "notes")
 def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str, float] = NOT_MEASURED) -> bytes:
     """Return a decoder's answer as a frame. `seconds`: the core-seconds of each stage that `NOT_MEASURED` names."""
     if isinstance(result, SliceRejected):
-        return pack_frame({"code": result.code, "detail": result.detail, "seconds": dict(seconds)})
-    slices = [
-        {name: getattr(slice_, name) for name in _FIELDS} | {"series": slice_.series and asdict(slice_.series)}
-        for slice_ in result
-    ]
+        reason = {"code": result.code, "detail": result.detail}
+        return pack_frame({**reason, "series": _series(result), "seconds": dict(seconds)})
+    slices = [{name: getattr(slice_, name) for name in _FIELDS} | {"series": _series(slice_)} for slice_ in result]
     return pack_frame({"slices": slices, "seconds": dict(seconds)}, [slice_.pixels.data for slice_ in result])
+
+
+def _series(result: PreparedSlice | SliceRejected) -> dict[str, object] | None:
+    return asdict(result.series) if result.series else None
 
 
 def pack_frame(header: dict[str, object], pixels: Sequence[memoryview | bytes] = ()) -> bytes:

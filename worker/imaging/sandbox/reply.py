@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from db.reasons import OF_FILES, SLICE_NOTES
+from db.reasons import DAMAGED, OF_FILES, SLICE_NOTES
 from db.timing import stages
 from db.timing.stages import Stage
 from worker.imaging.display_names import MAX_NAME
@@ -54,12 +54,6 @@ class _Seconds(_Strict):
     resize: Seconds
 
 
-class _Rejection(_Strict):
-    seconds: _Seconds
-    code: str
-    detail: Annotated[Text, Field(max_length=MAX_NAME)]
-
-
 _CHECKED: Any = {str: Word, int | None: Whole | None, float | None: Finite | None, bool: bool}
 _SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(SeriesInfo)} | {
     "study_uid": (Uid, ...),
@@ -68,6 +62,13 @@ _SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(Seri
     "orientation": (Orientation, ...),
 }
 _Series: Any = create_model("_Series", __base__=_Strict, **_SERIES)
+
+
+class _Rejection(_Strict):
+    seconds: _Seconds
+    code: str
+    detail: Annotated[Text, Field(max_length=MAX_NAME)]
+    series: _Series | None
 
 
 def _note(code: str) -> str:
@@ -128,7 +129,9 @@ def _result(answer: "_Rejection | _Slices", pixels: memoryview, max_slices: int)
     if isinstance(answer, _Rejection):
         if pixels or answer.code not in OF_FILES:
             raise ForgedReply("a rejection with pixels, or with a code that does not exist")
-        return SliceRejected(answer.code, answer.detail)
+        if answer.series and answer.code not in DAMAGED:
+            raise ForgedReply("a series of a file that is not damaged")
+        return SliceRejected(answer.code, answer.detail, _info(answer.series))
     count = len(answer.slices)
     if not 1 <= count <= max_slices or len(pixels) != count * PIXEL_BYTES:
         raise ForgedReply("not as many pixels as slices")
@@ -150,6 +153,9 @@ def _read(kind: TypeAdapter[T], frame: bytes) -> tuple[T, memoryview]:
 
 
 def _prepared(slice_: _Slice, pixels: memoryview) -> PreparedSlice:
-    series = SeriesInfo(**vars(slice_.series)) if slice_.series else None
     place = (slice_.frame, slice_.format, slice_.mode, slice_.width, slice_.height)
-    return PreparedSlice(as_pixels(pixels), *place, series, tuple(slice_.notes))
+    return PreparedSlice(as_pixels(pixels), *place, _info(slice_.series), tuple(slice_.notes))
+
+
+def _info(series: Any) -> SeriesInfo | None:
+    return SeriesInfo(**vars(series)) if series else None

@@ -140,6 +140,11 @@ def test_row_20_other_formats_whatever_their_name_are_format(verdict: Verdict, d
     assert verdict(data) == "format"
 
 
+@pytest.mark.parametrize("size", [1, 300, 30_000])
+def test_row_20_a_file_of_zeros_is_corrupt(verdict: Verdict, size: int) -> None:
+    assert verdict(bytes(size)) == "corrupt"
+
+
 def test_row_22_of_an_apng_the_default_picture_counts(verdict: Verdict) -> None:
     first = Image.fromarray(grey())
     animated = image("PNG", first, save_all=True, append_images=[Image.new("L", first.size, 9)], duration=10)

@@ -28,10 +28,14 @@ def slice_of(data: bytes) -> PreparedSlice:
     return slice_
 
 
-def code(data: bytes) -> str:
+def rejection(data: bytes) -> SliceRejected:
     with pytest.raises(SliceRejected) as rejected:
         decode(data, LIMITS)
-    return rejected.value.code
+    return rejected.value
+
+
+def code(data: bytes) -> str:
+    return rejection(data).code
 
 
 def flat(value: int, kind: type = np.int16) -> Any:
@@ -240,6 +244,50 @@ def test_row_27_rows_by_columns_unlike_the_pixel_data_is_pixels() -> None:
         assert code(dicom(stored, **changes)) == "pixels"
     assert code(dicom(stored, NumberOfFrames=2)) == "pixels"
     assert code(dicom(stored, Rows=60_000, Columns=60_000)) == "pixels"
+
+
+WHOLE = dicom()
+DAMAGE = {
+    "cut in the pixels": (WHOLE[:-200], "malformed"),
+    "cut before the pixels": (WHOLE[: WHOLE.index(struct.pack("<2H", 0x7FE0, 0x0010))], "pixels"),
+    "fewer pixels": (dicom(Rows=5000), "pixels"),
+    "no rescale": (dicom(RescaleSlope=None), "malformed"),
+    "broken compression": (dicom(syntax="1.2.840.10008.1.2.4.80"), "truncated"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_with_damaged_pixels_states_its_series(damage: str) -> None:
+    data, reason = DAMAGE[damage]
+    rejected = rejection(data)
+    assert (rejected.code, rejected.series) == (reason, slice_of(WHOLE).series)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        WHOLE[:400],
+        dicom(RescaleType="US", RescaleIntercept=5),
+        dicom(SamplesPerPixel=3),
+        dicom(Modality="MR")[:-200],
+    ],
+    ids=["cut in the header", "not HU", "colour", "cut MR"],
+)
+def test_a_file_that_is_rejected_for_another_reason_states_no_series(data: bytes) -> None:
+    assert rejection(data).series is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
+        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]}, "not_axial"),
+        ({"BodyPartExamined": "HEAD"}, "not_chest"),
+    ],
+)
+def test_a_damaged_file_that_is_set_apart_stays_set_apart(changes: dict[str, Any], reason: str) -> None:
+    rejected = rejection(dicom(**changes)[:-200])
+    assert (rejected.code, rejected.series) == (reason, None)
 
 
 @pytest.mark.parametrize(

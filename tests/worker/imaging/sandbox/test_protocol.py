@@ -11,6 +11,8 @@ from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import NOT_MEASURED, REPLY, pack_frame, pack_reply
 from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greeting, read_reply
 
+COMMON = {"seconds": NOT_MEASURED}
+
 
 def slice_header(**changes: object) -> dict[str, object]:
     series = {
@@ -57,9 +59,11 @@ def test_slices_and_rejections_are_read_back() -> None:
             before.height,
             before.series,
         )
-    rejection = read_reply(pack_reply(SliceRejected("corrupt", "line\nbreak")), 1)
-    assert isinstance(rejection, SliceRejected)
-    assert (rejection.code, rejection.detail) == ("corrupt", "line\\nbreak")
+    (whole,) = decode(dicom(), DecodeLimits())
+    for series in (None, whole.series):
+        rejection = read_reply(pack_reply(SliceRejected("pixels", "line\nbreak", series)), 1)
+        assert isinstance(rejection, SliceRejected)
+        assert (rejection.code, rejection.detail, rejection.series) == ("pixels", "line\\nbreak", series)
 
 
 def test_an_honest_header_is_accepted() -> None:
@@ -118,12 +122,22 @@ def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
             ({"code": "corrupt", "detail": "a", "seconds": seconds}, b"")
             for seconds in (None, {}, {"decode": 0.1}, {"decode": -0.1, "resize": 0.0}, {"decode": 1e9, "resize": 0.0})
         ),
+        ({"code": "corrupt", "detail": "a", "series": slice_header()["series"]}, b""),  # not a DICOM file with a header
+        ({"code": "localizer", "detail": "a", "series": slice_header()["series"]}, b""),  # set apart
+        ({"code": "pixels", "detail": "a", "series": slice_header(sop_uid="1" * 129)["series"]}, b""),
+        ({"code": "pixels", "detail": "a", "series": {}}, b""),
         ({}, b""),
     ],
 )
 def test_a_forged_frame_is_refused(header: dict[str, object], pixels: bytes) -> None:
     with pytest.raises(ForgedReply):
-        read_reply(pack_frame({"seconds": NOT_MEASURED} | header, [pixels]), 1)
+        read_reply(pack_frame(COMMON | ({"series": None} if "code" in header else {}) | header, [pixels]), 1)
+
+
+def test_the_parts_of_forged_rejections_are_honest_by_themselves() -> None:
+    for series in (None, slice_header()["series"]):
+        rejection = read_reply(pack_frame(COMMON | {"code": "pixels", "detail": "a", "series": series}), 1)
+        assert isinstance(rejection, SliceRejected)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"nonsense", b"[" * 100_000, b"\xff\xfe", json.dumps({"a": 1}).encode()])
