@@ -307,6 +307,25 @@ def test_retry_puts_back_only_what_failed(api: Api, worker: WorkerPart) -> None:
     assert answer.json["job"]["counts"]["predicted"] == 1
 
 
+def test_ended_job_that_was_retried_has_no_rate_and_no_duration(
+    api: Api, worker: WorkerPart, anns_browser: Browser
+) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.read(1)
+    worker.finish_reading()
+    api.post(f"/jobs/{job_id}/cancel")
+    assert api.get(f"/jobs/{job_id}").json["retried_at"] is None
+    api.post(f"/jobs/{job_id}/retry")
+    worker.predict()
+    job = api.get(f"/jobs/{job_id}").json
+    assert (job["state"], job["rate"]) == ("finished", 0)
+    assert job["retried_at"] is not None
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert "<dt>Rate</dt><dd>–</dd>" in page
+    assert "<dt>Took</dt><dd>–</dd>" in page
+
+
 def test_models_are_listed_with_the_champion(api: Api) -> None:
     (model,) = api.get("/models").json["items"]
     assert (model["label"], model["champion"], model["recipe"]) == ("fake/1", True, "lung-224-v1")
