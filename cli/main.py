@@ -3,8 +3,9 @@
 import importlib
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -110,10 +111,19 @@ def main() -> None:
         sys.exit(4)
     except (OSError, ValueError) as error:
         if (message := _problem_of_the_machine(error)) is None:
-            raise
+            _report_defect()
         click.echo(f"Error: {message}", err=True)
         sys.exit(2 if isinstance(error, UnicodeError) else 4)
+    except Exception:
+        _report_defect()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report_defect() -> NoReturn:
+    """Print the traceback of the present exception, and exit with 4. Python's own 1 would say that a job failed."""
+    traceback.print_exc()
+    click.echo("Error: ctbatch made an error. Report it with the lines above.", err=True)
+    sys.exit(4)
 
 
 def _not_installed(error: TrainingNotInstalled | ModuleNotFoundError) -> str:

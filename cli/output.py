@@ -1,6 +1,7 @@
 """Prints tables and progress bars on a terminal, plain lines elsewhere, and JSON on demand."""
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +82,15 @@ def print_report(report: Mapping[str, object], as_json: bool) -> None:
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file that replaces `path` at the end of the block, or is removed if the block fails."""
+    """Yield a new file that replaces `path` at the end of the block, or is removed if the block fails.
+
+    A link stays, and the file that it points at is replaced. A device or a named pipe is written to directly.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         with draft.open("xb") as file:

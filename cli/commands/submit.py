@@ -1,5 +1,6 @@
 """`ctbatch submit`: sends files, archives and folders as one job. With `--wait`, waits for the end of the job."""
 
+import re
 import secrets
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from cli.remote.submit import send
 PRIORITY = click.IntRange(-10, 10)
 
 
+def _check_key(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[!-~]{1,255}", value):
+        raise click.BadParameter("use 1 to 255 visible ASCII characters")
+    return value
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=PATH)
 @click.option("--name", help="Name the job  [default: after its files]")
@@ -26,7 +33,11 @@ PRIORITY = click.IntRange(-10, 10)
 )
 @click.option("--wait", is_flag=True, help="Wait until the job has ended. The exit code says how it ended.")
 @strict_option
-@click.option("--idempotency-key", help="If you send again with this key, you get the same job  [default: a new key]")
+@click.option(
+    "--idempotency-key",
+    callback=_check_key,
+    help="If you send again with this key, you get the same job  [default: a new key]",
+)
 @json_option
 def submit(
     paths: tuple[Path, ...],

@@ -28,8 +28,11 @@ POLL_SECONDS, POLL_SECONDS_MOST = 0.03, 1.0
 POLL_SHARE_OF_AGE = 0.05  # the pause as a share of the job's age, if the end is not estimated
 POLL_SHARE_NOT_SURE = 0.3  # the end may come earlier by this share of the age, and by half of the estimated rest
 PASSING = {429, 502, 503, 504}  # statuses of temporary failures
+PAGE = 200  # items that a request for a list asks for at most; the lists of the server allow at least as many
 PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is in PASSING
 LONGEST_RETRY_AFTER = 60.0
+JSON = "application/json"
+MEDIA_TYPES = {"csv": "text/csv", "json": JSON, "parquet": "application/vnd.apache.parquet"}  # of exports
 
 
 class Client:
@@ -107,7 +110,7 @@ class Client:
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
-            size = None if left is None else min(left, 500)
+            size = None if left is None else min(left, PAGE)
             page = self.get(path, {**params, "cursor": cursor, "limit": size})
             yield from page["items"] if left is None else page["items"][:left]
             left = None if left is None else left - len(page["items"])
@@ -140,16 +143,17 @@ class Client:
                     return
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """Yield the bytes at a path below `/api/v1` as they come.
+        """Yield the bytes of the export at a path below `/api/v1` as they come. The path ends with its format.
 
         Raises:
-            Unavailable: the connection ended too early.
+            Unavailable: the connection ended too early, or the answer is not this export.
         """
         try:
             with self._http.stream("GET", API + path, timeout=_timeout(DOWNLOAD_SECONDS)) as answer:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)
+                self._check(answer, MEDIA_TYPES[path.rpartition(".")[2]])
                 yield from answer.iter_bytes()
         except httpx.TransportError as error:
             raise Unavailable(f"{self.server.url} ended the connection too early: {error}; try again") from error
@@ -177,10 +181,9 @@ class Client:
                     why = str(error) or type(error).__name__
                     raise Unavailable(f"cannot reach {self.server.url}: {why}") from error
                 wait = pause
-            except httpx.InvalidURL as error:
-                raise UsageError(f"{self.server.url}{path} is not a valid address; check CTBATCH_SERVER") from error
             else:
                 if not answer.is_error:
+                    self._check(answer, JSON)
                     return answer
                 if pause is None or not _may_pass(answer):
                     raise _error(answer)
@@ -191,6 +194,28 @@ class Client:
             if (answer_instead := instead()) is not None:
                 return answer_instead
         raise AssertionError("the last try returns or raises")
+
+    def _check(self, answer: httpx.Response, media_type: str) -> None:
+        """Raise an error if a proxy or another server gave this answer. A redirect is not followed with the token.
+
+        Raises:
+            UsageError: the answer is a redirect.
+            Unavailable: the answer is not of this media type.
+        """
+        if answer.status_code == httpx.codes.NOT_MODIFIED:
+            return
+        if not answer.is_success:
+            target = str(answer.next_request.url.copy_with(query=None)) if answer.next_request else "no address"
+            base, api, _ = target.partition(API + "/")
+            advice = f"set CTBATCH_SERVER to {base}" if api else "check CTBATCH_SERVER and the proxies before it"
+            raise UsageError(safe(f"{self.server.url} answered {answer.status_code} to {target}; {advice}"))
+        given = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if given != media_type:
+            kind = safe(given) or "no media type"
+            raise Unavailable(
+                f"{self.server.url} answered with {kind} instead of {media_type}; check CTBATCH_SERVER, and whether a"
+                " proxy or a sign-in page answers there"
+            )
 
 
 def _timeout(seconds: float) -> httpx.Timeout:
@@ -233,12 +258,26 @@ def _slug(problem: Json) -> str:
     return str(problem.get("type", "")).rpartition(":")[2]
 
 
+def _details(errors: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the sentences in the `errors` of a problem, each with the name of its parameter, field or part."""
+    if isinstance(errors, dict):
+        for key, value in errors.items():
+            yield from _details(value, str(key))
+    elif isinstance(errors, list):
+        for value in errors:
+            yield from _details(value, name)
+    elif errors:
+        yield safe(name), safe(errors)
+
+
 def _error(answer: httpx.Response) -> CommandError:
     """Return the error for a failed answer, with a message for the person who typed the command."""
     problem = _problem(answer)
     message = safe(problem.get("detail") or problem.get("title") or f"HTTP status {answer.status_code}")
     if about := [safe(problem[name]) for name in ("file", "code") if problem.get(name)]:
         message += f" ({', '.join(about)})"
+    if details := [f"{name}: {text}" for name, text in _details(problem.get("errors")) if text not in message]:
+        message += f" ({'; '.join(details)})"
     if answer.status_code in (401, 403, 404):
         return NotFoundOrDenied(message)
     if _slug(problem) == "no-model-version":

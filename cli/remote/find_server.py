@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:  # settings load slowly, and a client of a remote server does 
     from db.settings import Settings
 
 LOCAL_FILE = "local.json"
+LAST_PORT = 65_535
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ def find_server() -> Server:
 
     Raises:
         Unavailable: the environment names no server, and none runs here.
-        UsageError: the environment names a server, but not its token.
+        UsageError: the environment names a server, but not its token, or the address or the token cannot be right.
     """
     url = os.environ.get("CTBATCH_SERVER", "").rstrip("/")
     if url:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"CTBATCH_SERVER is {url}; it must begin with http:// or https://")
+        _check_address(url)
         return Server(url, _token())
     from db.settings import get_settings
 
@@ -103,13 +106,27 @@ def find_server() -> Server:
     return Server(local.url, local.token, local=True)
 
 
+def _check_address(url: str) -> None:
+    import httpx  # loads slowly, and `up` does not need it
+
+    try:
+        parsed = httpx.URL(url)
+        is_address = bool(parsed.host) and (parsed.port or 1) <= LAST_PORT
+    except (httpx.InvalidURL, ValueError):
+        is_address = False
+    if not is_address:
+        raise UsageError(f"CTBATCH_SERVER is {url!a}, which is not a valid address; use one like https://host:8443")
+
+
 def _token() -> str:
     token = os.environ.get("CTBATCH_TOKEN", "").strip()
     if not token and (path := os.environ.get("CTBATCH_TOKEN_FILE")):
         try:
-            token = Path(path).read_text().strip()
+            token = Path(path).read_text("utf-8", "replace").strip()
         except OSError as error:
             raise UsageError(f"cannot read the CTBATCH_TOKEN_FILE {path}: {error.strerror}") from error
     if not token:
         raise UsageError("CTBATCH_SERVER is set without a token; set CTBATCH_TOKEN or CTBATCH_TOKEN_FILE too")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise UsageError("the token has a space or a character that no token has; copy it again, without quotes")
     return token

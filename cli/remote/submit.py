@@ -1,8 +1,10 @@
 """Sends files, archives and folders as one job."""
 
 import io
+import shlex
 from pathlib import Path
 
+from cli.errors import Unavailable
 from cli.files.parts import gather
 from cli.output import progress_bar, say
 from cli.remote.client import Client, Json
@@ -25,4 +27,11 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
             (part.filename.encode("utf-8", "backslashreplace").decode(), io.BufferedReader(reader, BUFFER))
             for part, reader in zip(parts, readers, strict=True)
         ]
-        return client.submit({"name": name or "", "priority": str(priority)}, files, key)
+        try:
+            return client.submit({"name": name or "", "priority": str(priority)}, files, key)
+        except (Unavailable, KeyboardInterrupt):
+            say(
+                "It is not known whether the job was queued. To get it, or to make it if it was not queued, repeat the"
+                f" command with --idempotency-key {shlex.quote(key)}"
+            )
+            raise

@@ -54,7 +54,7 @@ class FindingView(BaseModel):
 class FindingsQuery(BaseModel):
     """Which findings of a job to show, and which page of them."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: LevelName | None = None
     verdict: VerdictName | None = Field(default=None, description="`none`: findings without a verdict.")

@@ -88,7 +88,7 @@ class JobView(View):
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
-    rate: float = Field(description="Slices per second.")
+    rate: float = Field(description="Slices per second. 0 for an ended job that was retried.")
     eta_seconds: float | None = Field(
         description="About how long the job will take, at its present rate. Null if that is not known yet."
     )
@@ -96,6 +96,7 @@ class JobView(View):
     started_at: Moment | None
     first_result_at: Moment | None
     finished_at: Moment | None
+    retried_at: Moment | None = Field(description="When the job was last opened again after its end.")
     error: str | None
 
     @property
@@ -198,6 +199,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         started_at=job.started_at,
         first_result_at=job.first_result_at,
         finished_at=job.finished_at,
+        retried_at=job.retried_at,
         error=job.error,
     )
 
@@ -211,9 +213,10 @@ def _rate(job: Job, predicted: int, recent: Sequence[Ended], now: datetime | Non
     """Return the slices/s of a job: over the last minute while it runs, over the whole time once it has ended.
 
     While the job runs, the time begins with the first chunk that ended within the last minute. So the start of workers
-    does not lower the rate, and neither does the time for which a job was cancelled.
+    does not lower the rate, and neither does the time for which a job was cancelled. An ended job that was retried has
+    no rate, because nothing happened between its first end and the retry.
     """
-    if job.started_at is None:
+    if job.started_at is None or (job.finished_at is not None and job.retried_at is not None):
         return 0.0
     if job.finished_at is not None:
         return predicted / max((job.finished_at - job.started_at).total_seconds(), 0.001)

@@ -144,7 +144,7 @@ def retry_job(s: Session, job: Job) -> int:
     ).all()
     if not (failed or uploads or prepared):
         return 0
-    reopened = {"state": JobState.RUNNING, "error": None, "tally": null()}
+    reopened = {"state": JobState.RUNNING, "error": None, "tally": null(), "retried_at": from_now()}
     unset = dict.fromkeys(("finished_at", "cancel_requested_at", "unpacked_at"))
     s.execute(update(Job).where(Job.id == job.id).values(**reopened, **unset))
     remove_findings(s, job)

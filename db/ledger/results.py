@@ -70,7 +70,7 @@ class ResultRow(Result):
 class ResultsQuery(BaseModel):
     """Which slices of a job to show, in which order, and which page of them."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: OutcomeName | None = None
     label: ClassName | None = None

@@ -31,6 +31,7 @@ class Job(Base):
     """One submission. It keeps the model version that was the champion when it was created.
 
     `tally`: the sums over the job's rows, stored when the job ends. While the job is open, the rows are counted.
+    `retried_at`: when the job was last opened again after its end.
     """
 
     __tablename__ = "job"
@@ -55,6 +56,7 @@ class Job(Base):
     first_result_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    retried_at: Mapped[datetime | None]
     served_at: Mapped[datetime | None]
     tally: Mapped[JobTally | None] = mapped_column(DocumentType(JobTally), info=NO_FILE)
 

@@ -22,6 +22,12 @@ from tests.builders.commands import Result, run_command
 
 PROJECT = Path(__file__).parents[2]
 TOKEN = "ctb_test"
+PROXIES = {  # answers that are not ctbatch's: status, media type, header
+    "to https": (301, "text/html", {"Location": "https://ct.example/api/v1/jobs"}),
+    "to sign-in": (302, "text/html", {"Location": "https://sso.example/login?return=/api/v1/jobs"}),
+    "nowhere": (300, "application/json", {}),
+    "sign-in page": (200, "text/html", {}),
+}
 
 
 def clean_environment() -> dict[str, str]:
@@ -73,7 +79,7 @@ def database(settings: Settings) -> Settings:
 
 
 class Api(ThreadingHTTPServer):
-    """Jobs in a dict. `faults` are taken one for each request that the test lets fail: a status, or "drop"."""
+    """Jobs in a dict. `faults` are taken one for each request that the test lets fail: a status, "drop" or a proxy."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -160,6 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(fault, int):
                 self._problem(fault, "passing")
                 return False
+            if fault in PROXIES:
+                status, kind, headers = PROXIES[fault]
+                self._send_bytes(status, kind, b"<html>Please sign in</html>", headers)
+                return False
             self.fault = fault
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._problem(401, "not-signed-in")
@@ -201,6 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"items": self.server.findings.get(words[1], []), "next_cursor": None})
         elif words[2] == "results":
             self._send(200, {"items": self.server.rows[words[1]], "next_cursor": None})
+        elif words[2].endswith(".json"):
+            self._send(200, {"findings": []})
         elif words[2] == "results.parquet":
             self._send_bytes(200, "application/vnd.apache.parquet", b"PAR1", {})
         else:
@@ -219,7 +231,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _problem(self, status: int, slug: str) -> None:
         detail = f"It is {slug}."
-        self._send(status, {"type": f"urn:ctbatch:problem:{slug}", "title": "T", "status": status, "detail": detail})
+        problem = {"type": f"urn:ctbatch:problem:{slug}", "title": "T", "status": status, "detail": detail}
+        errors = {"query": {"limit": ["Ask for less."], "priority": [detail]}}
+        self._send(status, problem | ({"errors": errors} if status == 422 else {}))
 
     def _send(self, status: int, value: object) -> None:
         self._send_bytes(status, "application/json", json.dumps(value).encode(), {})

@@ -77,6 +77,18 @@ def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, me
     assert capsys.readouterr().err == f"Error: {message}\n"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("broken"), ValueError("broken"), KeyError("broken")])
+def test_defect_is_shown_and_is_not_the_exit_code_of_a_failed_job(monkeypatch, capsys, error):
+    def fails(**_):
+        raise error
+
+    monkeypatch.setattr(cli, "main", fails)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 4
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "printed"),
     [

@@ -1,8 +1,12 @@
 """`ctbatch jobs` and `ctbatch results`: what they print and their exit codes."""
 
 import json
+import os
+import threading
 
 import pytest
+
+from tests.cli.conftest import PROXIES
 
 FINDING = {
     "patient": 1, "level": "series", "series": "evil\x1b[2J", "verdict": None, "reason": "missing", "score": None,
@@ -27,6 +31,13 @@ def test_ls_follows_the_pages(ctbatch, api):
     assert [job["name"] for job in listed] == [f"scan {number}" for number in range(5)]
     listed = json.loads(ctbatch("jobs", "ls", "--json", "--limit", 3, env=api.env).stdout)
     assert [job["name"] for job in listed] == ["scan 0", "scan 1", "scan 2"]
+
+
+def test_ls_asks_for_pages_that_the_server_allows(ctbatch, api):
+    for _ in range(3):
+        api.add_job()
+    assert ctbatch("jobs", "ls", "--limit", 1000, env=api.env).returncode == 0
+    assert [path for _, path, _ in api.requests] == ["/api/v1/jobs?limit=200", "/api/v1/jobs?cursor=2&limit=200"]
 
 
 def test_ls_is_tab_separated_off_a_terminal(ctbatch, api):
@@ -147,3 +158,60 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(ctbatch, api):
     result = ctbatch("results", "job1", "--format", "csv", "-o", "no/such/folder.csv", env=api.env)
     assert result.returncode == 4
     assert result.stderr == "Error: cannot write no/such/folder.csv: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("proxy", "code"), [("to https", 2), ("to sign-in", 2), ("nowhere", 2), ("sign-in page", 4)])
+@pytest.mark.parametrize("command", [
+    ["jobs", "ls"], ["jobs", "wait", "job1"], ["jobs", "cancel", "job1"], ["results", "job1"],
+    ["results", "job1", "--format", "csv", "-o", "out"], ["results", "job1", "--format", "json", "-o", "out"],
+    ["results", "job1", "--format", "parquet", "-o", "out"], ["findings", "ls", "job1", "--format", "csv", "-o", "out"],
+])  # fmt: skip
+def test_answer_of_a_proxy_is_an_error_and_keeps_the_file(ctbatch, api, tmp_path, command, proxy, code):
+    api.add_job("finished")
+    (tmp_path / "out").write_bytes(b"good")
+    api.faults = [proxy]
+    result = ctbatch(*command, env=api.env)
+    assert result.returncode == code
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert len(api.requests) == 1
+    assert (tmp_path / "out").read_bytes() == b"good"
+
+
+def test_redirect_names_the_address_to_use(ctbatch, api):
+    api.faults = ["to https"]
+    assert "; set CTBATCH_SERVER to https://ct.example\n" in ctbatch("jobs", "ls", env=api.env).stderr
+    api.faults = ["to sign-in"]
+    result = ctbatch("jobs", "ls", env=api.env)
+    assert PROXIES["to sign-in"][2]["Location"].partition("?")[0] in result.stderr
+    assert "set CTBATCH_SERVER to" not in result.stderr
+
+
+@pytest.mark.parametrize("export", [["results", "--json"], ["findings", "ls", "--json"]])
+def test_json_is_exported(ctbatch, api, export):
+    api.add_job("finished")
+    assert json.loads(ctbatch(*export, "job1", env=api.env).stdout) == {"findings": []}
+
+
+def test_output_to_a_link_fills_its_target(ctbatch, api, tmp_path):
+    api.add_job("finished")
+    (tmp_path / "shared").mkdir()
+    for target in (tmp_path / "old.csv", tmp_path / "shared" / "new.csv"):
+        link = tmp_path / f"link-{target.name}"
+        link.symlink_to(target)
+        (tmp_path / "old.csv").write_bytes(b"old")
+        assert ctbatch("results", "job1", "--format", "csv", "-o", link, env=api.env).returncode == 0
+        assert link.readlink() == target
+        assert target.read_bytes() == b"slice_id,name\r\n1,a.png\r\n"
+
+
+def test_output_to_a_named_pipe_is_written_to_its_reader(ctbatch, api, tmp_path):
+    api.add_job("finished")
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert ctbatch("results", "job1", "--format", "csv", "-o", pipe, env=api.env).returncode == 0
+    reader.join(10)
+    assert read == [b"slice_id,name\r\n1,a.png\r\n"]
+    assert pipe.is_fifo()

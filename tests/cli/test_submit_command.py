@@ -2,11 +2,16 @@
 
 import json
 import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import job_view
+from tests.cli.conftest import clean_environment, job_view
 
 
 @pytest.fixture
@@ -113,7 +118,63 @@ def test_a_refusal_is_one_line_and_exit_code_2(ctbatch, api, folder):
     api.faults = [422]
     result = ctbatch("submit", folder, env=api.env)
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == "Error: It is passing."
+    assert result.stderr.splitlines()[-1] == "Error: It is passing. (limit: Ask for less.)"
+
+
+def test_submit_says_with_which_key_to_send_again(ctbatch, api, folder):
+    api.faults = ["sign-in page"]
+    result = ctbatch("submit", folder, "--idempotency-key", "key'1", env=api.env)
+    assert result.returncode == 4
+    assert shlex.split(result.stderr.splitlines()[-2])[-2:] == ["--idempotency-key", "key'1"]
+
+
+def test_interrupted_submit_says_with_which_key_to_send_again(api, folder):
+    api.faults = [503] * 20
+    command = [sys.executable, "-m", "cli", "submit", folder, "--idempotency-key", "k"]
+    env = clean_environment() | api.env
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, text=True) as process:
+        while "POST" not in [method for method, _, _ in api.requests]:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "repeat the command with --idempotency-key k\n" in errors
+
+
+def test_submit_shows_the_key_that_it_made(ctbatch, api, folder):
+    api.faults = ["sign-in page"]
+    result = ctbatch("submit", folder, env=api.env)
+    key = result.stderr.splitlines()[-2].rpartition(" ")[2]
+    api.faults = []
+    assert ctbatch("submit", folder, "--idempotency-key", key, env=api.env).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"CTBATCH_SERVER": "http://host:port"},
+        {"CTBATCH_SERVER": "http://"},
+        {"CTBATCH_SERVER": "http://host:99999"},
+        {"CTBATCH_TOKEN": "\u201cctb_secret\u201d"},
+        {"CTBATCH_TOKEN": "ctb_secret\nctb_secret"},
+        {"CTBATCH_TOKEN": "", "CTBATCH_TOKEN_FILE": "token"},
+    ],
+)
+def test_wrong_setting_is_a_usage_error_without_the_token(ctbatch, api, tmp_path, env):
+    (tmp_path / "token").write_bytes(b"\xffctb_secret")
+    result = ctbatch("jobs", "ls", env=api.env | env)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert "ctb_secret" not in result.stderr
+
+
+@pytest.mark.parametrize("key", ["M\u00e4rz-3", "two words", "", "k" * 256])
+def test_key_that_no_server_takes_is_a_usage_error(ctbatch, api, folder, key):
+    result = ctbatch("submit", folder, "--idempotency-key", key, env=api.env)
+    assert result.returncode == 2
+    assert "--idempotency-key" in result.stderr
+    assert api.requests == []
 
 
 def test_no_server_is_exit_code_4(ctbatch, folder, tmp_path):

@@ -193,6 +193,40 @@ def test_unknown_filter_is_refused_with_its_name(api: Api) -> None:
     assert "state" in answer.json["errors"]["query"]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/jobs?idempotency-key=k",
+        "/jobs/{}?wait=1",
+        "/jobs/{}/results?states=rejected",
+        "/jobs/{}/results.csv?state=rejected",
+        "/jobs/{}/findings?lvel=patient",
+        "/jobs/{}/findings.json?level=patient",
+        "/jobs/{}/slices/1/image.png?heatmap=1",
+    ],
+)
+def test_unknown_parameter_is_refused_with_its_name(api: Api, address: str) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    answer = api.get(address.format(job_id))
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]["query"]) == [address.partition("?")[2].partition("=")[0]]
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("/models/rollback", {"reason": "worse", "champoin": "site/1"}),
+        ("/models/1/promote", {"reason": "better", "forced": True}),
+        ("/runs", {"dataset": "site", "alow_leaks": []}),
+        ("/datasets/1/splits", {"sed": 8}),
+    ],
+)
+def test_unknown_field_is_refused_with_its_name(admin: Api, address: str, body: dict[str, object]) -> None:
+    answer = admin.post(address, json=body)
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]["json"]) == [list(body)[-1]]
+
+
 def test_strangers_job_is_not_found(api: Api, stranger: Api) -> None:
     job_id = api.submit(("1.png", png())).json["id"]
     wanted = api.get("/jobs/aaaaaaaaaaaaaaaa").json
@@ -271,6 +305,25 @@ def test_retry_puts_back_only_what_failed(api: Api, worker: WorkerPart) -> None:
     assert (answer.status_code, answer.json["retried"]) == (202, 1)
     assert answer.json["job"]["counts"]["open"] == 1
     assert answer.json["job"]["counts"]["predicted"] == 1
+
+
+def test_ended_job_that_was_retried_has_no_rate_and_no_duration(
+    api: Api, worker: WorkerPart, anns_browser: Browser
+) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.read(1)
+    worker.finish_reading()
+    api.post(f"/jobs/{job_id}/cancel")
+    assert api.get(f"/jobs/{job_id}").json["retried_at"] is None
+    api.post(f"/jobs/{job_id}/retry")
+    worker.predict()
+    job = api.get(f"/jobs/{job_id}").json
+    assert (job["state"], job["rate"]) == ("finished", 0)
+    assert job["retried_at"] is not None
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert "<dt>Rate</dt><dd>–</dd>" in page
+    assert "<dt>Took</dt><dd>–</dd>" in page
 
 
 def test_models_are_listed_with_the_champion(api: Api) -> None:

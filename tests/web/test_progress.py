@@ -58,6 +58,7 @@ def job(
         "started_at": None if state == "queued" else START,
         "first_result_at": None,
         "finished_at": END if ended else None,
+        "retried_at": None,
         "error": None,
         "warning": None,
     }
@@ -94,6 +95,11 @@ def test_stages_of_a_job_say_how_far_each_is() -> None:
     assert predicting == Stage("Predicting", "1 slice", "active")
     assert end == Stage("Finished", "–", "waiting")
     assert job_stages(job("cancelled"))[-1] == Stage("Cancelled", "1 min 30 s", "stopped")
+
+
+def test_time_between_the_end_of_a_job_and_its_retry_is_not_counted() -> None:
+    view = job("finished", unpacked=1, counts={"predicted": 4}, retried_at=END)
+    assert job_stages(view)[-1] == Stage("Finished", "after a retry", "done")
 
 
 def test_cancelled_slice_is_not_done() -> None:

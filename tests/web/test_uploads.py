@@ -35,10 +35,10 @@ def part(name: str, content: bytes = b"", filename: str | None = None) -> bytes:
 END = f"--{BOUNDARY}--\r\n".encode()
 
 
-def post_raw(api: Api, body: bytes | io.RawIOBase, **environ: Any) -> Any:
+def post_raw(api: Api, body: bytes | io.RawIOBase, path: str = "/jobs", **environ: Any) -> Any:
     stream = io.BytesIO(body) if isinstance(body, bytes) else body
     return api.post(
-        "/jobs",
+        path,
         input_stream=stream,
         content_type=f"multipart/form-data; boundary={BOUNDARY}",
         environ_overrides=environ,
@@ -67,6 +67,32 @@ def test_an_empty_file_among_others_is_taken_and_alone_refused(api: Api) -> None
     assert answer.get_json()["code"] == "no_images"
 
 
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("/jobs", part("file", png(2), "2.png")),
+        ("/jobs", part("files", png(2))),
+        ("/jobs", part("name", b"night", "name.txt")),
+        ("/jobs", part("prioriti", b"-5")),
+        ("/jobs", part("idempotency_key", b"k")),
+        ("/datasets", part("label", b"file,label", "labels.csv")),
+        ("/datasets", part("group", b"folders")),
+        ("/models/import", part("model", b"x", "model.tar")),
+        ("/runs/weights", part("weights", b"x", "weights.h5")),
+    ],
+)
+def test_part_of_an_unknown_name_is_refused_and_leaves_no_file(
+    admin: Api, settings: Settings, path: str, wrong: bytes
+) -> None:
+    before = stored_files(settings)
+    answer = post_raw(admin, part("files", png(1), "1.png") + wrong + END, path=path)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    [name] = answer.json["errors"]["form"]
+    assert f'name="{name}"'.encode() in wrong
+    assert f"'{name}'" in answer.json["detail"]
+    assert stored_files(settings) == before
+
+
 def test_client_that_goes_away_leaves_no_file(api: Api, settings: Settings) -> None:
     before = stored_files(settings)
     sent = part("files", png(1), "1.png") + part("files", png(2), "2.png")[:-300]
@@ -85,10 +111,10 @@ def test_malformed_body_is_refused_and_leaves_no_file(api: Api, settings: Settin
 
 def test_a_thousand_parts_are_received_and_one_more_is_not(api: Api) -> None:
     few = b"".join(part("files", png(i, 4), f"{i}.png") for i in range(10))
-    many = few + b"".join(part(f"field-{i}", b"x") for i in range(990))
+    many = few + b"".join(part("name", b"x") for _ in range(990))
     taken = post_raw(api, many + END, CONTENT_LENGTH=str(len(many + END)))
     assert (taken.status_code, taken.json["stages"]["uploads"]) == (202, 10)
-    body = many + part("one-more", b"x") + END
+    body = many + part("name", b"x") + END
     assert post_raw(api, body, CONTENT_LENGTH=str(len(body))).status_code == 413
 
 

@@ -13,7 +13,7 @@ from db.models import Dataset, User
 from db.training.splits import draw_split, keep_split, plan_split
 from web.actions.keys import idempotency_key, once
 from web.actions.lookup import row_of
-from web.actions.uploads import FIELD, check_multipart, file_parts, inspect_parts, plain_part, publish
+from web.actions.uploads import FIELD, check_multipart, check_parts, file_parts, inspect_parts, plain_part, publish
 from web.errors import Problem, sentence
 from web.schemas.datasets import SplitIn
 
@@ -34,6 +34,7 @@ def create(user: User) -> tuple[DatasetView, bool]:
     """
     check_multipart()
     idempotency_key()  # a malformed key is refused before the files are received
+    check_parts("name", "jobs", "groups", files=(FIELD, LABELS_FIELD))
     name = request.form.get("name", "").strip()
     named = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
     jobs = [_id_of(job) for job in named]

@@ -36,9 +36,10 @@ def receive() -> Submission:
 
     Only the beginning of a long compressed TAR is inspected. Ingest finds errors in the rest.
 
-    Raises Problem 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
+    Raises Problem 415, 413, 422 (no files, a refused archive, a bad field or part) and OSError when the disk is full.
     """
     check_multipart()
+    check_parts("name", "priority")
     parts = file_parts(FIELD)
     if not parts:
         raise Problem(422, "no-files", "There is no file in this submission. Send at least one part named 'files'.")
@@ -54,6 +55,23 @@ def check_multipart() -> None:
         raise Problem(415, "unsupported-media-type", "The body must be multipart/form-data with parts named 'files'.")
 
 
+def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,)) -> None:
+    """Raise Problem 422 if the API gets a part of another name than these. The forms of pages have further fields."""
+    if not request.path.startswith("/api/"):
+        return
+    unknown = [name for name in request.form if name not in fields]
+    unknown += [name for name in request.files if name not in files]
+    if unknown:
+        kinds = (("files", files), ("text", fields))
+        advice = f"Send {', and '.join(f'{kind} in {_quoted(names)}' for kind, names in kinds if names)}."
+        detail = f"There is a part named {unknown[0][:100]!r}, which is not known here. {advice}"
+        raise Problem(422, "invalid", detail, errors={"form": {name: [advice] for name in unknown}})
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
+
+
 def file_parts(field: str) -> list[FileStorage]:
     """Return the file parts of this name. Leave out the empty part that a form sends if no file was chosen."""
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
@@ -62,6 +80,7 @@ def file_parts(field: str) -> list[FileStorage]:
 def only_part(what: str) -> FileStorage:
     """Return the only file part. Raises Problem 415, or 422 if there is not exactly one part."""
     check_multipart()
+    check_parts()
     parts = file_parts(FIELD)
     if len(parts) != 1:
         raise Problem(422, "no-files", f"Exactly one file is needed. Send {what}, in a part named 'files'.")

@@ -37,6 +37,7 @@ revalidate(blueprint)
 
 @blueprint.get("")
 @blueprint.output(ModelList)
+@blueprint.doc(responses=problems())
 def list_models() -> ModelList:
     """List model versions
 

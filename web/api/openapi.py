@@ -44,7 +44,7 @@ TEXT = {"type": "string"}
 
 def _multipart(required: str, **properties: Any) -> Any:
     """Return the description of a body with form fields and file parts."""
-    schema = {"type": "object", "required": [required], "properties": properties}
+    schema = {"type": "object", "required": [required], "properties": properties, "additionalProperties": False}
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
@@ -87,8 +87,8 @@ blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi
 
 
 def problems(*statuses: int) -> dict[int, Any]:
-    """Return the error responses of an operation: those of `statuses`, and 401."""
-    return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, *statuses)}
+    """Return the error responses of an operation: those of `statuses`, 401, and 422 for an unknown parameter."""
+    return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, 422, *statuses)}
 
 
 @blueprint.get("/docs")

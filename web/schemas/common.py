@@ -15,6 +15,12 @@ class Out(View):
     model_config = ConfigDict(from_attributes=True)
 
 
+class In(BaseModel):
+    """The base of what the API takes. A member that is not declared is an error, so that no wrong name is ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class ProblemOut(BaseModel):
     """An error (RFC 9457). `type` is stable. It decides which other members there are."""
 
@@ -39,7 +45,7 @@ AsGiven = Annotated[
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
-class ListQuery(BaseModel):
+class ListQuery(In):
     """The page of a list to return."""
 
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")

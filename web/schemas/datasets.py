@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from db.ledger.views import Moment
-from web.schemas.common import AsGiven, Out, Seed
+from web.schemas.common import AsGiven, In, Out, Seed
 
 DatasetState = Literal["queued", "building", "ready", "failed"]
 
@@ -46,7 +46,7 @@ class DatasetPage(Out):
     next_cursor: str | None
 
 
-class SplitIn(BaseModel):
+class SplitIn(In):
     """How to draw a split."""
 
     seed: Seed = 7

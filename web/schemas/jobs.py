@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from db import ClassName
 from db.findings.views import FindingView
@@ -10,7 +10,7 @@ from db.ledger.job_view import JobView
 from db.ledger.results import Result, ResultRow
 from db.ledger.series import SeriesSummary
 from db.ledger.views import JobStateName, Moment
-from web.schemas.common import ListQuery, Out
+from web.schemas.common import In, ListQuery, Out
 
 
 class JobListQuery(ListQuery):
@@ -22,7 +22,7 @@ class JobListQuery(ListQuery):
     )
 
 
-class ImageQuery(BaseModel):
+class ImageQuery(In):
     """How to draw a slice."""
 
     heat: Literal["0", "1"] = Field("0", description="1: draw the heat map over it.")
@@ -82,7 +82,7 @@ class RetryOut(Out):
     job: JobOut
 
 
-class ReviewIn(BaseModel):
+class ReviewIn(In):
     """The label that a reader gives a slice."""
 
     label: ClassName

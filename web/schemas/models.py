@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from db.ledger.views import Moment
-from web.schemas.common import ModelLabel, Named, Out
+from web.schemas.common import In, ModelLabel, Named, Out
 
 CheckState = Literal["queued", "running", "finished", "failed"]
 Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
@@ -18,7 +18,7 @@ class CalibrationOut(Out):
     threshold: float
 
 
-class ExportQuery(BaseModel):
+class ExportQuery(In):
     """What an export holds."""
 
     with_slices: Literal["0", "1"] = Field("0", description="1: the report and the figures that show slices too.")
@@ -92,7 +92,7 @@ class ModelDetail(ModelOut):
     links: dict[str, str]
 
 
-class PromoteIn(BaseModel):
+class PromoteIn(In):
     """Why a version becomes the champion.
 
     `reason` may be empty only if the version passed. `force` overrides a refusal.
@@ -102,20 +102,20 @@ class PromoteIn(BaseModel):
     force: bool = False
 
 
-class RollbackIn(BaseModel):
+class RollbackIn(In):
     """Why the previous champion comes back. `reason` must not be empty."""
 
     reason: Reason = ""
     champion: ModelLabel | None = Field(default=None, description="`name/number` of the champion that is rolled back.")
 
 
-class CheckIn(BaseModel):
+class CheckIn(In):
     """The labelled slices that a model version is checked on."""
 
     dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
 
 
-class CompareIn(BaseModel):
+class CompareIn(In):
     """The version and the dataset that a model version is compared with."""
 
     with_model: ModelLabel = Field(description="`name/number` of the other version.")

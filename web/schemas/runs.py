@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from db import NAME
 from db.ledger.views import Moment
 from training.config import PRESETS
-from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256
+from web.schemas.common import AsGiven, In, ModelLabel, Named, Out, Seed, Sha256
 
 RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
@@ -16,7 +16,7 @@ Setting = Annotated[
 ]
 
 
-class RunIn(BaseModel):
+class RunIn(In):
     """What to train."""
 
     dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")

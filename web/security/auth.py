@@ -2,10 +2,11 @@
 
 import logging
 from datetime import timedelta
+from inspect import signature
 from urllib.parse import urlsplit
 
 from apiflask import APIBlueprint
-from flask import after_this_request, g, request, session
+from flask import after_this_request, current_app, g, request, session
 from sqlalchemy.exc import OperationalError
 from wtforms.validators import ValidationError
 
@@ -100,8 +101,10 @@ def guard_api(blueprint: APIBlueprint) -> None:
     """Let only users through to a blueprint of the API. A browser that writes must send its CSRF token in a header.
 
     The token is not in a form field, because reading the form would receive a whole upload before refusing it.
+    Parameters that an address does not take are refused.
     """
     blueprint.before_request(_check_api_request)
+    blueprint.before_request(_check_parameters)
 
 
 def guard_admin_api(blueprint: APIBlueprint) -> None:
@@ -128,6 +131,14 @@ def _check_api_request() -> None:
         check_token(request.headers.get("X-CSRFToken"))
     except ValidationError as error:
         raise Problem(400, "csrf", "The header X-CSRFToken has no valid token. Reload the page.") from error
+
+
+def _check_parameters() -> None:
+    """Raise Problem 422 if an address of the API has parameters but its view takes none. Others check their own."""
+    if not request.args or "query_data" in signature(current_app.view_functions[request.endpoint or ""]).parameters:
+        return
+    advice = "This address takes no parameters. Leave them out."
+    raise Problem(422, "invalid", advice, errors={"query": {name: [advice] for name in request.args}})
 
 
 def sign_in(user: User) -> None:

@@ -50,7 +50,7 @@ def form_errors(
 def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
     """Return the parameters of the address, or the defaults if a parameter is not valid."""
     try:
-        return model.model_validate(_given(args))
+        return model.model_validate(_given(model, args))
     except ValidationError:
         return model.model_validate({})
 
@@ -58,12 +58,13 @@ def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
 def form_values(model: type[Q], form: MultiDict[str, str], **lists: list[str]) -> Q:
     """Return the fields of a form. Empty fields get their defaults. Raises Problem 422, which names a bad field."""
     try:
-        return model.model_validate(_given(form) | lists)
+        return model.model_validate(_given(model, form) | lists)
     except ValidationError as error:
         first = error.errors()[0]
         where = str(first["loc"][0]).replace("_", " ") if first["loc"] else "form"
         raise Problem(422, "invalid", f"{where[:1].upper()}{where[1:]}: {first['msg']}.") from error
 
 
-def _given(values: MultiDict[str, str]) -> dict[str, str | list[str]]:
-    return {name: value for name, value in values.items() if value}
+def _given(model: type[BaseModel], values: MultiDict[str, str]) -> dict[str, str | list[str]]:
+    """Return the fields of the model that are filled in. Pages have further ones, such as `csrf_token`."""
+    return {name: value for name, value in values.items() if value and name in model.model_fields}

@@ -89,7 +89,7 @@ def _end(job: JobView) -> Stage:
     title = job.state.capitalize() if bad_end else "Finished"
     if job.finished_at is None:
         return Stage(title, "stopping" if job.cancelling else "–", "waiting")
-    took = duration((job.finished_at - job.created_at).total_seconds())
+    took = "after a retry" if job.retried_at else duration((job.finished_at - job.created_at).total_seconds())
     return Stage(title, took, "stopped" if bad_end or job.nothing_predicted else "done")
 
 

@@ -145,6 +145,7 @@ def upgrade() -> None:
         sa.Column("first_result_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("finished_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("cancel_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("retried_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("served_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("tally", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
