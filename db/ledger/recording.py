@@ -32,8 +32,9 @@ A retry put it back, because its entry was not read or because its prepared pixe
 class ReadSlice:
     """A slice after reading: prepared (with a row in the chunk's array), rejected, or cancelled before it was read.
 
-    `patient`: a digest of the patient's ID and its issuer, or "". Only a keyed hash of it is stored. `study_uid`: None
-    if the file does not state it. The slices of a patient in a series are then a separate study.
+    `patient`, `issuer`: digests of the patient's ID, and of the ID with its issuer, or "" if they are not stated. Only
+    keyed hashes of them are stored. `study_uid`: None if the file does not state it. The slices of a patient in a
+    series are then a separate study.
     """
 
     ordinal: int
@@ -51,6 +52,7 @@ class ReadSlice:
     notes: tuple[str, ...] = ()
     array_row: int | None = None
     patient: str = ""
+    issuer: str = ""
     study_uid: str | None = None
     series_uid: str | None = None
     series_label: str = ""
@@ -141,7 +143,7 @@ def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
         return None
     if uid.startswith(FOLDER) and (upload.kind != LOOSE or row.format == "NIfTI"):
         uid = f"{FOLDER}{upload.position}:{uid.removeprefix(FOLDER)}"
-    return Owner(row.patient, row.study_uid, uid, row.series_label)
+    return Owner(row.patient, row.issuer, row.study_uid, uid, row.series_label)
 
 
 def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:

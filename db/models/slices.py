@@ -41,7 +41,9 @@ def _name_key(context: Any) -> str:
 
 
 class Patient(Base):
-    """A patient within one job. `key`: a keyed hash of the ID and its issuer. People see the `ordinal`, from 1.
+    """A patient within one job. People see the `ordinal`, from 1.
+
+    `key`: a keyed hash of the ID. If an issuer is stated, a keyed hash of the ID and the issuer follows.
 
     If the files of a study state no ID, or several, the study gets a separate patient, whose `is_known` is false.
     """

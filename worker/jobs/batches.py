@@ -96,6 +96,7 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         array_row=array_row,
         lung_fraction=lung_fraction(prepared.pixels),
         patient=info.patient if info else "",
+        issuer=info.issuer if info else "",
         series_uid=series.series_uid if series else FOLDER + folder,
         series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height", "notes")},

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -128,7 +128,10 @@ def test_order_is_the_same_for_any_order_of_arrival(
 
 
 owners = st.tuples(
-    st.sampled_from(["", "p", "q"]), st.sampled_from([None, "1", "2"]), st.sampled_from("abcdefgh"), st.integers(0, 1)
+    st.sampled_from([("", ""), ("p", ""), ("p", "p A"), ("p", "p B"), ("q", "")]),
+    st.sampled_from([None, "1", "2"]),
+    st.sampled_from("abcdefgh"),
+    st.integers(0, 1),
 )
 
 
@@ -144,14 +147,14 @@ owners = st.tuples(
 )
 def test_outcomes_are_the_same_for_any_order_of_arrival(
     ann: User,
-    slices: Sequence[tuple[str, str | None, str, int]],
+    slices: Sequence[tuple[tuple[str, str], str | None, str, int]],
     cut: int,
     predicted_between: bool,
     seed: random.Random,
 ) -> None:
     rows = [
-        ct(f"{n}", float(place), patient=patient, study_uid=study, sop_uid=uid)
-        for n, (patient, study, uid, place) in enumerate(slices)
+        ct(f"{n}", float(place), patient=patient, issuer=issuer, study_uid=study, sop_uid=uid)
+        for n, ((patient, issuer), study, uid, place) in enumerate(slices)
     ]
     shuffled = seed.sample(rows, len(rows))
     one, other = read_job(ann, rows), submit_uploads(ann, 2)
@@ -226,6 +229,29 @@ def test_two_patients_in_a_study_hold_it_back_whatever_came_first(ann: User, fir
     assert check_sums(job).rejections == {"patient_conflict": 3}
     assert [known for _, known in patients(job)] == [False, True]
     assert sorted(ordinal for ordinal, _ in patients(job)) == [1, 2]
+
+
+@pytest.mark.parametrize("issuers", list(permutations(["", "HOSP", ""])))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_missing_issuer_agrees_with_the_issuer_of_the_study(ann: User, issuers: tuple[str, ...], batch: int) -> None:
+    slices = [ct(f"{n}", n, issuer=issuer, series_uid=f"1.2.{n}") for n, issuer in enumerate(issuers)]
+    later = ct("later", study_uid="9", series_uid="9.1", issuer="HOSP")
+    job = read_job(ann, [*slices, later], batch=batch)
+    predict_all()
+    assert patients(job) == [(1, True), (1, True)]
+    assert check_sums(job).counts.predicted == 4
+
+
+@pytest.mark.parametrize("issuers", list(permutations(["", "A", "B"])))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_two_issuers_of_an_id_are_two_patients(ann: User, issuers: tuple[str, ...], batch: int) -> None:
+    slices = [ct(f"{n}", n, issuer=issuer) for n, issuer in enumerate(issuers)]
+    apart = [ct(f"{issuer}", study_uid=issuer, series_uid=f"{issuer}.1", issuer=issuer) for issuer in "AB"]
+    job = read_job(ann, [*slices, *apart], batch=batch)
+    predict_all()
+    assert outcomes(job) == {**dict.fromkeys("012", "patient_conflict"), "A": "predicted", "B": "predicted"}
+    assert [known for _, known in patients(job)] == [False, True, True]
+    check_sums(job)
 
 
 def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None:

@@ -100,6 +100,14 @@ def test_patient_is_known_by_issuer_and_id_and_neither_is_stored(ann: User, subm
     assert not any("SECRET-ID" in key for of_job in keys.values() for key in of_job)
 
 
+def test_missing_issuer_agrees_with_the_issuer_of_another_series(ann: User, submit: Any, view: View) -> None:
+    scanner = {"SeriesInstanceUID": "1.1", "IssuerOfPatientID": "HOSP"}
+    job = submit(ann, {"a": ct(1, **scanner), "b": ct(2, SeriesInstanceUID="1.2", IssuerOfPatientID=None)})
+    work()
+    assert set(outcomes(job).values()) == {"predicted"}
+    check_sums(view(job))
+
+
 def test_uids_that_differ_after_the_64th_character_are_two(ann: User, submit: Any) -> None:
     long = "1." + "2" * 70
     files = {

@@ -228,8 +228,10 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return the series of the slice, with all that the file states about it."""
     axes = _orientation(groups)
+    patient, issuer = text_of(dataset, "PatientID").strip(), text_of(dataset, "IssuerOfPatientID").strip()
     return SeriesInfo(
-        patient=_patient(dataset),
+        patient=_digest(patient) if patient else "",
+        issuer=_digest(patient, issuer) if patient and issuer else "",
         study_uid=uid_of(dataset, "StudyInstanceUID"),
         series_uid=uid_of(dataset, "SeriesInstanceUID"),
         series_number=integer_or_none(dataset, "SeriesNumber"),
@@ -242,13 +244,8 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     )
 
 
-def _patient(dataset: Dataset) -> str:
-    """Return a digest of the patient's ID, which is unique within its issuer (PS3.3 C.2.2), or ""."""
-    patient = text_of(dataset, "PatientID").strip()
-    if not patient:
-        return ""
-    text = f"{patient}\0{text_of(dataset, 'IssuerOfPatientID').strip()}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _digest(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
 def _orientation(groups: dict[str, Dataset]) -> list[float]:
