@@ -121,9 +121,12 @@ def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
 
 
 def _engine_of(s: Session, job: Job) -> str | None:
-    """Return the name of the engine that made all predictions of a job. Return None if there were several or none."""
-    engines = s.scalars(select(Prediction.engine).where(Prediction.job_id == job.id).distinct().limit(2)).all()
-    return engines[0] if len(engines) == 1 else None
+    """Return the engine that made most predictions of a job, or the first by name of several. None if there are none.
+
+    A picture that an earlier job predicted keeps its engine, so a job may have predictions of several.
+    """
+    by_engine = select(Prediction.engine).where(Prediction.job_id == job.id).group_by(Prediction.engine)
+    return s.scalars(by_engine.order_by(func.count().desc(), Prediction.engine).limit(1)).first()
 
 
 def _row(job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db import paging
 from db.clock import from_now
-from db.ledger.tally import tallies_of
+from db.ledger.tally import tallies_of, thresholds_of
 from db.ledger.views import JobStateName, Moment, View
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
 from db.models.documents import JobTally
@@ -79,6 +79,9 @@ class JobView(View):
     model_note: str
     threshold: float = Field(
         description="The probability from which on a slice is COVID, in float32. A slice's own is in its result."
+    )
+    thresholds: dict[str, float] = Field(
+        description="The probability from which on a slice is COVID, for each engine that predicted slices of the job."
     )
     recipe: str
     priority: int
@@ -177,6 +180,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         model_version=job.model_version.label,
         model_version_id=job.model_version_id,
         threshold=job.model_version.threshold,
+        thresholds=thresholds_of(job, tally),
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,

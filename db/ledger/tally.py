@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from db.models import Job, Outcome, Prediction, Slice, Upload
 from db.models.documents import JobTally
+from db.registry.calibration import calibration_of
 
 
 def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
@@ -16,11 +17,16 @@ def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
     return stored | count_tallies(s, [job.id for job in jobs if job.tally is None])
 
 
+def thresholds_of(job: Job, tally: JobTally) -> dict[str, float]:
+    """Return the threshold of each engine that predicted slices of a job."""
+    return {engine: calibration_of(job.model_version, engine)[1] for engine in tally.engines}
+
+
 def count_tallies(s: Session, job_ids: Collection[str]) -> dict[str, JobTally]:
     """Count the rows of jobs. The number of statements does not grow with the number of jobs."""
     if not job_ids:
         return {}
-    sums: dict[str, dict[str, Any]] = {job_id: {"outcomes": {}, "reasons": {}} for job_id in job_ids}
+    sums: dict[str, dict[str, Any]] = {job_id: {"outcomes": {}, "reasons": {}, "engines": {}} for job_id in job_ids}
     _add_slices(s, sums)
     _add_predictions(s, sums)
     _add_uploads(s, sums)
@@ -38,14 +44,19 @@ def _add_slices(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
-    """Count the positive predictions, and those out of distribution, which some models do not measure."""
+    """Count the predictions by engine, the positive ones, and those out of distribution, which some do not measure."""
     positive = func.count().filter(Prediction.positive.is_(True))
     ood = func.count().filter(Prediction.ood.is_(True))
-    query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
-    for job_id, positives, outside, measured in s.execute(
-        query.where(Prediction.job_id.in_(sums)).group_by(Prediction.job_id)
+    columns = (Prediction.job_id, Prediction.engine)
+    query = select(*columns, func.count(), positive, ood, func.count(Prediction.ood))
+    for job_id, engine, count, positives, outside, measured in s.execute(
+        query.where(Prediction.job_id.in_(sums)).group_by(*columns).order_by(*columns)
     ):
-        sums[job_id] |= {"positive": positives, "ood": outside if measured else None}
+        of_job = sums[job_id]
+        of_job["engines"][engine] = count
+        of_job["positive"] = of_job.get("positive", 0) + positives
+        if measured:
+            of_job["ood"] = of_job.get("ood", 0) + outside
 
 
 def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:

@@ -151,7 +151,7 @@ class Prediction(Base):
     __table_args__ = (
         UniqueConstraint("slice_id", "model_version_id", "recipe"),
         Index("ix_prediction_pixels", "pixels_sha256", "model_version_id", "recipe"),
-        Index("ix_prediction_job_positive", "job_id", "positive", "ood"),
+        Index("ix_prediction_job_positive", "job_id", "positive", "ood", "engine"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -35,6 +35,7 @@ def job(
         "model_version": "fake/1",
         "model_version_id": 1,
         "threshold": 0.5,
+        "thresholds": {},
         "model_note": "",
         "recipe": "lung-224-v1",
         "priority": 0,

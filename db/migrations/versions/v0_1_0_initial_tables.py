@@ -582,7 +582,7 @@ def upgrade() -> None:
         ),
     )
     with op.batch_alter_table("prediction", schema=None) as batch_op:
-        batch_op.create_index("ix_prediction_job_positive", ["job_id", "positive", "ood"], unique=False)
+        batch_op.create_index("ix_prediction_job_positive", ["job_id", "positive", "ood", "engine"], unique=False)
         batch_op.create_index("ix_prediction_pixels", ["pixels_sha256", "model_version_id", "recipe"], unique=False)
 
     op.create_table(

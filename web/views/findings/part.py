@@ -17,6 +17,7 @@ from db.findings.views import (
     findings_page,
 )
 from db.ledger.series import SeriesQuery, series_page
+from db.ledger.tally import tallies_of, thresholds_of
 from db.models import OPEN_JOB, Job, Level
 from web.views.findings.ribbon import TITLES, Drawing, draw
 
@@ -110,7 +111,8 @@ def _blocks(rows: list[FindingView]) -> list[PatientBlock]:
 def _drawings(s: Session, job: Job, rows: list[FindingView]) -> dict[int, Drawing]:
     series = {row.series_id: row for row in rows if row.series_id is not None}
     drawn = ribbons(s, job, list(series))
-    threshold = job.model_version.threshold
+    thresholds = set(thresholds_of(job, tallies_of(s, [job])[job.id]).values())
+    threshold = thresholds.pop() if len(thresholds) == 1 else None
     return {
         series_id: draw(ribbon, threshold, is_scan=series[series_id].series_uid is not None)
         for series_id, ribbon in drawn.items()

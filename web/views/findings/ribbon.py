@@ -21,29 +21,37 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words."""
+    """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words.
+
+    `threshold`: the probability from which on a slice is COVID, or None if the slices have several thresholds.
+    """
 
     width: int
     paths: dict[str, str]
     text: str
+    threshold: float | None
 
 
-def draw(ribbon: Ribbon, threshold: float, *, is_scan: bool) -> Drawing:
-    """Return the drawing of a ribbon. `is_scan`: the slices are sorted by position in the body, not by name."""
+def draw(ribbon: Ribbon, threshold: float | None, *, is_scan: bool) -> Drawing:
+    """Return the drawing of a ribbon. `is_scan`: the slices are sorted by position in the body, not by name.
+
+    `threshold`: see Drawing.
+    """
     paths: dict[str, str] = {}
     for place, bar in enumerate(ribbon.bars):
         height = NOTHING_HEIGHT if bar.probability is None else max(LEAST_HEIGHT, round(HEIGHT * bar.probability))
         paths[bar.kind] = paths.get(bar.kind, "") + f"M{place} {HEIGHT}v-{height}h1v{height}z"
-    return Drawing(len(ribbon.bars), paths, _text(ribbon, threshold, is_scan))
+    return Drawing(len(ribbon.bars), paths, _text(ribbon, threshold, is_scan), threshold)
 
 
-def _text(ribbon: Ribbon, threshold: float, is_scan: bool) -> str:
+def _text(ribbon: Ribbon, threshold: float | None, is_scan: bool) -> str:
     order = "from the feet to the head" if is_scan else "in the order of their names"
     start = f"Probability of COVID along {counted(ribbon.slices, 'slice')} {order}"
     if ribbon.highest is None or ribbon.highest_at is None:
         return f"{start}: no slice was predicted."
+    least = "" if threshold is None else f" (at least {probability(threshold)})"
     return (
         f"{start}: the highest is {probability(ribbon.highest)} at slice {count(ribbon.highest_at)};"
-        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted slices are COVID"
-        f" (at least {probability(threshold)}), not counting slices that are out of distribution or show little lung."
+        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted slices are COVID{least},"
+        f" not counting slices that are out of distribution or show little lung."
     )
