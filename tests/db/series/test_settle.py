@@ -318,6 +318,23 @@ def test_series_in_time_and_copies_of_a_slice_are_no_bolus_tracking(ann: User, d
     assert set(outcomes(read_job(ann, tracking)).values()) == {"open"}
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_scan_whose_slices_all_state_one_position_is_no_bolus_tracking(ann: User) -> None:
+    def at_one_position(series: str, shares: Sequence[float]) -> list[ReadSlice]:
+        facts = {"series_uid": series}
+        return [ct(f"{series} {n}", 0.0, instance_number=n, lung_fraction=x, **facts) for n, x in enumerate(shares)]
+
+    scan = at_one_position("scan", [0.01, 0.1, 0.2, 0.25, 0.2, 0.1, 0.02] * 4)
+    breathing = at_one_position("tracking", [0.2, 0.21, 0.24, 0.27, 0.25, 0.22])
+    job = read_job(ann, scan, breathing)
+    assert {name for name, outcome in outcomes(job).items() if outcome == "bolus_tracking"} == {
+        row.name for row in breathing
+    }
+    assert names_in_order(job, "scan") == [row.name for row in scan]
+    with read_scope() as s:
+        assert s.scalars(select(Series.notes).where(Series.uid == "scan")).one() == ["doubled"]
+
+
 def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:
     job = submit_uploads(ann, 1)
     with session_scope() as s:
