@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
-from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, Array, Evidence, conclude, rule_of
+from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, PATIENT_UNCLEAR, Array, Evidence, conclude, rule_of
 from db.findings.unread import Folder, Place, folder_of, unread_files
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
@@ -53,7 +53,7 @@ def remove_findings(s: Session, job: Job) -> None:
 
 def _places(s: Session, job: Job) -> list[Place]:
     query = (
-        select(Study.patient_id, Study.id, Series.id, Study.conflict)
+        select(Study.patient_id, Study.id, Series.id, Study.conflict, Study.birth_key, Study.sex_key)
         .join(Study, Study.id == Series.study_id)
         .join(Patient, Patient.id == Study.patient_id)
         .where(Series.job_id == job.id)
@@ -175,9 +175,20 @@ def _evidence(
         probabilities=np.concatenate([part.probabilities for part in parts]) if parts else np.zeros(0),
         ood=sum(ood) if ood else None,
         left_out=left_out,
-        conflict=next((place.conflict for place in places if place.conflict is not None), None),
+        conflict=_conflict(level, places),
         upload_failed=any(part.upload_failed for part in parts),
     )
+
+
+def _conflict(level: Level, places: list[Place]) -> str | None:
+    """Return the code of the conflict of a unit, or None.
+
+    A patient is unclear if the files state several birth dates or sexes, and so is a study. A series keeps its verdict.
+    """
+    of_study = next((place.conflict for place in places if place.conflict is not None), None)
+    keys: tuple[set[str | None], ...] = ({place.birth_key for place in places}, {place.sex_key for place in places})
+    differ = any(Study.SEVERAL in stated or len(stated - {None}) > 1 for stated in keys)
+    return of_study or (PATIENT_UNCLEAR if differ and level != Level.SERIES else None)
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:

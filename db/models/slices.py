@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -61,8 +61,12 @@ class Patient(Base):
 class Study(Base):
     """A study of a patient of a job. Each folder of pictures is a study.
 
-    `conflict`: the reason code with which all its slices are rejected, or None.
+    `conflict`: the reason code with which all its slices are rejected, or None. `birth_key`, `sex_key`: keyed hashes of
+    the patient's ID with the birth date and with the sex that the files state, or None. If the files of the study state
+    several, it is SEVERAL.
     """
+
+    SEVERAL: ClassVar = "several"
 
     __tablename__ = "study"
     __table_args__ = (UniqueConstraint("job_id", "uid"),)
@@ -72,6 +76,8 @@ class Study(Base):
     patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
     uid: Mapped[str]
     conflict: Mapped[str | None]
+    birth_key: Mapped[str | None]
+    sex_key: Mapped[str | None]
 
 
 class Series(Base):

@@ -28,12 +28,14 @@ class Owner(NamedTuple):
     """The patient, the study and the series of a slice, as its file states them.
 
     `patient`: a digest of the patient's ID, or "" if no ID is stated. `issuer`: a digest of the ID and its issuer, or
-    "" if no issuer is stated. `study_uid`: None if it is not stated. The slices of a patient in a series are then a
-    separate study.
+    "" if no issuer is stated. `birth_date`, `sex`: digests of the ID with each of these, or "". `study_uid`: None if it
+    is not stated. The slices of a patient in a series are then a separate study.
     """
 
     patient: str
     issuer: str
+    birth_date: str
+    sex: str
     study_uid: str | None
     series_uid: str
     series_label: str
@@ -63,9 +65,13 @@ def _own_study(owner: Owner, patients: "_Patients") -> str:
 
 def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, Study]:
     stated: dict[str, set[str]] = {uid: set() for uid in study_uids.values()}
+    births: dict[str, set[str]] = {uid: set() for uid in stated}
+    sexes: dict[str, set[str]] = {uid: set() for uid in stated}
     for owner, uid in study_uids.items():
         if owner.patient:
             stated[uid].add(patients.key_of(owner))
+        births[uid].add(patients.hash_of(owner.birth_date))
+        sexes[uid].add(patients.hash_of(owner.sex))
     query = select(Study, Patient).join(Patient, Patient.id == Study.patient_id)
     rows = s.execute(query.where(Study.job_id == job_id, Study.uid.in_(stated))).all()
     studies = {study.uid: study for study, _ in rows}
@@ -82,8 +88,16 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
             study = studies[uid] = Study(job_id=job_id, uid=uid)
             s.add(study)
         study.patient_id, study.conflict = patient.id, PATIENT_CONFLICT if in_conflict else None
+        study.birth_key = _only({study.birth_key, *births[uid]})
+        study.sex_key = _only({study.sex_key, *sexes[uid]})
     s.flush()
     return studies
+
+
+def _only(keys: set[str | None]) -> str | None:
+    """Return the only key that is stated, None if none is, or SEVERAL."""
+    stated = keys - {None, ""}
+    return Study.SEVERAL if len(stated) > 1 else next(iter(stated), None)
 
 
 class _Patients:
@@ -95,10 +109,11 @@ class _Patients:
 
     def key_of(self, owner: Owner) -> str:
         """Return the key of the patient that an owner states. The key is different in each job."""
-        return " ".join(self._hash_of(digest) for digest in (owner.patient, owner.issuer) if digest)
+        return " ".join(filter(None, (self.hash_of(owner.patient), self.hash_of(owner.issuer))))
 
-    def _hash_of(self, digest: str) -> str:
-        return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex()
+    def hash_of(self, digest: str) -> str:
+        """Return the keyed hash of a digest, or "" if the digest is empty. The hash is different in each job."""
+        return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex() if digest else ""
 
     def get(self, key: str, *, is_known: bool) -> Patient:
         s, of_job = self._session, Patient.job_id == self._job_id

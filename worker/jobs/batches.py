@@ -86,7 +86,8 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
     folder = entry.name if prepared.format == "NIfTI" else entry.name.rpartition("/")[0]  # each volume is a series
     texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
     numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
-    place: Any = texts | numbers
+    patient = {name: getattr(info, name, "") for name in ("patient", "issuer", "birth_date", "sex")}
+    place: Any = texts | numbers | patient
     return ReadSlice(
         ordinal=entry.ordinal,
         name=entry.name,
@@ -95,8 +96,6 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         pixels_sha256=prepared.sha256_pixels,
         array_row=array_row,
         lung_fraction=lung_fraction(prepared.pixels),
-        patient=info.patient if info else "",
-        issuer=info.issuer if info else "",
         series_uid=series.series_uid if series else FOLDER + folder,
         series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height", "notes")},

@@ -131,6 +131,36 @@ def test_the_rule_that_was_tuned_is_used_with_its_interval(ann: User, champion: 
     assert (finding.rule, finding.verdict, finding.low, finding.high) == ("max", "COVID", 0.8, 0.95)
 
 
+PEOPLE = [("b1", ""), ("", "m"), ("b2", "")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patient_of_several_birth_dates_has_no_verdict(ann: User, seed: int) -> None:
+    people = random.Random(seed).sample(PEOPLE, 3)
+    rows = [
+        replace(row, birth_date=born, sex=sex)
+        for n, (born, sex) in enumerate(people)
+        for row in slices(5, f"{n}", f"study {n}")
+    ]
+    job = run_job(ann, random.Random(seed).sample(rows, len(rows)))
+    reasons = [(one.level, one.reason) for one in findings(job)]
+    assert reasons == [("patient", "patient_unclear"), *[("study", None), ("series", None)] * 3]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_study_of_several_sexes_has_no_verdict_and_its_series_have(ann: User, seed: int) -> None:
+    rows = [replace(row, sex=sex) for sex in ("", "m", "f") for row in slices(3, sex or "none")]
+    job = run_job(ann, random.Random(seed).sample(rows, len(rows)))
+    reasons = [(one.level, one.reason) for one in findings(job)]
+    assert reasons == [("patient", "patient_unclear"), ("study", "patient_unclear"), *[("series", None)] * 3]
+
+
+def test_birth_date_that_some_files_leave_out_changes_no_verdict(ann: User) -> None:
+    rows = [replace(row, birth_date=born) for born in ("", "b1") for row in slices(5, born or "none")]
+    other = [replace(row, birth_date="b2") for row in slices(5, "3", "3", "q")]
+    assert {one.reason for one in findings(run_job(ann, [*rows, *other]))} == {None}
+
+
 @pytest.mark.parametrize(("fast", "threshold"), [(1, 0.5), (2, 0.3), (4, 0.3)])
 def test_threshold_is_that_of_the_engine_of_most_predictions(ann: User, fast: int, threshold: float) -> None:
     with session_scope() as s:

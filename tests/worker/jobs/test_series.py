@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from db.database import read_scope
 from db.ledger.job_view import JobView
-from db.models import Job, JobState, Patient, Series, Slice, Study, User
+from db.models import Finding, Job, JobState, Patient, Series, Slice, Study, User
 from db.storage import storage
 from tests.worker.imaging.builders import dicom
 from worker.jobs import ingest, predict
@@ -106,6 +106,22 @@ def test_missing_issuer_agrees_with_the_issuer_of_another_series(ann: User, subm
     work()
     assert set(outcomes(job).values()) == {"predicted"}
     check_sums(view(job))
+
+
+def test_one_id_for_several_people_gives_no_verdict_on_the_patient(ann: User, submit: Any) -> None:
+    def study(number: int, born: str | None, sex: str | None) -> bytes:
+        uids = {"StudyInstanceUID": f"5.{number}", "SeriesInstanceUID": f"5.{number}.1"}
+        return ct(number, PatientID="ANONYMOUS", PatientBirthDate=born, PatientSex=sex, **uids)
+
+    people = {"born": ["19500131", "19620228", None], "sex": [None, "M", "F"], "same": ["19500131", "19500131", None]}
+    for name, values in people.items():
+        facts = [(None, value) if name == "sex" else (value, None) for value in values]
+        job = submit(ann, {f"{n}": study(n, *stated) for n, stated in enumerate(facts)})
+        work()
+        with read_scope() as s:
+            query = select(Finding.reason).where(Finding.job_id == job.id, Finding.level == "patient")
+            (reason,) = s.scalars(query)
+        assert (reason == "patient_unclear") == (name != "same")
 
 
 def test_uids_that_differ_after_the_64th_character_are_two(ann: User, submit: Any) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -228,10 +229,12 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return the series of the slice, with all that the file states about it."""
     axes = _orientation(groups)
-    patient, issuer = text_of(dataset, "PatientID").strip(), text_of(dataset, "IssuerOfPatientID").strip()
+    patient = _stated(dataset, "PatientID")  # unique within its issuer (PS3.3 C.2.2)
     return SeriesInfo(
-        patient=_digest(patient) if patient else "",
-        issuer=_digest(patient, issuer) if patient and issuer else "",
+        patient=_digest(patient),
+        issuer=_digest(patient, _stated(dataset, "IssuerOfPatientID")),
+        birth_date=_digest(patient, _stated(dataset, "PatientBirthDate", "[0-9]{8}")),
+        sex=_digest(patient, _stated(dataset, "PatientSex", "[MF]")),
         study_uid=uid_of(dataset, "StudyInstanceUID"),
         series_uid=uid_of(dataset, "SeriesInstanceUID"),
         series_number=integer_or_none(dataset, "SeriesNumber"),
@@ -244,8 +247,15 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     )
 
 
+def _stated(dataset: Dataset, keyword: str, form: str = ".+") -> str:
+    """Return a text, or "" if it does not have this form, a regular expression."""
+    text = text_of(dataset, keyword).strip()
+    return text if re.fullmatch(form, text, re.DOTALL) else ""
+
+
 def _digest(*texts: str) -> str:
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+    """Return a digest of these texts, or "" if one of them is empty."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest() if all(texts) else ""
 
 
 def _orientation(groups: dict[str, Dataset]) -> list[float]:

@@ -185,6 +185,21 @@ def test_patients_differ_by_id_and_issuer() -> None:
     assert patient(PatientID="") == patient(PatientID=None) == patient(PatientID=" ", IssuerOfPatientID="A") == ("", "")
 
 
+def test_birth_date_and_sex_are_digests_that_belong_to_the_id() -> None:
+    def person(**changes: Any) -> tuple[str, str]:
+        series = slice_of(dicom(**changes)).series
+        assert series is not None
+        return series.birth_date, series.sex
+
+    stated = {"PatientBirthDate": "19500131", "PatientSex": "F"}
+    born, sex = person(**stated)
+    assert len({born, sex, ""}) == 3
+    assert person(**stated | {"PatientBirthDate": "19510131"}) != (born, sex)
+    assert person(**stated | {"PatientSex": "M"})[0] == born
+    assert not set(person(**stated, PatientID="another")) & {born, sex}
+    assert person(PatientBirthDate="1950", PatientSex="O") == person(**stated, PatientID="") == person() == ("", "")
+
+
 def nested(depth: int, *, defined: bool) -> Dataset:
     inner = Dataset()
     inner.CodeMeaning = "end"
