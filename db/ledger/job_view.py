@@ -15,11 +15,13 @@ from db.ledger.views import JobStateName, Moment, View
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
 from db.models.documents import JobTally
 from db.paging import BadCursor, Page
+from db.reasons import OF_FILES
 from db.registry.engine_proofs import refusals
 
 Ended = tuple[datetime, int]
 """When a chunk ended, and how many slices it had."""
 
+FEW, ALONE = 4, 0.9  # so many patients at least, and so many for each slice that was read, make each slice a patient
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
@@ -88,6 +90,10 @@ class JobView(View):
     counts: Counts
     ood: int | None = Field(
         description="Predicted slices that are out of distribution; null if the model does not measure it."
+    )
+    each_slice_a_patient: bool = Field(
+        description="By the DICOM headers of an ended job, nearly every slice is a patient of its own. An anonymiser "
+        "may have removed the patient IDs and given each file new UIDs. Each finding then rests on a single slice."
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
@@ -166,6 +172,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
     rate = _rate(job, outcomes[Outcome.PREDICTED], recent, now)
     is_open = job.state in OPEN_JOB
     cancelling = is_open and job.cancel_requested_at is not None
+    read = received - sum(count for code, count in tally.reasons.items() if code in OF_FILES)
     nothing_predicted = not is_open and not outcomes[Outcome.PREDICTED]
     state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
@@ -186,6 +193,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         priority=job.priority,
         counts=Counts(received=received, positive=tally.positive, **outcomes),
         ood=tally.ood,
+        each_slice_a_patient=not is_open and tally.scanned >= max(FEW, ALONE * read),
         stages=Stages(
             total=total,
             total_known=not tally.unlisted,

@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.models import Job, Outcome, Prediction, Slice, Upload
+from db.models import Job, Outcome, Prediction, Slice, Study, Upload
 from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
+from db.series.rows import NO_STUDY
 
 
 def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
@@ -62,8 +63,11 @@ def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
     unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
     totals = (func.sum(func.coalesce(Upload.entries, 0)), func.sum(Upload.dicomdirs))
-    columns = (Upload.job_id, *totals, unlisted, func.count(), func.count(Upload.closed_at))
-    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked")
+    states_study = ~Study.uid.startswith(NO_STUDY, autoescape=True)  # a folder of pictures states none
+    scanned = select(func.count(Study.patient_id.distinct())).where(Study.job_id == Upload.job_id, states_study)
+    counts = (unlisted, func.count(), func.count(Upload.closed_at), scanned.scalar_subquery())
+    columns = (Upload.job_id, *totals, *counts)
+    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", "scanned")
     query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
-    for job_id, *counts in s.execute(query):
-        sums[job_id] |= dict(zip(names, map(int, counts), strict=True))
+    for job_id, *numbers in s.execute(query):
+        sums[job_id] |= dict(zip(names, map(int, numbers), strict=True))

@@ -238,7 +238,7 @@ class JobTally(Document):
     predicted as COVID. `ood`: predicted slices that are out of distribution, or None if the model does not measure
     this. `engines`: predictions by engine. `announced`: the entries that the listings of its `uploads` announce.
     `unlisted`: uploads that announce no number and are still being read. `unpacked`: uploads that were read to their
-    end. `dicomdirs`: files named DICOMDIR, which are not slices.
+    end. `dicomdirs`: files named DICOMDIR, which are not slices. `scanned`: patients with a study that the files state.
     """
 
     outcomes: dict[str, int] = Field(default_factory=dict)
@@ -251,3 +251,4 @@ class JobTally(Document):
     uploads: int = 0
     unpacked: int = 0
     dicomdirs: int = 0
+    scanned: int = 0

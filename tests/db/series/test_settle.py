@@ -269,6 +269,23 @@ def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None
     assert check_sums(job).counts.predicted == 5
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("alone", "with_others", "expected"), [(4, 0, True), (3, 0, False), (9, 1, True), (5, 3, False)]
+)
+def test_job_whose_every_slice_is_a_patient_says_so(ann: User, alone: int, with_others: int, expected: bool) -> None:
+    def blank(number: int, study: int) -> ReadSlice:
+        return ct(f"{study} {number}", patient="", study_uid=f"1.{study}", series_uid=f"1.{study}.1")
+
+    slices = [*(blank(0, n) for n in range(alone)), *(blank(n, 99) for n in range(with_others))]
+    folders = [ct(f"{n}.png", patient="", study_uid=None, series_uid=f"folder:{n}", format="PNG") for n in range(9)]
+    conflict = [ct(f"{n} {patient}", study_uid=f"1.{n}", patient=patient) for n in range(4) for patient in "pq"]
+    job, *others = (read_job(ann, rows) for rows in (slices, folders, conflict))
+    predict_all()
+    assert check_sums(job).each_slice_a_patient == expected
+    assert not any(check_sums(other).each_slice_a_patient for other in others)
+
+
 def test_patients_are_in_no_conflict_in_a_study_that_is_not_stated(ann: User) -> None:
     nowhere = {"study_uid": None, "series_uid": "folder:ct"}
     job = read_job(
