@@ -132,6 +132,10 @@ REASONS = OF_ARCHIVES | OF_FILES | OF_CONFLICTS | OF_QUARANTINE | OF_UPLOADS | O
 
 
 OF_FINDINGS = {
+    "patient_unclear": (
+        "The files of this patient ID state different birth dates or sexes, so it may stand for several people."
+        " Correct the patient IDs and send it again."
+    ),
     "upload_failed": "A file with some of the slices could not be unpacked to its end, so slices may be missing.",
     "missing": "More than a quarter of the slices were rejected, quarantined or cancelled.",
     "nothing_predicted": "No slice was predicted.",

@@ -7,11 +7,20 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
-from db.findings.rules import COPY, LEAST_LUNG, LITTLE_LUNG, Conclusion, Evidence, conclude, rule_of
+from db.findings.rules import (
+    COPY,
+    LEAST_LUNG,
+    LITTLE_LUNG,
+    PATIENT_UNCLEAR,
+    Conclusion,
+    Evidence,
+    conclude,
+    rule_of,
+)
 from db.findings.unread import Files, Place, files_of, find_unread
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
@@ -60,7 +69,7 @@ def remove_findings(s: Session, job: Job) -> None:
 
 def _places(s: Session, job: Job) -> list[Place]:
     query = (
-        select(Study.patient_id, Study.id, Series.id, Study.conflict)
+        select(Study.patient_id, Study.id, Series.id, Study.conflict, Study.birth_key, Study.sex_key)
         .join(Study, Study.id == Series.study_id)
         .join(Patient, Patient.id == Study.patient_id)
         .where(Series.job_id == job.id)
@@ -145,9 +154,12 @@ def _preferred(row: _Row) -> tuple[bool, float, str]:
 
 
 def _engine_of(s: Session, job: Job) -> str | None:
-    """Return the name of the engine that made all predictions of a job. Return None if there were several or none."""
-    engines = s.scalars(select(Prediction.engine).where(Prediction.job_id == job.id).distinct().limit(2)).all()
-    return engines[0] if len(engines) == 1 else None
+    """Return the engine that made most predictions of a job, or the first by name of several. None if there are none.
+
+    A picture that an earlier job predicted keeps its engine, so a job may have predictions of several.
+    """
+    by_engine = select(Prediction.engine).where(Prediction.job_id == job.id).group_by(Prediction.engine)
+    return s.scalars(by_engine.order_by(func.count().desc(), Prediction.engine).limit(1)).first()
 
 
 def _row(
@@ -199,9 +211,20 @@ def _evidence(
         probabilities=np.array([chance for part in parts for chance in part.probabilities], np.float64),
         ood=sum(ood) if ood else None,
         left_out=left_out,
-        conflict=next((place.conflict for place in places if place.conflict is not None), None),
+        conflict=_conflict(level, places),
         upload_failed=any(part.upload_failed for part in parts),
     )
+
+
+def _conflict(level: Level, places: list[Place]) -> str | None:
+    """Return the code of the conflict of a unit, or None.
+
+    A patient is unclear if the files state several birth dates or sexes, and so is a study. A series keeps its verdict.
+    """
+    of_study = next((place.conflict for place in places if place.conflict is not None), None)
+    keys: tuple[set[str | None], ...] = ({place.birth_key for place in places}, {place.sex_key for place in places})
+    differ = any(Study.SEVERAL in stated or len(stated - {None}) > 1 for stated in keys)
+    return of_study or (PATIENT_UNCLEAR if differ and level != Level.SERIES else None)
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:

@@ -11,6 +11,7 @@ A finding abstains if its slices are not enough for a verdict. It then has no ve
 first of these that holds:
 
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
+- `patient_unclear`: the files of a patient ID state several birth dates or sexes, so it may stand for several people;
 - `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
 - `missing`: more than a quarter of the slices were rejected, quarantined or cancelled;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
@@ -45,7 +46,7 @@ DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
 MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
 """The shares of slices above which a finding abstains."""
-LITTLE_LUNG, COPY, UPLOAD_FAILED = "little_lung", "copy", "upload_failed"
+LITTLE_LUNG, COPY, UPLOAD_FAILED, PATIENT_UNCLEAR = "little_lung", "copy", "upload_failed", "patient_unclear"
 MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
 _ORDER = (*OF_CONFLICTS, UPLOAD_FAILED, MISSING, NOTHING_PREDICTED, NO_LUNG, OOD)
 
@@ -87,8 +88,8 @@ class Evidence:
 
     `probabilities`: float64[n], in any order, of the slices that were predicted and have enough lung. `ood`: how many
     of these slices are out of distribution, or None if the model does not measure this. `left_out`: the other slices,
-    counted by reason code. `conflict`: the code of a conflict in one of their studies, or None. `upload_failed`: some
-    slices came in a file that was not unpacked to its end.
+    counted by reason code. `conflict`: the code of a conflict in one of their studies or between them, or None.
+    `upload_failed`: some slices came in a file that was not unpacked to its end.
     """
 
     probabilities: Array

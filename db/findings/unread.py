@@ -29,12 +29,14 @@ Folder = tuple[int, str]
 
 
 class Place(NamedTuple):
-    """A series, its study and its patient, and the conflict of the study."""
+    """A series, its study and its patient, and what the study states: see `db.models.Study`."""
 
     patient_id: int
     study_id: int
     series_id: int
     conflict: str | None
+    birth_key: str | None
+    sex_key: str | None
 
     def id_at(self, level: Level) -> int:
         """Return the id of the series, study or patient, depending on the level."""

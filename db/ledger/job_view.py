@@ -10,16 +10,18 @@ from sqlalchemy.orm import Session
 
 from db import paging
 from db.clock import from_now
-from db.ledger.tally import tallies_of
+from db.ledger.tally import tallies_of, thresholds_of
 from db.ledger.views import JobStateName, Moment, View
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
 from db.models.documents import JobTally
 from db.paging import BadCursor, Page
+from db.reasons import OF_FILES
 from db.registry.engine_proofs import refusals
 
 Ended = tuple[datetime, int]
 """When a chunk ended, and how many slices it had."""
 
+FEW, ALONE = 4, 0.9  # so many patients at least, and so many for each slice that was read, make each slice a patient
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
@@ -80,11 +82,18 @@ class JobView(View):
     threshold: float = Field(
         description="The probability from which on a slice is COVID, in float32. A slice's own is in its result."
     )
+    thresholds: dict[str, float] = Field(
+        description="The probability from which on a slice is COVID, for each engine that predicted slices of the job."
+    )
     recipe: str
     priority: int
     counts: Counts
     ood: int | None = Field(
         description="Predicted slices that are out of distribution; null if the model does not measure it."
+    )
+    each_slice_a_patient: bool = Field(
+        description="By the DICOM headers of an ended job, nearly every slice is a patient of its own. An anonymiser "
+        "may have removed the patient IDs and given each file new UIDs. Each finding then rests on a single slice."
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
@@ -164,6 +173,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
     rate = _rate(job, outcomes[Outcome.PREDICTED], recent, now)
     is_open = job.state in OPEN_JOB
     cancelling = is_open and job.cancel_requested_at is not None
+    read = received - sum(count for code, count in tally.reasons.items() if code in OF_FILES)
     nothing_predicted = not is_open and not outcomes[Outcome.PREDICTED]
     state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
@@ -178,11 +188,13 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         model_version=job.model_version.label,
         model_version_id=job.model_version_id,
         threshold=job.model_version.threshold,
+        thresholds=thresholds_of(job, tally),
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,
         counts=Counts(received=received, positive=tally.positive, **outcomes),
         ood=tally.ood,
+        each_slice_a_patient=not is_open and tally.scanned >= max(FEW, ALONE * read),
         stages=Stages(
             total=total,
             total_known=not tally.unlisted,

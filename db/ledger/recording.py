@@ -31,8 +31,9 @@ A retry put it back, because its entry was not read or because its prepared pixe
 class ReadSlice:
     """A slice after reading: prepared (with a row in the chunk's array), rejected, or cancelled before it was read.
 
-    `patient`: a digest of the patient's ID and its issuer, or "". Only a keyed hash of it is stored. `study_uid`: None
-    if the file does not state it. The slices of a patient in a series are then a separate study.
+    `patient`: a digest of the patient's ID. `issuer`, `birth_date`, `sex`: digests of the ID with each of these. They
+    are "" if they are not stated, and only keyed hashes of them are stored. `study_uid`: None if the file does not
+    state it. The slices of a patient in a series are then a separate study.
     """
 
     ordinal: int
@@ -50,6 +51,9 @@ class ReadSlice:
     notes: tuple[str, ...] = ()
     array_row: int | None = None
     patient: str = ""
+    issuer: str = ""
+    birth_date: str = ""
+    sex: str = ""
     study_uid: str | None = None
     series_uid: str | None = None
     series_label: str = ""
@@ -140,7 +144,7 @@ def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
         return None
     if uid.startswith(FOLDER) and (upload.kind != LOOSE or uid == FOLDER + row.name):
         uid = f"{FOLDER}{upload.position}:{uid.removeprefix(FOLDER)}"
-    return Owner(row.patient, row.study_uid, uid, row.series_label)
+    return Owner(row.patient, row.issuer, row.birth_date, row.sex, row.study_uid, uid, row.series_label)
 
 
 def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:

@@ -6,8 +6,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.models import Job, Outcome, Prediction, Slice, Upload
+from db.models import Job, Outcome, Prediction, Slice, Study, Upload
 from db.models.documents import JobTally
+from db.registry.calibration import calibration_of
+from db.series.rows import NO_STUDY
 
 
 def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
@@ -16,11 +18,16 @@ def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
     return stored | count_tallies(s, [job.id for job in jobs if job.tally is None])
 
 
+def thresholds_of(job: Job, tally: JobTally) -> dict[str, float]:
+    """Return the threshold of each engine that predicted slices of a job."""
+    return {engine: calibration_of(job.model_version, engine)[1] for engine in tally.engines}
+
+
 def count_tallies(s: Session, job_ids: Collection[str]) -> dict[str, JobTally]:
     """Count the rows of jobs. The number of statements does not grow with the number of jobs."""
     if not job_ids:
         return {}
-    sums: dict[str, dict[str, Any]] = {job_id: {"outcomes": {}, "reasons": {}} for job_id in job_ids}
+    sums: dict[str, dict[str, Any]] = {job_id: {"outcomes": {}, "reasons": {}, "engines": {}} for job_id in job_ids}
     _add_slices(s, sums)
     _add_predictions(s, sums)
     _add_uploads(s, sums)
@@ -38,21 +45,29 @@ def _add_slices(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
-    """Count the positive predictions, and those out of distribution, which some models do not measure."""
+    """Count the predictions by engine, the positive ones, and those out of distribution, which some do not measure."""
     positive = func.count().filter(Prediction.positive.is_(True))
     ood = func.count().filter(Prediction.ood.is_(True))
-    query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
-    for job_id, positives, outside, measured in s.execute(
-        query.where(Prediction.job_id.in_(sums)).group_by(Prediction.job_id)
+    columns = (Prediction.job_id, Prediction.engine)
+    query = select(*columns, func.count(), positive, ood, func.count(Prediction.ood))
+    for job_id, engine, count, positives, outside, measured in s.execute(
+        query.where(Prediction.job_id.in_(sums)).group_by(*columns).order_by(*columns)
     ):
-        sums[job_id] |= {"positive": positives, "ood": outside if measured else None}
+        of_job = sums[job_id]
+        of_job["engines"][engine] = count
+        of_job["positive"] = of_job.get("positive", 0) + positives
+        if measured:
+            of_job["ood"] = of_job.get("ood", 0) + outside
 
 
 def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
     unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
     totals = (func.sum(func.coalesce(Upload.entries, 0)), func.sum(Upload.dicomdirs))
-    columns = (Upload.job_id, *totals, unlisted, func.count(), func.count(Upload.closed_at))
-    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked")
+    states_study = ~Study.uid.startswith(NO_STUDY, autoescape=True)  # a folder of pictures states none
+    scanned = select(func.count(Study.patient_id.distinct())).where(Study.job_id == Upload.job_id, states_study)
+    counts = (unlisted, func.count(), func.count(Upload.closed_at), scanned.scalar_subquery())
+    columns = (Upload.job_id, *totals, *counts)
+    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", "scanned")
     query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
-    for job_id, *counts in s.execute(query):
-        sums[job_id] |= dict(zip(names, map(int, counts), strict=True))
+    for job_id, *numbers in s.execute(query):
+        sums[job_id] |= dict(zip(names, map(int, numbers), strict=True))

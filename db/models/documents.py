@@ -236,17 +236,19 @@ class JobTally(Document):
 
     `outcomes`: slices by outcome. `reasons`: rejected and quarantined slices by reason code. `positive`: slices
     predicted as COVID. `ood`: predicted slices that are out of distribution, or None if the model does not measure
-    this. `announced`: the entries that the listings of its `uploads` announce. `unlisted`: uploads that announce no
-    number and are still being read. `unpacked`: uploads that were read to their end. `dicomdirs`: files named DICOMDIR,
-    which are not slices.
+    this. `engines`: predictions by engine. `announced`: the entries that the listings of its `uploads` announce.
+    `unlisted`: uploads that announce no number and are still being read. `unpacked`: uploads that were read to their
+    end. `dicomdirs`: files named DICOMDIR, which are not slices. `scanned`: patients with a study that the files state.
     """
 
     outcomes: dict[str, int] = Field(default_factory=dict)
     reasons: dict[str, int] = Field(default_factory=dict)
     positive: int = 0
     ood: int | None = None
+    engines: dict[str, int] = Field(default_factory=dict)
     announced: int = 0
     unlisted: int = 0
     uploads: int = 0
     unpacked: int = 0
     dicomdirs: int = 0
+    scanned: int = 0

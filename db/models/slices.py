@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -56,7 +56,9 @@ def _name_key(context: Any) -> str:
 
 
 class Patient(Base):
-    """A patient within one job. `key`: a keyed hash of the ID and its issuer. People see the `ordinal`, from 1.
+    """A patient within one job. People see the `ordinal`, from 1.
+
+    `key`: a keyed hash of the ID. If an issuer is stated, a keyed hash of the ID and the issuer follows.
 
     If the files of a study state no ID, or several, the study gets a separate patient, whose `is_known` is false.
     """
@@ -74,8 +76,12 @@ class Patient(Base):
 class Study(Base):
     """A study of a patient of a job. Each folder of pictures is a study.
 
-    `conflict`: the reason code with which all its slices are rejected, or None.
+    `conflict`: the reason code with which all its slices are rejected, or None. `birth_key`, `sex_key`: keyed hashes of
+    the patient's ID with the birth date and with the sex that the files state, or None. If the files of the study state
+    several, it is SEVERAL.
     """
+
+    SEVERAL: ClassVar = "several"
 
     __tablename__ = "study"
     __table_args__ = (UniqueConstraint("job_id", "uid"),)
@@ -85,6 +91,8 @@ class Study(Base):
     patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
     uid: Mapped[str]
     conflict: Mapped[str | None]
+    birth_key: Mapped[str | None]
+    sex_key: Mapped[str | None]
 
 
 class Series(Base):
@@ -164,7 +172,7 @@ class Prediction(Base):
     __table_args__ = (
         UniqueConstraint("slice_id", "model_version_id", "recipe"),
         Index("ix_prediction_pixels", "pixels_sha256", "model_version_id", "recipe"),
-        Index("ix_prediction_job_positive", "job_id", "positive", "ood"),
+        Index("ix_prediction_job_positive", "job_id", "positive", "ood", "engine"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -18,15 +18,21 @@ STEEPEST = 45.0  # degrees; a slice with a larger angle is not axial, and the ga
 TURNED = 0.05  # difference of a direction cosine: about 3 degrees
 TRACKED = 5  # so many different slices at a place mean bolus tracking; a scan has one or two
 TRACKED_PLACES = 2  # bolus tracking has at most so many crowded places; a series over time has more
+ONE_PLACE = 0.1  # largest difference in the share of lung at one place; scans of a chest differ by 0.10 to 0.20
 
 
 class Place(NamedTuple):
-    """Where a slice was taken. `pixels`: the hash of its picture. `is_dicom`: its file could state a position."""
+    """Where a slice was taken.
+
+    `pixels`: the hash of its picture. `lung`: the share of the picture that is lung, or None if it is not measured.
+    `is_dicom`: its file could state a position.
+    """
 
     slice_id: int
     position: float | None
     orientation: str | None
     pixels: str | None
+    lung: float | None
     is_dicom: bool
 
 
@@ -34,9 +40,11 @@ def tracking_slices(places: Sequence[Place]) -> list[int]:
     """Return the ids of the bolus tracking slices of a series, which are taken only to time the contrast agent.
 
     These are the slices at places with at least five different pictures. If a series has more than two such places, it
-    is a series over time: return []. Copies of a picture count once.
+    is a series over time: return []. Copies of a picture count once. If the slices of a place differ much in how much
+    lung they show, they were taken at several places, and the stated position is wrong.
     """
     crowded = [group for group in _by_place(places) if len({place.pixels for place in group}) >= TRACKED]
+    crowded = [group for group in crowded if _lung_range(group) <= ONE_PLACE]
     return [place.slice_id for group in crowded for place in group] if len(crowded) <= TRACKED_PLACES else []
 
 
@@ -70,6 +78,11 @@ def _placed() -> Select[int | None]:
     all_state_it = func.count(Slice.position) == func.count()
     query = select(Slice.series_id).where(Slice.state != Outcome.REJECTED).group_by(Slice.series_id)
     return query.having(all_state_it, or_(func.count() == 1, varies))
+
+
+def _lung_range(places: Sequence[Place]) -> float:
+    shares = [place.lung for place in places if place.lung is not None]
+    return max(shares, default=0.0) - min(shares, default=0.0)
 
 
 def _by_place(places: Sequence[Place]) -> Iterator[list[Place]]:

@@ -2,6 +2,7 @@
 
 The caller has locked the job. The result does not depend on the order of slices. If all files of a study state the same
 patient, the study belongs to this patient. If they state none or several, the study gets a separate, unknown patient.
+Within a study, a patient ID without an issuer agrees with the same ID of any issuer.
 """
 
 import hmac
@@ -28,11 +29,15 @@ def stated_uid(uid: str | None) -> str | None:
 class Owner(NamedTuple):
     """The patient, the study and the series of a slice, as its file states them.
 
-    `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated. `study_uid`: None if it is not
-    stated. The slices of a patient in a series are then a separate study.
+    `patient`: a digest of the patient's ID, or "" if no ID is stated. `issuer`: a digest of the ID and its issuer, or
+    "" if no issuer is stated. `birth_date`, `sex`: digests of the ID with each of these, or "". `study_uid`: None if it
+    is not stated. The slices of a patient in a series are then a separate study.
     """
 
     patient: str
+    issuer: str
+    birth_date: str
+    sex: str
     study_uid: str | None
     series_uid: str
     series_label: str
@@ -56,32 +61,45 @@ def series_of(s: Session, job_id: str, owners: Iterable[Owner]) -> dict[Owner, i
 
 
 def _own_study(owner: Owner, patients: "_Patients") -> str:
-    patient = f" {patients.key_of(owner.patient)}" if owner.patient else ""
+    patient = f" {patients.key_of(owner)}" if owner.patient else ""
     return f"{NO_STUDY}{owner.series_uid}{patient}"
 
 
 def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, Study]:
     stated: dict[str, set[str]] = {uid: set() for uid in study_uids.values()}
+    births: dict[str, set[str]] = {uid: set() for uid in stated}
+    sexes: dict[str, set[str]] = {uid: set() for uid in stated}
     for owner, uid in study_uids.items():
-        stated[uid] |= {owner.patient} - {""}
+        if owner.patient:
+            stated[uid].add(patients.key_of(owner))
+        births[uid].add(patients.hash_of(owner.birth_date))
+        sexes[uid].add(patients.hash_of(owner.sex))
     query = select(Study, Patient).join(Patient, Patient.id == Study.patient_id)
     rows = s.execute(query.where(Study.job_id == job_id, Study.uid.in_(stated))).all()
     studies = {study.uid: study for study, _ in rows}
     patient_of = {study.uid: patient for study, patient in rows}
-    for uid, digests in stated.items():
-        keys = {patients.key_of(digest) for digest in digests}
+    for uid, keys in stated.items():
         if uid in patient_of and patient_of[uid].is_known:
             keys.add(patient_of[uid].key)
-        study = studies.get(uid)
-        in_conflict = len(keys) > 1 or (study is not None and study.conflict is not None)
-        is_known = len(keys) == 1 and not in_conflict
-        patient = patients.get(keys.pop() if is_known else f"study {uid}", is_known=is_known)
+        study, fullest = studies.get(uid), max(keys, key=len, default="")
+        differ = not all(fullest.startswith(key) for key in keys)  # a key without an issuer begins those with one
+        in_conflict = differ or (study is not None and study.conflict is not None)
+        is_known = bool(keys) and not in_conflict
+        patient = patients.get(fullest if is_known else f"study {uid}", is_known=is_known)
         if study is None:
             study = studies[uid] = Study(job_id=job_id, uid=uid)
             s.add(study)
         study.patient_id, study.conflict = patient.id, PATIENT_CONFLICT if in_conflict else None
+        study.birth_key = _only({study.birth_key, *births[uid]})
+        study.sex_key = _only({study.sex_key, *sexes[uid]})
     s.flush()
     return studies
+
+
+def _only(keys: set[str | None]) -> str | None:
+    """Return the only key that is stated, None if none is, or SEVERAL."""
+    stated = keys - {None, ""}
+    return Study.SEVERAL if len(stated) > 1 else next(iter(stated), None)
 
 
 class _Patients:
@@ -91,9 +109,13 @@ class _Patients:
         self._session, self._job_id = s, job_id
         self._secret = s.scalars(select(Installation.patient_key)).one().encode()
 
-    def key_of(self, digest: str) -> str:
-        """Return the keyed hash of a digest. The hash is different in each job."""
-        return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex()
+    def key_of(self, owner: Owner) -> str:
+        """Return the key of the patient that an owner states. The key is different in each job."""
+        return " ".join(filter(None, (self.hash_of(owner.patient), self.hash_of(owner.issuer))))
+
+    def hash_of(self, digest: str) -> str:
+        """Return the keyed hash of a digest, or "" if the digest is empty. The hash is different in each job."""
+        return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex() if digest else ""
 
     def get(self, key: str, *, is_known: bool) -> Patient:
         s, of_job = self._session, Patient.job_id == self._job_id

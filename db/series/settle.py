@@ -100,7 +100,8 @@ def _take_back(s: Session, job_id: str) -> None:
 def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
     """Yield the slices of each series, without those that were rejected for another reason than bolus tracking."""
     is_dicom = func.coalesce(Slice.format, "") == "DICOM"
-    columns = (Slice.series_id, Slice.id, Slice.position, Slice.orientation, Slice.pixels_sha256, is_dicom)
+    stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
+    columns = (*stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom)
     counts = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
     query = select(*columns).where(Slice.job_id == job_id, Slice.series_id.is_not(None), counts)
     for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[0]):

@@ -71,7 +71,7 @@ def certain(slice_id: int, _name: str) -> PredictedSlice:
     return PredictedSlice(slice_id, 1.0, 0.7, True, bytes(98))
 
 
-def predict_all(scored: Callable[[int, str], PredictedSlice] = certain) -> None:
+def predict_all(scored: Callable[[int, str], PredictedSlice] = certain, engine: str = "fake") -> None:
     """Predict all chunks that wait. `scored` makes a prediction of a slice's id and name."""
     while True:
         with session_scope() as s:
@@ -81,4 +81,4 @@ def predict_all(scored: Callable[[int, str], PredictedSlice] = certain) -> None:
         for chunk, claim in taken:
             with session_scope() as s:
                 rows = s.query(Slice.id, Slice.name).where(Slice.chunk_id == chunk.id).all()
-                recording.record_predictions(s, claim, chunk, "fake", [scored(id_, name) for id_, name in rows])
+                recording.record_predictions(s, claim, chunk, engine, [scored(id_, name) for id_, name in rows])

@@ -128,7 +128,7 @@ class WorkerPart:
         with session_scope() as s:
             recording.close_upload(s, claim, upload, error)
 
-    def predict(self, probabilities: list[float] | None = None) -> int:
+    def predict(self, probabilities: list[float] | None = None, engine: str = "fake") -> int:
         """Predict one waiting chunk; how many slices it had."""
         with session_scope() as s:
             claimed = queue.claim_chunks(s, "worker", 1)
@@ -143,7 +143,7 @@ class WorkerPart:
             _score(id_, (probabilities or [0.93, 0.08])[i % len(probabilities or "ab")]) for i, id_ in enumerate(ids)
         ]
         with session_scope() as s:
-            recording.record_predictions(s, claim, chunk, "fake", scored)
+            recording.record_predictions(s, claim, chunk, engine, scored)
         return len(scored)
 
     def lose_slice(self) -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from db.database import read_scope, session_scope
 from db.ledger.recording import ReadSlice
 from db.ledger.results import ResultRow, ResultsQuery, results_page
-from db.models import Job, Outcome, User
+from db.models import Job, ModelVersion, Outcome, User
 from tests.builders.files import png, zip_of
 from tests.builders.series import ct, predict_all, read_upload, submit_uploads
 from tests.web.actors import Api, Browser, WorkerPart
@@ -98,6 +99,26 @@ def test_ribbon_says_in_words_what_it_draws(anns_browser: Browser, ended: str) -
     assert "4 slices" in words[0]
     assert "0.970 at slice 1;" in words[0]
     assert "4 of 4 predicted" in words[0]
+
+
+def test_page_states_the_threshold_of_the_engine(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(calibration={"fake": {"threshold": 0.3}}))
+    one, several = (api.submit(("a.zip", zip_of({"1.png": png(n)}))).json["id"] for n in range(2))
+    for engines in (("fake", "fake"), ("fake", "keras-f32")):
+        worker.start()
+        for engine in engines:
+            worker.read(2)
+            worker.predict([0.9, 0.1], engine)
+        worker.finish_reading()
+    page = anns_browser.get(f"/jobs/{one}").text
+    assert "COVID if the probability is at least 0.300<" in page
+    assert "2 of 4 predicted slices are COVID (at least 0.300)," in page
+    assert re.findall(r'class="ribbon-threshold" .*? y1="([0-9.]+)"', page) == ["70.0"]
+    page = anns_browser.get(f"/jobs/{several}").text
+    assert "COVID if the probability is at least 0.300 (fake) or 0.500 (keras-f32)<" in page
+    assert "2 of 4 predicted slices are COVID, not" in page
+    assert "ribbon-threshold" not in page
 
 
 def test_patients_of_one_verdict_lead_to_their_series(anns_browser: Browser, ended: str) -> None:

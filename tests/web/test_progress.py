@@ -35,6 +35,8 @@ def job(
         "model_version": "fake/1",
         "model_version_id": 1,
         "threshold": 0.5,
+        "thresholds": {},
+        "each_slice_a_patient": False,
         "model_note": "",
         "recipe": "lung-224-v1",
         "priority": 0,

@@ -11,7 +11,7 @@ from db.models import JobState
 from db.reasons import SET_APART
 from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
-from web.views.filters import count, counted, duration
+from web.views.filters import count, counted, duration, probability
 
 MUCH_OOD = 0.1  # share of the predicted slices; even from a model's own source, 1 in 20 is flagged by chance
 
@@ -44,7 +44,7 @@ class Segment:
 def install(app: Flask) -> None:
     """Make the functions of this module available to templates."""
     app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood, by_rule=by_rule)
-    app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages, of_total=of_total)
+    app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages, of_total=of_total, thresholds=thresholds)
 
 
 def job_stages(job: JobView) -> list[Stage]:
@@ -122,6 +122,17 @@ def has_much_ood(job: JobView) -> bool:
     """Return whether so many slices of a job are out of distribution that its page must say so."""
     predicted = job.counts.predicted
     return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
+
+
+def thresholds(job: JobView) -> str:
+    """Write the threshold of a job. If its engines have several, write each with its engine.
+
+    Before the first prediction, nobody knows the engine. Then it is the threshold of float32.
+    """
+    of_engines = job.thresholds or {"": job.threshold}
+    if len(set(of_engines.values())) == 1:
+        return probability(next(iter(of_engines.values())))
+    return " or ".join(f"{probability(least)} ({engine})" for engine, least in sorted(of_engines.items()))
 
 
 def by_rule(job: JobView) -> tuple[dict[str, int], dict[str, int]]:

@@ -14,8 +14,10 @@ Folders = list[str]
 class DicomGroups:
     """Gives DICOM slices their groups: one for each patient, or for each study or series if the patient is not stated.
 
-    The group of a patient is named after the study, or else the series, of the patient's first slice. It is not named
-    after the patient's ID, because nothing that is derived from the ID may be kept.
+    A patient is recognised by the ID alone, because some files of a study may lack its issuer. It is better to take two
+    patients for one than to have one patient in two parts of a split. The group of a patient is named after the study,
+    or else the series, of the patient's first slice. It is not named after the patient's ID, because nothing that is
+    derived from the ID may be kept.
     """
 
     def __init__(self) -> None:

@@ -24,10 +24,12 @@ class SeriesInfo:
     """The series that a DICOM slice belongs to, without the patient's name or number.
 
     Texts are display names of at most 64 characters, or empty. UIDs may have 128 characters. `patient`: a digest of the
-    patient's ID and its issuer, to distinguish patients. It is never stored, because short IDs can be guessed from it.
-    `position`: in mm along the slice's normal, towards the head, or None if the file does not state it. Positions are
-    comparable within a series. `orientation`: the direction cosines of rows and columns, six numbers in DICOM's form,
-    or "". `burned_in`: the file states that text is burned into its pixels.
+    patient's ID. `issuer`: a digest of the ID and its issuer, or "" if no issuer is stated. `birth_date`, `sex`:
+    digests of the ID with the patient's birth date and with the sex, or "". The digests distinguish patients. They are
+    never stored, because short values can be guessed from them. `position`: in mm along the slice's normal, towards the
+    head, or None if the file does not state it. Positions are comparable within a series. `orientation`: the direction
+    cosines of rows and columns, six numbers in DICOM's form, or "". `burned_in`: the file states that text is burned
+    into its pixels.
     """
 
     patient: str
@@ -40,6 +42,9 @@ class SeriesInfo:
     position: float | None
     orientation: str = ""
     burned_in: bool = False
+    issuer: str = ""
+    birth_date: str = ""
+    sex: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,7 @@ def _place(info: SeriesInfo | None, folder: str) -> Any:
     """Return the fields of a row that state its patient, its series and its place in the series."""
     series = info if info and info.series_uid else None
     return {
-        "patient": info.patient if info else "",
+        **{name: getattr(info, name, "") for name in ("patient", "issuer", "birth_date", "sex")},
         "series_uid": series.series_uid if series else FOLDER + folder,
         "series_label": _series_label(series, folder),
         **{name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")},

@@ -327,6 +327,8 @@ def upgrade() -> None:
         sa.Column("patient_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("uid", sa.String(), nullable=False),
         sa.Column("conflict", sa.String(), nullable=True),
+        sa.Column("birth_key", sa.String(), nullable=True),
+        sa.Column("sex_key", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_study_job_id_job")),
         sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_study_patient_id_patient")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
@@ -584,7 +586,7 @@ def upgrade() -> None:
         ),
     )
     with op.batch_alter_table("prediction", schema=None) as batch_op:
-        batch_op.create_index("ix_prediction_job_positive", ["job_id", "positive", "ood"], unique=False)
+        batch_op.create_index("ix_prediction_job_positive", ["job_id", "positive", "ood", "engine"], unique=False)
         batch_op.create_index("ix_prediction_pixels", ["pixels_sha256", "model_version_id", "recipe"], unique=False)
 
     op.create_table(

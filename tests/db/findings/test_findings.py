@@ -13,6 +13,7 @@ from db.database import read_scope, session_scope
 from db.findings.recording import write_findings
 from db.findings.rules import DEFAULT_K, RULES
 from db.ledger import jobs
+from db.ledger.job_view import job_view
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.models import Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
@@ -139,6 +140,52 @@ def test_the_rule_that_was_tuned_is_used_with_its_interval(ann: User, champion: 
     use_rule(rule)
     finding = only(run_job(ann, slices(5)))
     assert (finding.rule, finding.verdict, finding.low, finding.high) == ("max", "COVID", 0.8, 0.95)
+
+
+PEOPLE = [("b1", ""), ("", "m"), ("b2", "")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patient_of_several_birth_dates_has_no_verdict(ann: User, seed: int) -> None:
+    people = random.Random(seed).sample(PEOPLE, 3)
+    rows = [
+        replace(row, birth_date=born, sex=sex)
+        for n, (born, sex) in enumerate(people)
+        for row in slices(5, f"{n}", f"study {n}")
+    ]
+    job = run_job(ann, random.Random(seed).sample(rows, len(rows)))
+    reasons = [(one.level, one.reason) for one in findings(job)]
+    assert reasons == [("patient", "patient_unclear"), *[("study", None), ("series", None)] * 3]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_study_of_several_sexes_has_no_verdict_and_its_series_have(ann: User, seed: int) -> None:
+    rows = [replace(row, sex=sex) for sex in ("", "m", "f") for row in slices(3, sex or "none")]
+    job = run_job(ann, random.Random(seed).sample(rows, len(rows)))
+    reasons = [(one.level, one.reason) for one in findings(job)]
+    assert reasons == [("patient", "patient_unclear"), ("study", "patient_unclear"), *[("series", None)] * 3]
+
+
+def test_birth_date_that_some_files_leave_out_changes_no_verdict(ann: User) -> None:
+    rows = [replace(row, birth_date=born) for born in ("", "b1") for row in slices(5, born or "none")]
+    other = [replace(row, birth_date="b2") for row in slices(5, "3", "3", "q")]
+    assert {one.reason for one in findings(run_job(ann, [*rows, *other]))} == {None}
+
+
+@pytest.mark.parametrize(("fast", "threshold"), [(1, 0.5), (2, 0.3), (4, 0.3)])
+def test_threshold_is_that_of_the_engine_of_most_predictions(ann: User, fast: int, threshold: float) -> None:
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(calibration={"a-fast": {"threshold": 0.3}}))
+    rows = slices(fast + 2)
+    submit_uploads(ann, 1)
+    read_upload(rows[:2])
+    predict_all(engine="keras-f32")  # the job below takes these two predictions from here
+    job = submit_uploads(ann, 1)
+    read_upload(rows)
+    predict_all(engine="a-fast")
+    assert only(job).threshold == threshold
+    with read_scope() as s:
+        assert job_view(s, s.get_one(Job, job.id)).thresholds == {"a-fast": 0.3, "keras-f32": 0.5}
 
 
 def test_files_lost_in_the_folder_of_a_series_are_missing_from_it(ann: User) -> None:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -129,7 +129,10 @@ def test_order_is_the_same_for_any_order_of_arrival(
 
 
 owners = st.tuples(
-    st.sampled_from(["", "p", "q"]), st.sampled_from([None, "1", "2"]), st.sampled_from("abcdefgh"), st.integers(0, 1)
+    st.sampled_from([("", ""), ("p", ""), ("p", "p A"), ("p", "p B"), ("q", "")]),
+    st.sampled_from([None, "1", "2"]),
+    st.sampled_from("abcdefgh"),
+    st.integers(0, 1),
 )
 
 
@@ -145,14 +148,14 @@ owners = st.tuples(
 )
 def test_outcomes_are_the_same_for_any_order_of_arrival(
     ann: User,
-    slices: Sequence[tuple[str, str | None, str, int]],
+    slices: Sequence[tuple[tuple[str, str], str | None, str, int]],
     cut: int,
     predicted_between: bool,
     seed: random.Random,
 ) -> None:
     rows = [
-        ct(f"{n}", float(place), patient=patient, study_uid=study, sop_uid=uid)
-        for n, (patient, study, uid, place) in enumerate(slices)
+        ct(f"{n}", float(place), patient=patient, issuer=issuer, study_uid=study, sop_uid=uid)
+        for n, ((patient, issuer), study, uid, place) in enumerate(slices)
     ]
     shuffled = seed.sample(rows, len(rows))
     one, other = read_job(ann, rows), submit_uploads(ann, 2)
@@ -229,6 +232,29 @@ def test_two_patients_in_a_study_hold_it_back_whatever_came_first(ann: User, fir
     assert sorted(ordinal for ordinal, _ in patients(job)) == [1, 2]
 
 
+@pytest.mark.parametrize("issuers", list(permutations(["", "HOSP", ""])))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_missing_issuer_agrees_with_the_issuer_of_the_study(ann: User, issuers: tuple[str, ...], batch: int) -> None:
+    slices = [ct(f"{n}", n, issuer=issuer, series_uid=f"1.2.{n}") for n, issuer in enumerate(issuers)]
+    later = ct("later", study_uid="9", series_uid="9.1", issuer="HOSP")
+    job = read_job(ann, [*slices, later], batch=batch)
+    predict_all()
+    assert patients(job) == [(1, True), (1, True)]
+    assert check_sums(job).counts.predicted == 4
+
+
+@pytest.mark.parametrize("issuers", list(permutations(["", "A", "B"])))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_two_issuers_of_an_id_are_two_patients(ann: User, issuers: tuple[str, ...], batch: int) -> None:
+    slices = [ct(f"{n}", n, issuer=issuer) for n, issuer in enumerate(issuers)]
+    apart = [ct(f"{issuer}", study_uid=issuer, series_uid=f"{issuer}.1", issuer=issuer) for issuer in "AB"]
+    job = read_job(ann, [*slices, *apart], batch=batch)
+    predict_all()
+    assert outcomes(job) == {**dict.fromkeys("012", "patient_conflict"), "A": "predicted", "B": "predicted"}
+    assert [known for _, known in patients(job)] == [False, True, True]
+    check_sums(job)
+
+
 def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None:
     blank = {"patient": ""}
     slices = [
@@ -242,6 +268,23 @@ def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None
     predict_all()
     assert patients(job) == [(1, False), (2, False), (3, True), (3, True)]
     assert check_sums(job).counts.predicted == 5
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("alone", "with_others", "expected"), [(4, 0, True), (3, 0, False), (9, 1, True), (5, 3, False)]
+)
+def test_job_whose_every_slice_is_a_patient_says_so(ann: User, alone: int, with_others: int, expected: bool) -> None:
+    def blank(number: int, study: int) -> ReadSlice:
+        return ct(f"{study} {number}", patient="", study_uid=f"1.{study}", series_uid=f"1.{study}.1")
+
+    slices = [*(blank(0, n) for n in range(alone)), *(blank(n, 99) for n in range(with_others))]
+    folders = [ct(f"{n}.png", patient="", study_uid=None, series_uid=f"folder:{n}", format="PNG") for n in range(9)]
+    conflict = [ct(f"{n} {patient}", study_uid=f"1.{n}", patient=patient) for n in range(4) for patient in "pq"]
+    job, *others = (read_job(ann, rows) for rows in (slices, folders, conflict))
+    predict_all()
+    assert check_sums(job).each_slice_a_patient == expected
+    assert not any(check_sums(other).each_slice_a_patient for other in others)
 
 
 def test_patients_are_in_no_conflict_in_a_study_that_is_not_stated(ann: User) -> None:
@@ -300,6 +343,23 @@ def test_series_in_time_and_copies_of_a_slice_are_no_bolus_tracking(ann: User, d
     tracking = [ct(f"track {n}", 3.0) for n in range(TRACKED)]
     base.use(database.model_copy(update={"set_apart": ("localizer",)}))
     assert set(outcomes(read_job(ann, tracking)).values()) == {"open"}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_scan_whose_slices_all_state_one_position_is_no_bolus_tracking(ann: User) -> None:
+    def at_one_position(series: str, shares: Sequence[float]) -> list[ReadSlice]:
+        facts = {"series_uid": series}
+        return [ct(f"{series} {n}", 0.0, instance_number=n, lung_fraction=x, **facts) for n, x in enumerate(shares)]
+
+    scan = at_one_position("scan", [0.01, 0.1, 0.2, 0.25, 0.2, 0.1, 0.02] * 4)
+    breathing = at_one_position("tracking", [0.2, 0.21, 0.24, 0.27, 0.25, 0.22])
+    job = read_job(ann, scan, breathing)
+    assert {name for name, outcome in outcomes(job).items() if outcome == "bolus_tracking"} == {
+        row.name for row in breathing
+    }
+    assert names_in_order(job, "scan") == [row.name for row in scan]
+    with read_scope() as s:
+        assert s.scalars(select(Series.notes).where(Series.uid == "scan")).one() == ["doubled"]
 
 
 def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:

@@ -303,9 +303,10 @@ def test_the_studies_of_a_dicom_patient_are_a_group_that_does_not_name_the_patie
     assert found.report.as_json()["groups_from"] == {"DICOM patient, study or series": 4}
     groups = [each.group for each in slices_of(found)]
     assert groups[0] == groups[1]
-    assert len(set(groups)) == 3
+    assert groups[2] == groups[3]  # slices of one study may lack the issuer
+    assert len(set(groups)) == 2
     assert all(group.startswith("patient-") and "1.2.3" not in group for group in groups)
-    digest = hashlib.blake2b(b"P1\0", digest_size=16).hexdigest()
+    digest = hashlib.blake2b(b"P1", digest_size=16).hexdigest()
     told = repr([vars(each) for each in slices_of(found)])
     assert "SECRET" not in told
     assert digest not in told

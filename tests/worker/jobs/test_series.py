@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from db.database import read_scope
 from db.ledger.job_view import JobView
-from db.models import Job, JobState, Patient, Series, Slice, Study, User
+from db.models import Finding, Job, JobState, Patient, Series, Slice, Study, User
 from db.storage import storage
 from tests.worker.imaging.builders import dicom
 from worker.jobs import ingest, predict
@@ -98,6 +98,30 @@ def test_patient_is_known_by_issuer_and_id_and_neither_is_stored(ann: User, subm
     assert [len(of_job) for of_job in keys.values()] == [2, 1]
     assert not set(keys[first.id]) & set(keys[second.id])
     assert not any("SECRET-ID" in key for of_job in keys.values() for key in of_job)
+
+
+def test_missing_issuer_agrees_with_the_issuer_of_another_series(ann: User, submit: Any, view: View) -> None:
+    scanner = {"SeriesInstanceUID": "1.1", "IssuerOfPatientID": "HOSP"}
+    job = submit(ann, {"a": ct(1, **scanner), "b": ct(2, SeriesInstanceUID="1.2", IssuerOfPatientID=None)})
+    work()
+    assert set(outcomes(job).values()) == {"predicted"}
+    check_sums(view(job))
+
+
+def test_one_id_for_several_people_gives_no_verdict_on_the_patient(ann: User, submit: Any) -> None:
+    def study(number: int, born: str | None, sex: str | None) -> bytes:
+        uids = {"StudyInstanceUID": f"5.{number}", "SeriesInstanceUID": f"5.{number}.1"}
+        return ct(number, PatientID="ANONYMOUS", PatientBirthDate=born, PatientSex=sex, **uids)
+
+    people = {"born": ["19500131", "19620228", None], "sex": [None, "M", "F"], "same": ["19500131", "19500131", None]}
+    for name, values in people.items():
+        facts = [(None, value) if name == "sex" else (value, None) for value in values]
+        job = submit(ann, {f"{n}": study(n, *stated) for n, stated in enumerate(facts)})
+        work()
+        with read_scope() as s:
+            query = select(Finding.reason).where(Finding.job_id == job.id, Finding.level == "patient")
+            (reason,) = s.scalars(query)
+        assert (reason == "patient_unclear") == (name != "same")
 
 
 def test_uids_that_differ_after_the_64th_character_are_two(ann: User, submit: Any) -> None:

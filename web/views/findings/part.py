@@ -19,6 +19,7 @@ from db.findings.views import (
     study_numbers,
 )
 from db.ledger.series import SeriesQuery, series_page
+from db.ledger.tally import tallies_of, thresholds_of
 from db.models import OPEN_JOB, Job, Level
 from web.views.findings.ribbon import TITLES, Drawing, draw
 
@@ -134,4 +135,6 @@ def _add_to_study(studies: list[StudyBlock], row: FindingView, study_id: int, nu
 
 def _drawings(s: Session, job: Job, rows: list[FindingView]) -> dict[int, Drawing]:
     drawn = ribbons(s, job, [row.series_id for row in rows if row.series_id is not None])
-    return {series_id: draw(ribbon, job.model_version.threshold) for series_id, ribbon in drawn.items()}
+    thresholds = set(thresholds_of(job, tallies_of(s, [job])[job.id]).values())
+    threshold = thresholds.pop() if len(thresholds) == 1 else None
+    return {series_id: draw(ribbon, threshold) for series_id, ribbon in drawn.items()}

@@ -23,31 +23,34 @@ TITLES = {
 class Drawing:
     """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words.
 
-    `placed`: whether the slices run from the feet to the head.
+    `placed`: whether the slices run from the feet to the head. `threshold`: the probability from which on a slice is
+    COVID, or None if the slices have several thresholds.
     """
 
     width: int
     placed: bool
     paths: dict[str, str]
     text: str
+    threshold: float | None
 
 
-def draw(ribbon: Ribbon, threshold: float) -> Drawing:
-    """Return the drawing of a ribbon."""
+def draw(ribbon: Ribbon, threshold: float | None) -> Drawing:
+    """Return the drawing of a ribbon. `threshold`: see Drawing."""
     paths: dict[str, str] = {}
     for place, bar in enumerate(ribbon.bars):
         height = NOTHING_HEIGHT if bar.probability is None else max(LEAST_HEIGHT, round(HEIGHT * bar.probability))
         paths[bar.kind] = paths.get(bar.kind, "") + f"M{place} {HEIGHT}v-{height}h1v{height}z"
-    return Drawing(len(ribbon.bars), ribbon.placed, paths, _text(ribbon, threshold))
+    return Drawing(len(ribbon.bars), ribbon.placed, paths, _text(ribbon, threshold), threshold)
 
 
-def _text(ribbon: Ribbon, threshold: float) -> str:
+def _text(ribbon: Ribbon, threshold: float | None) -> str:
     order = "from the feet to the head" if ribbon.placed else "in the order of their numbers and names"
     start = f"Probability of COVID along {counted(ribbon.slices, 'slice')} {order}"
     if ribbon.highest is None or ribbon.highest_at is None:
         return f"{start}: no slice was predicted."
+    least = "" if threshold is None else f" (at least {probability(threshold)})"
     return (
         f"{start}: the highest is {probability(ribbon.highest)} at slice {count(ribbon.highest_at)};"
-        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted slices are COVID"
-        f" (at least {probability(threshold)}), not counting slices that are out of distribution or show little lung."
+        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted slices are COVID{least},"
+        f" not counting slices that are out of distribution or show little lung."
     )

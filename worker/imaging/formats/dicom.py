@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -258,8 +259,12 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return the series of the slice, with all that the file states about it."""
     axes = _orientation(groups)
+    patient = _stated(dataset, "PatientID")  # unique within its issuer (PS3.3 C.2.2)
     return SeriesInfo(
-        patient=_patient(dataset),
+        patient=_digest(patient),
+        issuer=_digest(patient, _stated(dataset, "IssuerOfPatientID")),
+        birth_date=_digest(patient, _stated(dataset, "PatientBirthDate", "[0-9]{8}")),
+        sex=_digest(patient, _stated(dataset, "PatientSex", "[MF]")),
         study_uid=uid_of(dataset, "StudyInstanceUID"),
         series_uid=uid_of(dataset, "SeriesInstanceUID"),
         series_number=integer_or_none(dataset, "SeriesNumber"),
@@ -272,13 +277,15 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     )
 
 
-def _patient(dataset: Dataset) -> str:
-    """Return a digest of the patient's ID, which is unique within its issuer (PS3.3 C.2.2), or ""."""
-    patient = text_of(dataset, "PatientID").strip()
-    if not patient:
-        return ""
-    text = f"{patient}\0{text_of(dataset, 'IssuerOfPatientID').strip()}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _stated(dataset: Dataset, keyword: str, form: str = ".+") -> str:
+    """Return a text, or "" if it does not have this form, a regular expression."""
+    text = text_of(dataset, keyword).strip()
+    return text if re.fullmatch(form, text, re.DOTALL) else ""
+
+
+def _digest(*texts: str) -> str:
+    """Return a digest of these texts, or "" if one of them is empty."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest() if all(texts) else ""
 
 
 def _orientation(groups: dict[str, Dataset]) -> list[float]:

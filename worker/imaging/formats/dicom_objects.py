@@ -21,14 +21,22 @@ _OTHER_PARTS = re.compile(
     "FACE|FEMUR|FINGER|FOOT|FOREARM|HAND|HEAD|HEADNECK|HIP|HUMERUS|IAC|JAW|KNEE|LEG|LSPINE|LSSPINE|"
     "MAXILLA|NECK|ORBIT|PELVIS|SELLA|SINUS|SKULL|SPINE|SSPINE|TEETH|THIGH|TLSPINE|TMJ|TOE|WRIST|ZYGOMA"
 )
-_BOLUS = re.compile(r"bolus|smart ?prep|(pre)?monitoring|sure ?start|\btracker\b|\bpremon", re.IGNORECASE)
+_TRACKING = (
+    "(pre[ _-]?)?monitoring|premon|(test|care|timing)[ _-]?bolus|bolus[ _-]?(tracking|track|timing)|"
+    "smart[ _-]?prep|sure[ _-]?start|tracker|locator"
+)
+_SETTING = r"series|scan|bolus|mm|[a-z]{0,3}\d[\w./%-]*"  # such as a kernel (I40f), a thickness (10.0)
+_BOLUS = re.compile(rf"\s*({_TRACKING})([\s,()]+({_SETTING}))*[\s,()]*", re.IGNORECASE)
+"""A name that a scanner gives to bolus tracking, with nothing but settings after it. In longer texts, the same words
+describe a scan, as in "Therapy Monitoring" and "post bolus lung"."""
 
 
 def check_object(dataset: Dataset, rules: Collection[str]) -> None:
     """Raise SliceRejected, with the name of the rule, if a rule applies to the whole file.
 
     `capture`: Secondary Capture of CT, or ImageType names a screen or a report. `not_chest`: BodyPartExamined is
-    another part of the body (PS3.16 annex L). `bolus_tracking`: the series' description or ImageType says so.
+    another part of the body (PS3.16 annex L). `bolus_tracking`: the series' description or ImageType is a scanner's
+    name for it.
     """
     kinds = _kinds(dataset, "ImageType")
     is_capture = text_of(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE) and text_of(dataset, "Modality") == "CT"
@@ -38,7 +46,7 @@ def check_object(dataset: Dataset, rules: Collection[str]) -> None:
     if "not_chest" in rules and _OTHER_PARTS.fullmatch(part):
         raise SliceRejected("not_chest", f"The body part examined is {display_name(part)}.")
     described = (text_of(dataset, "SeriesDescription"), *kinds)
-    if "bolus_tracking" in rules and any(map(_BOLUS.search, described)):
+    if "bolus_tracking" in rules and any(map(_BOLUS.fullmatch, described)):
         raise SliceRejected("bolus_tracking", "A slice that times the contrast agent.")
 
 

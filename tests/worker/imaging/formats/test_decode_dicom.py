@@ -129,7 +129,7 @@ def test_an_odd_number_of_bytes_is_padded() -> None:
 def test_series_is_read_and_patient_data_is_not() -> None:
     slice_ = slice_of(dicom())
     assert slice_.series == SeriesInfo(
-        patient=hashlib.blake2b(b"SECRET-ID\0", digest_size=16).hexdigest(),
+        patient=hashlib.blake2b(b"SECRET-ID", digest_size=16).hexdigest(),
         study_uid="1.2.3",
         series_uid="1.2.3.4",
         series_number=7,
@@ -176,14 +176,32 @@ def test_a_slice_without_a_series_names_none() -> None:
 
 
 def test_patients_differ_by_id_and_issuer() -> None:
-    def patient(**changes: Any) -> str:
+    def patient(**changes: Any) -> tuple[str, str]:
         series = slice_of(dicom(**changes)).series
         assert series is not None
-        return series.patient
+        return series.patient, series.issuer
 
-    assert patient(PatientID="7") == patient(PatientID=" 7 ", PatientName="Other^Name")
-    assert len({patient(PatientID="7"), patient(PatientID="8"), patient(PatientID="7", IssuerOfPatientID="A")}) == 3
-    assert patient(PatientID="") == patient(PatientID=None) == ""
+    assert patient(PatientID="7") == patient(PatientID=" 7 ", PatientName="Other^Name", IssuerOfPatientID=" ")
+    assert patient(PatientID="7") != patient(PatientID="8")
+    assert patient(PatientID="7")[0] == patient(PatientID="7", IssuerOfPatientID="A")[0]
+    issuers = [("7", "A"), ("7", "B"), ("8", "A"), ("7", None)]
+    assert len({patient(PatientID=own, IssuerOfPatientID=issuer)[1] for own, issuer in issuers}) == 4
+    assert patient(PatientID="") == patient(PatientID=None) == patient(PatientID=" ", IssuerOfPatientID="A") == ("", "")
+
+
+def test_birth_date_and_sex_are_digests_that_belong_to_the_id() -> None:
+    def person(**changes: Any) -> tuple[str, str]:
+        series = slice_of(dicom(**changes)).series
+        assert series is not None
+        return series.birth_date, series.sex
+
+    stated = {"PatientBirthDate": "19500131", "PatientSex": "F"}
+    born, sex = person(**stated)
+    assert len({born, sex, ""}) == 3
+    assert person(**stated | {"PatientBirthDate": "19510131"}) != (born, sex)
+    assert person(**stated | {"PatientSex": "M"})[0] == born
+    assert not set(person(**stated, PatientID="another")) & {born, sex}
+    assert person(PatientBirthDate="1950", PatientSex="O") == person(**stated, PatientID="") == person() == ("", "")
 
 
 def nested(depth: int, *, defined: bool) -> Dataset:

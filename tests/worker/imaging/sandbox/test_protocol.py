@@ -26,6 +26,9 @@ def slice_header(**changes: object) -> dict[str, object]:
         "position": 1.5,
         "orientation": "1\\0\\0\\0\\1\\0",
         "burned_in": False,
+        "issuer": "6",
+        "birth_date": "7",
+        "sex": "8",
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
     return {
@@ -91,6 +94,9 @@ def test_an_honest_header_is_accepted() -> None:
         {"orientation": "1\\0"},
         {"study_uid": None},
         {"patient": "\n"},
+        {"issuer": None},
+        {"birth_date": "1" * 65},
+        {"sex": 1},
         {"burned_in": 1},
         {"series_number": 1.5},
         {"position": "1"},
