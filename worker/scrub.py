@@ -62,3 +62,6 @@ def _run(stop: threading.Event) -> None:
         except (SQLAlchemyError, OSError) as error:  # database or storage is unreachable; go on from there later
             reader = None
             log.warning("no stored file is read again", extra={"error": type(error).__name__})
+        except Exception:  # nobody would start this thread again
+            reader = None
+            log.exception("no stored file is read again")

@@ -163,7 +163,8 @@ def reap_and_log() -> None:
         log.warning("no file is reaped: %s", error)
 
 
-def _reap_until(stop: threading.Event) -> None:
+def reap_until(stop: threading.Event) -> None:
+    """Reap again and again, whatever fails, until the event is set."""
     settings = current()
     seconds = settings.sweep_seconds
     while not stop.wait(seconds):
@@ -172,6 +173,9 @@ def _reap_until(stop: threading.Event) -> None:
             seconds = settings.reap_every_seconds
         except (SQLAlchemyError, OSError) as error:
             log.warning("reaping failed", extra={"error": type(error).__name__})
+            seconds = settings.sweep_seconds
+        except Exception:  # nobody would start this thread again
+            log.exception("reaping failed")
             seconds = settings.sweep_seconds
 
 
@@ -185,7 +189,7 @@ def main() -> None:
     scrub.start(stop)
     settings = current()
     # Reaping lists all files, which may take long. Nothing waits for it.
-    threading.Thread(target=_reap_until, args=(stop,), name="reaper", daemon=True).start()
+    threading.Thread(target=reap_until, args=(stop,), name="reaper", daemon=True).start()
     watch = LeaseWatch()
     while not stop.is_set():
         try:

@@ -16,7 +16,7 @@ import fsspec
 
 from db.background import run_with_heartbeat
 from db.database import current
-from db.storage.errors import FileDamaged, FileMissing
+from db.storage.errors import FileDamaged, FileMissing, RaisingOSError
 from db.storage.files import (
     check_hash,
     each_file,
@@ -46,7 +46,8 @@ class Storage(Trash):
 
     def __init__(self, url: str, cache: Path) -> None:
         # No cache of listings, because another machine may store or remove a file at any time.
-        self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self.fs = RaisingOSError(fs)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
         self.incoming = self.folder / "incoming"

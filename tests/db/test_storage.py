@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from db import database as base
 from db.settings import Settings
 from db.storage import FileDamaged, FileMissing, Storage
 from db.storage import store as store_module
+from tests.builders.buckets import bucket_away
 
 
 @pytest.fixture(params=["folder", "remote"])
@@ -388,3 +390,49 @@ def test_remote_store_that_refuses_files_is_not_writable(tmp_path: Path, monkeyp
 def test_looking_whether_a_store_can_be_written_leaves_no_file_of_ours(store: Storage) -> None:
     store.check_writable()
     assert list(store.names(0, time.time() + 500)) == []
+
+
+def errors_of_all_calls(store: Storage) -> list[type[OSError]]:
+    """The kinds of OSError that every method raises that needs the bucket."""
+    sha256, day = "0" * 64, datetime.now(UTC).date()
+    calls = (
+        store.owner,
+        store.check_writable,
+        lambda: store.mark("me"),
+        lambda: store.put(b"pixels"),
+        lambda: store.read(sha256),
+        lambda: store.exists(sha256),
+        lambda: list(store.names(0, 1)),
+        lambda: store.delete(sha256),
+        lambda: store.trash(sha256),
+        lambda: list(store.trashed()),
+        lambda: store.restore(sha256),
+        lambda: store.purge(sha256, day),
+    )
+    kinds = []
+    for call in calls:
+        with pytest.raises(OSError) as caught:
+            call()
+        kinds.append(caught.type)
+    return kinds
+
+
+def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
+    store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")
+    with bucket_away():
+        assert set(errors_of_all_calls(store)) == {OSError}
+        with pytest.raises(OSError, match="EndpointConnectionError") as caught:
+            store.owner()
+    assert caught.value.errno == errno.EIO
+    assert store.owner() is None
+
+
+@pytest.mark.slow
+def test_s3_that_cannot_be_reached_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        values = {"ENDPOINT_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "MAX_ATTEMPTS": "1"}
+        keys = {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "mine", "DEFAULT_REGION": "us-east-1"}
+        for name, value in (values | keys).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        assert errors_of_all_calls(Storage("s3://bucket/prefix", tmp_path / "cache"))

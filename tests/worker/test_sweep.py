@@ -1,6 +1,7 @@
 """The sweeper's rounds while what it needs is away."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from signal import SIGINT, SIGTERM
@@ -78,3 +79,20 @@ def test_slow_reaping_holds_up_no_sweep(settings: Settings, monkeypatch: pytest.
     sweep.main()
     assert os.umask(mask) == 0o077, "stored files are for the sweeper's user alone"
     assert while_reaping[0] >= 3
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("a fault")], ids=str)
+def test_reaper_goes_on_after_an_error(error: Exception, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    base.use(settings.model_copy(update={"sweep_seconds": 0.01}))
+    rounds: list[int] = []
+    stop = threading.Event()
+
+    def reap() -> Reaped:
+        rounds.append(1)
+        if len(rounds) > 1:
+            stop.set()
+        raise error
+
+    monkeypatch.setattr(sweep, "reap", reap)
+    sweep.reap_until(stop)
+    assert len(rounds) == 2
