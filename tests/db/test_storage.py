@@ -261,8 +261,8 @@ def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, m
     base.use(settings.model_copy(update={"cache_bytes": 25}))
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
     first, second = store.put(b"first 10 b"), store.put(b"second10 b")
-    for age, sha256 in ((200, second), (100, first)):
-        os.utime(store.folder / sha256[:2] / sha256, (time.time() - age,) * 2)
+    for hours, sha256 in ((3, second), (2, first)):
+        os.utime(store.folder / sha256[:2] / sha256, (time.time() - hours * 3600,) * 2)
     store.put(b"third 10 b")
     copies = {path.name for path in store.folder.glob("??/*")}
     assert second not in copies
@@ -278,11 +278,39 @@ def test_copy_that_was_read_last_stays_when_another_is_fetched(
     url = f"memory://{tmp_path.name}"
     first, second, third = (Storage(url, tmp_path / "one").put(data * 10) for data in (b"1", b"2", b"3"))
     store = Storage(url, tmp_path / "two")
-    for age, sha256 in ((200, first), (100, second)):
-        os.utime(store.local_path(sha256), (time.time() - age,) * 2)
+    for hours, sha256 in ((3, first), (2, second)):
+        os.utime(store.local_path(sha256), (time.time() - hours * 3600,) * 2)
     store.local_path(first)
     store.local_path(third)
     assert {path.name for path in store.folder.glob("??/*")} == {first, third}
+
+
+def test_file_larger_than_the_cache_is_fetched_once(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.storage.store.EVICT_SECONDS", 0.0)
+    base.use(settings.model_copy(update={"cache_bytes": 25}))
+    url = f"memory://{tmp_path.name}"
+    large = Storage(url, tmp_path / "one").put(b"large" * 10)
+    other = Storage(url, tmp_path / "one").put(b"other" * 10)
+    store = Storage(url, tmp_path / "two")
+    assert store.received_path(large).read_bytes() == b"large" * 10
+    store.local_path(other)
+    monkeypatch.setattr(store.fs, "get_file", lambda *_: pytest.fail("it is fetched again"))
+    assert store.received_path(large).read_bytes() == b"large" * 10
+
+
+def test_full_disk_keeps_only_copies_that_are_in_use_now(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.use(settings.model_copy(update={"cache_bytes": 5}))
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    older, newer = store.put(b"older"), store.put(b"newer")
+    os.utime(store.folder / older[:2] / older, (time.time() - 600,) * 2)
+    base.use(settings.model_copy(update={"cache_bytes": 5, "reserve_bytes": 1 << 60}))
+    monkeypatch.setattr(time, "monotonic", lambda: 1e9)  # long after the last time
+    assert store.is_short_of_disk()
+    assert {path.name for path in store.folder.glob("??/*")} == {newer}
 
 
 def test_what_a_writer_left_behind_beside_a_bucket_is_removed(tmp_path: Path, settings: Settings) -> None:
