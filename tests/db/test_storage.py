@@ -352,6 +352,22 @@ def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
     assert list(store.trashed()) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "remote"])
+def test_trash_works_whatever_characters_the_path_has(kind: str, tmp_path: Path) -> None:
+    name = "a [b]*?{c}"
+    store = Storage(str(tmp_path / name) if kind == "folder" else f"memory://{tmp_path.name}/{name}", tmp_path)
+    kept, lost = store.put(b"kept"), store.put(b"lost")
+    assert store.trash(kept)
+    assert store.trash(lost)
+    days = dict(store.trashed())
+    assert set(days) == {kept, lost}
+    store.purge(lost, days[lost])
+    assert not store.restore(lost)
+    assert store.restore(kept)
+    assert store.read(kept) == b"kept"
+    assert list(store.trashed()) == []
+
+
 def test_purged_file_is_gone(store: Storage) -> None:
     sha256 = store.put(b"pixels")
     store.trash(sha256)
