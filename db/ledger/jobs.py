@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from db import broker
 from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
+from db.bulk import one_of
 from db.clock import from_now
 from db.database import lock_row
 from db.findings.recording import remove_findings
@@ -116,9 +117,9 @@ def cancel_job(s: Session, job: Job) -> bool:
     # Skip a chunk that is being claimed at this moment. It is cancelled when its worker reports.
     ready = leases.locked(select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state == Work.READY), s, of=Chunk)
     waiting = s.scalars(ready).all()
-    s.execute(update(Chunk).where(Chunk.id.in_(waiting)).values(state=Work.CANCELLED, closed_at=from_now()))
-    for chunk_id in waiting:
-        close_slices(s, chunk_id, Outcome.CANCELLED)
+    cancelled = {"state": Work.CANCELLED, "closed_at": from_now()}
+    s.execute(update(Chunk).where(one_of(s, Chunk.id, waiting)).values(cancelled))
+    close_slices(s, waiting, Outcome.CANCELLED)
     finish_if_done(s, job)
     return True
 
@@ -153,7 +154,8 @@ def retry_job(s: Session, job: Job) -> int:
     for array_sha256, slice_id in prepared:
         by_array.setdefault(array_sha256, []).append(slice_id)
     for array_sha256, slice_ids in by_array.items():
-        s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(state=Outcome.OPEN, reason=None, detail=None))
+        again_open = {"state": Outcome.OPEN, "reason": None, "detail": None}
+        s.execute(update(Slice).where(one_of(s, Slice.id, slice_ids)).values(again_open))
         add_chunk(s, job, array_sha256, slice_ids)  # new chunks over the same arrays
     for _ in {*failed, *uploads}:
         broker.wake_after_commit(s, Queue.INGEST)
@@ -170,7 +172,7 @@ def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int],
     unread = update(Slice).where(*conditions, unprepared)
     values = {"state": Outcome.OPEN, "reason": None, "detail": None, "chunk_id": None, "array_row": None}
     upload_ids = list(s.scalars(unread.values(values).returning(Slice.upload_id)))
-    _unpack_again(s, Upload.id.in_(set(upload_ids)))
+    _unpack_again(s, one_of(s, Upload.id, set(upload_ids)))
     return set(upload_ids), len(upload_ids)
 
 

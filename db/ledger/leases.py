@@ -7,6 +7,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from sqlalchemy import CursorResult, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from db.bulk import one_of
 from db.clock import from_now
 from db.database import current
 from db.models import OPEN_WORK, LeaseMixin, Work
@@ -142,7 +143,7 @@ def free_expired(session: Session, model: type[L], row_id: int | None = None) ->
         expired = expired.where(table.id == row_id)
     ids = list(session.scalars(locked(expired, session, of=table)))
     freed = {"state": Work.READY, "lease_until": None, "published_at": from_now(-2 * current().resend_seconds)}
-    session.execute(update(table).where(table.id.in_(ids)).values(**freed))
+    session.execute(update(table).where(one_of(session, table.id, ids)).values(**freed))
     return ids
 
 
@@ -157,5 +158,5 @@ def unsent(session: Session, model: type[L]) -> list[int]:
 def mark_sent(session: Session, model: type[L], ids: list[int]) -> None:
     """Note that the messages of these rows were sent again now. Skip rows that are being claimed."""
     table: Any = model
-    free = session.scalars(locked(select(table.id).where(table.id.in_(ids)), session, of=table)).all()
-    session.execute(update(table).where(table.id.in_(free)).values(published_at=from_now()))
+    free = session.scalars(locked(select(table.id).where(one_of(session, table.id, ids)), session, of=table)).all()
+    session.execute(update(table).where(one_of(session, table.id, free)).values(published_at=from_now()))
