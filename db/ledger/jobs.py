@@ -20,6 +20,7 @@ from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
 from db.ledger.completion import finish_if_done, lock_job
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
+from db.reasons import DECODER_FAILED
 from db.registry.champions import champion
 
 PRIORITIES = range(-10, 11)
@@ -127,7 +128,7 @@ def cancel_job(s: Session, job: Job) -> bool:
 def retry_job(s: Session, job: Job) -> int:
     """Open an ended job again, and retry quarantined slices, cancelled slices, and uploads that were not unpacked.
 
-    Also retry files that were not decoded because others had used up the upload's budget. The upload gets a new budget.
+    Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
     many slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
     """
@@ -135,7 +136,7 @@ def retry_job(s: Session, job: Job) -> int:
     if job.state in OPEN_JOB:
         return 0
     failed = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
-    again = or_(Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED)), Slice.reason == "decoder_budget")
+    again = or_(Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED)), _to_decode_again(s, job))
     uploads, reread = _read_again(s, Slice.job_id == job.id, again)
     prepared = s.execute(
         select(Chunk.array_sha256, Slice.id)
@@ -161,6 +162,17 @@ def retry_job(s: Session, job: Job) -> int:
         broker.wake_after_commit(s, Queue.INGEST)
     finish_if_done(s, job)
     return len(failed) + reread + len(prepared)
+
+
+def _to_decode_again(s: Session, job: Job) -> ColumnElement[bool]:
+    """Return the SQL condition of the rejected slices that are decoded again.
+
+    First, these are the files that were not decoded because others had used up the upload's budget. If there are none,
+    these are the files whose decoder was ended. They come later, because they may use up the budget again.
+    """
+    untried = Slice.reason == "decoder_budget"
+    is_any = s.scalar(select(Slice.id).where(Slice.job_id == job.id, untried).limit(1)) is not None
+    return untried if is_any else Slice.reason.in_(DECODER_FAILED)
 
 
 def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int], int]:
