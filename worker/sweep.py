@@ -23,7 +23,7 @@ from db.database import current, read_scope, session_scope
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
 from db.ledger.backlog import record_sweep
-from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload
 from db.registry import engine_proofs
 from worker import scrub
 from worker.lease_watch import LeaseWatch
@@ -97,10 +97,9 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
             chunk = s.get_one(Chunk, chunk_id)
             job = completion.lock_job(s, chunk.job_id)
             s.refresh(chunk)
-            now = s.scalars(select(from_now())).one()
-            if watch is not None and not watch.may_judge(now):
+            if watch is not None and not watch.may_judge(s.scalars(select(from_now())).one()):
                 return
-            if chunk.state != Work.RUNNING or chunk.lease_until is None or chunk.lease_until >= now:
+            if s.scalar(select(Chunk.id).where(Chunk.id == chunk.id, leases.lapsed(Chunk))) is None:
                 continue  # another sweeper was quicker, or the worker has recorded it after all
             log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
             chunks.lose_chunk(s, chunk, "worker_lost")
