@@ -1,5 +1,6 @@
 """Inserts and finds many rows with one statement."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -48,8 +49,14 @@ def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
     return values
 
 
-def one_of(s: Session, column: InstrumentedAttribute[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Return the SQL condition that a column has one of these values. PostgreSQL gets an array, not many parameters."""
+def one_of(
+    s: Session, column: InstrumentedAttribute[Any], values: Collection[int] | Collection[str]
+) -> ColumnElement[bool]:
+    """Return the SQL condition that a column has one of these values, however many they are.
+
+    The values are one parameter. PostgreSQL accepts at most 65,535 parameters, and SQLite 32,766.
+    """
     if s.get_bind().dialect.name == "postgresql":
         return column == func.any(literal(list(values), ARRAY(column.type)))
-    return column.in_(values)
+    listed = func.json_each(json.dumps(list(values))).table_valued("value")
+    return column.in_(select(listed.c.value))

@@ -62,6 +62,9 @@ OF_FILES = SET_APART | {
 DAMAGED = {"truncated", "pixels", "malformed"}
 """The reasons of a file whose header may be whole. Such a DICOM file is missing from the series that it states."""
 
+DECODER_FAILED = ("decoder_crash", "decoder_timeout")
+"""The codes of files whose decoder was ended. The file may be at fault, or the machine."""
+
 OF_CONFLICTS = {
     "patient_conflict": "The files of this study name different patients. Correct the patient IDs and send it again.",
     "uid_conflict": "Another file has the same SOP Instance UID but other contents. Send the right one alone.",

@@ -33,6 +33,10 @@ SAID_BY_CODE = frozenset(
 """Codes of refused archives whose detail is not shown, because it repeats the sentence of the code."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STORAGE_AWAY = (
+    errno.EIO, errno.EREMOTEIO, errno.EBUSY, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+)  # fmt: skip
 
 _SLUGS = {
     400: "bad-request",
@@ -137,14 +141,14 @@ def as_problem(error: Exception) -> Problem:
         case FileMissing() | FileDamaged():
             log.error("A stored file is missing or damaged: %s", error)
             return Problem(503, "file-lost", "A stored file is missing or damaged. Tell the operator of this server.")
-        case ForeignStorage():
-            log.error("the storage cannot be used: %s", type(error).__name__)
-            return Problem(
-                503, "storage-away", "The server's storage is not available. Nothing was queued. Tell its operator."
-            )
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")
             return Problem(507, "disk-full", "The server's disk is full. Nothing was queued. Tell its operator.")
+        case ForeignStorage() | OSError() if _is_storage_away(error):
+            log.error("the storage cannot be used: %s", getattr(error, "strerror", None) or type(error).__name__)
+            return Problem(
+                503, "storage-away", "The server's storage is not available. Nothing was queued. Tell its operator."
+            )
         case RecursionError():
             log.error("Nested too deeply", exc_info=error)
             return Problem(400, "bad-request", "The request is nested too deeply. Send a simpler one.")
@@ -155,6 +159,13 @@ def as_problem(error: Exception) -> Problem:
             )
     log.error("Unhandled %s", type(error).__name__, exc_info=error)
     return Problem(500, "internal", "The server made an error and logged it. Try again, or tell the operator.")
+
+
+def _is_storage_away(error: Exception) -> bool:
+    """Return whether storage is unreachable, or is not the storage of this database."""
+    if isinstance(error, OSError) and error.errno in STORAGE_AWAY:
+        return True
+    return isinstance(error, ForeignStorage | ConnectionError | TimeoutError)
 
 
 def _from_apiflask(error: HTTPError) -> Problem:

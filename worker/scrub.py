@@ -11,6 +11,7 @@ import threading
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.bulk import one_of
 from db.clock import from_now
 from db.database import current, read_scope, session_scope
 from db.models import DamagedFile, Installation
@@ -39,12 +40,12 @@ def scrub(reader: Rereader, size: int) -> Reread:
     """Read about `size` bytes, and record which files are damaged. Raises OSError if the storage is unreachable."""
     found = reader.turn(size)
     with session_scope() as s:
-        s.execute(delete(DamagedFile).where(DamagedFile.sha256.in_(found.whole)))  # repaired since the last time
+        s.execute(delete(DamagedFile).where(one_of(s, DamagedFile.sha256, found.whole)))  # repaired since the last time
         known = set(s.scalars(select(DamagedFile.sha256)))
         s.add_all(DamagedFile(sha256=name) for name in found.damaged if name not in known)
         if not found.last:
             gone = [name for name in known if not storage().exists(name)]
-            s.execute(delete(DamagedFile).where(DamagedFile.sha256.in_(gone)))
+            s.execute(delete(DamagedFile).where(one_of(s, DamagedFile.sha256, gone)))
             s.execute(update(Installation).values(reread_at=from_now()))
         s.execute(update(Installation).values(reread_to=found.last))
     for name in found.damaged:
@@ -62,3 +63,6 @@ def _run(stop: threading.Event) -> None:
         except (SQLAlchemyError, OSError) as error:  # database or storage is unreachable; go on from there later
             reader = None
             log.warning("no stored file is read again", extra={"error": type(error).__name__})
+        except Exception:  # nobody would start this thread again
+            reader = None
+            log.exception("no stored file is read again")

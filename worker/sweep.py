@@ -23,7 +23,7 @@ from db.database import current, read_scope, session_scope
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
 from db.ledger.backlog import record_sweep
-from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload
 from db.registry import engine_proofs
 from worker import scrub
 from worker.lease_watch import LeaseWatch
@@ -103,7 +103,7 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
             now = moment(s)
             if watch is not None and not watch.may_judge(now):
                 return
-            if chunk.state != Work.RUNNING or chunk.lease_until is None or chunk.lease_until >= now:
+            if s.scalar(select(Chunk.id).where(Chunk.id == chunk.id, leases.lapsed(Chunk))) is None:
                 continue  # another sweeper was quicker, or the worker has recorded it after all
             log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
             chunks.lose_chunk(s, chunk, "worker_lost")
@@ -168,7 +168,8 @@ def reap_and_log() -> None:
         log.warning("no file is reaped: %s", error)
 
 
-def _reap_until(stop: threading.Event) -> None:
+def reap_until(stop: threading.Event) -> None:
+    """Reap again and again, whatever fails, until the event is set."""
     settings = current()
     seconds = settings.sweep_seconds
     while not stop.wait(seconds):
@@ -177,6 +178,9 @@ def _reap_until(stop: threading.Event) -> None:
             seconds = settings.reap_every_seconds
         except (SQLAlchemyError, OSError) as error:
             log.warning("reaping failed", extra={"error": type(error).__name__})
+            seconds = settings.sweep_seconds
+        except Exception:  # nobody would start this thread again
+            log.exception("reaping failed")
             seconds = settings.sweep_seconds
 
 
@@ -190,7 +194,7 @@ def main() -> None:
     scrub.start(stop)
     settings = current()
     # Reaping lists all files, which may take long. Nothing waits for it.
-    threading.Thread(target=_reap_until, args=(stop,), name="reaper", daemon=True).start()
+    threading.Thread(target=reap_until, args=(stop,), name="reaper", daemon=True).start()
     watch = LeaseWatch()
     while not stop.is_set():
         try:

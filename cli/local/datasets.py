@@ -11,10 +11,10 @@ from cli.local.follow import follow
 from cli.local.session import reading
 from cli.output import print_table, safe, say
 from db import CLASSES, COVID, NON_COVID
-from db.clock import from_now
 from db.datasets import datasets
 from db.datasets.datasets import DatasetView
 from db.datasets.slices import DatasetError
+from db.ledger import leases
 from db.models import Dataset, Evaluation, Work
 
 MOST_VALUES = 5  # the most values that are shown of a property, such as the image size
@@ -67,7 +67,7 @@ def _is_builder_busy() -> bool:
     """Return whether an evaluation worker has other work, or a dataset has to wait for a while."""
     with reading() as session:
         busy = [select(table.id).where(table.state == Work.RUNNING) for table in (Dataset, Evaluation)]
-        put_off = select(Dataset.id).where(Dataset.state == Work.READY, Dataset.lease_until > from_now())
+        put_off = select(Dataset.id).where(Dataset.state == Work.READY, ~leases.due(Dataset))
         return any(session.scalar(query.limit(1)) is not None for query in (*busy, put_off))
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from db.clock import from_now
 from db.database import current
-from db.ledger.leases import due
+from db.ledger.leases import due, lapsed
 from db.models import Chunk, Dataset, Evaluation, Installation, LeaseMixin, TrainingRun, Upload, Work
 
 KINDS: dict[str, type[LeaseMixin]] = {
@@ -41,10 +41,9 @@ def backlog(s: Session, kind: type[LeaseMixin]) -> Backlog:
     table: Any = kind
     now = s.scalars(select(from_now())).one()
     ready, oldest = s.execute(select(func.count(), func.min(table.published_at)).where(due(table))).one()
-    leases = select(func.count()).where(table.state == Work.RUNNING)
-    running = s.scalars(leases.where(table.lease_until >= from_now())).one()
-    expired = s.scalars(leases.where(table.lease_until < from_now())).one()
-    return Backlog(ready, (now - oldest).total_seconds() if oldest else 0.0, running, expired)
+    claimed = s.scalars(select(func.count()).where(table.state == Work.RUNNING)).one()
+    expired = s.scalars(select(func.count()).where(lapsed(table))).one()
+    return Backlog(ready, (now - oldest).total_seconds() if oldest else 0.0, claimed - expired, expired)
 
 
 def record_sweep(s: Session) -> None:

@@ -1,6 +1,6 @@
 """Changes chunks: adds them, splits them when their worker is lost, fails and quarantines them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import update
@@ -17,13 +17,10 @@ from db.ledger.predictions import copy_known, open_slices
 from db.models import Chunk, Job, Outcome, Slice, Work
 
 
-def close_slices(s: Session, chunk_id: int, outcome: Outcome, reason: str | None = None) -> None:
-    """Give this outcome to those slices of a chunk that have no outcome yet."""
-    s.execute(
-        update(Slice)
-        .where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
-        .values(state=outcome, reason=reason)
-    )
+def close_slices(s: Session, chunk_ids: Collection[int], outcome: Outcome, reason: str | None = None) -> None:
+    """Give this outcome to those slices of chunks that have no outcome yet."""
+    still_open = update(Slice).where(one_of(s, Slice.chunk_id, chunk_ids), Slice.state == Outcome.OPEN)
+    s.execute(still_open.values(state=outcome, reason=reason))
 
 
 def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int], *, suspect: bool = False) -> None:
@@ -48,7 +45,7 @@ def new_chunk(s: Session, job: Job, array_sha256: str, size: int, *, suspect: bo
 def offer_chunk(s: Session, job: Job, chunk: Chunk) -> None:
     """Wake an inference worker for a new chunk after the commit, as `add_chunk` does."""
     if job.cancel_requested_at is not None:
-        close_slices(s, chunk.id, Outcome.CANCELLED)
+        close_slices(s, [chunk.id], Outcome.CANCELLED)
         _end(s, chunk, Work.CANCELLED)
         return
     copy_known(s, job, [chunk.id])
@@ -65,7 +62,7 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
     """
     open_ids = list(open_slices(s, chunk.id))
     if chunk.job.cancel_requested_at is not None:
-        close_slices(s, chunk.id, Outcome.CANCELLED)
+        close_slices(s, [chunk.id], Outcome.CANCELLED)
         _end(s, chunk, Work.CANCELLED)
     elif len(open_ids) > 1:
         half = len(open_ids) // 2
@@ -77,7 +74,7 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
         _end(s, chunk, Work.READY, suspect=True, losses=losses, closed_at=None, published_at=from_now())
         broker.wake_after_commit(s, Queue.INFERENCE)
     else:
-        close_slices(s, chunk.id, Outcome.QUARANTINED, reason)
+        close_slices(s, [chunk.id], Outcome.QUARANTINED, reason)
         _end(s, chunk, Work.FAILED)
 
 
@@ -95,7 +92,7 @@ def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
     """End a claimed chunk whose slices cannot be predicted. Raises StaleClaim."""
     job = lock_job(s, s.get_one(Chunk, claim.id).job_id)
     leases.close(s, Chunk, claim, Work.FAILED, closed_at=from_now())
-    close_slices(s, claim.id, Outcome.QUARANTINED, reason)
+    close_slices(s, [claim.id], Outcome.QUARANTINED, reason)
     finish_if_done(s, job)
 
 

@@ -15,7 +15,7 @@ from db.ledger.views import JobStateName, Moment, View
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
 from db.models.documents import JobTally
 from db.paging import BadCursor, Page
-from db.reasons import OF_FILES
+from db.reasons import DECODER_FAILED, OF_FILES
 from db.registry.engine_proofs import refusals
 
 Ended = tuple[datetime, int]
@@ -112,6 +112,14 @@ class JobView(View):
     def is_open(self) -> bool:
         """Whether the job has not ended."""
         return self.state in OPEN_JOB
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the job has ended, and a retry may predict more of its slices."""
+        if self.is_open:
+            return False
+        is_undecoded = not self.rejections.keys().isdisjoint(("decoder_budget", *DECODER_FAILED))
+        return self.state != JobState.FINISHED or self.counts.quarantined > 0 or is_undecoded
 
     @property
     def settled(self) -> int:

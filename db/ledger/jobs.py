@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from db import broker
 from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
+from db.bulk import one_of
 from db.clock import from_now
 from db.database import lock_row
 from db.findings.recording import remove_findings
@@ -19,6 +20,7 @@ from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
 from db.ledger.completion import finish_if_done, lock_job
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
+from db.reasons import DECODER_FAILED
 from db.registry.champions import champion
 
 PRIORITIES = range(-10, 11)
@@ -116,9 +118,9 @@ def cancel_job(s: Session, job: Job) -> bool:
     # Skip a chunk that is being claimed at this moment. It is cancelled when its worker reports.
     ready = leases.locked(select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state == Work.READY), s, of=Chunk)
     waiting = s.scalars(ready).all()
-    s.execute(update(Chunk).where(Chunk.id.in_(waiting)).values(state=Work.CANCELLED, closed_at=from_now()))
-    for chunk_id in waiting:
-        close_slices(s, chunk_id, Outcome.CANCELLED)
+    cancelled = {"state": Work.CANCELLED, "closed_at": from_now()}
+    s.execute(update(Chunk).where(one_of(s, Chunk.id, waiting)).values(cancelled))
+    close_slices(s, waiting, Outcome.CANCELLED)
     finish_if_done(s, job)
     return True
 
@@ -126,7 +128,7 @@ def cancel_job(s: Session, job: Job) -> bool:
 def retry_job(s: Session, job: Job) -> int:
     """Open an ended job again, and retry quarantined slices, cancelled slices, and uploads that were not unpacked.
 
-    Also retry files that were not decoded because others had used up the upload's budget. The upload gets a new budget.
+    Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
     many slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
     """
@@ -134,7 +136,7 @@ def retry_job(s: Session, job: Job) -> int:
     if job.state in OPEN_JOB:
         return 0
     failed = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
-    again = or_(Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED)), Slice.reason == "decoder_budget")
+    again = or_(Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED)), _to_decode_again(s, job))
     uploads, reread = _read_again(s, Slice.job_id == job.id, again)
     prepared = s.execute(
         select(Chunk.array_sha256, Slice.id)
@@ -153,12 +155,24 @@ def retry_job(s: Session, job: Job) -> int:
     for array_sha256, slice_id in prepared:
         by_array.setdefault(array_sha256, []).append(slice_id)
     for array_sha256, slice_ids in by_array.items():
-        s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(state=Outcome.OPEN, reason=None, detail=None))
+        again_open = {"state": Outcome.OPEN, "reason": None, "detail": None}
+        s.execute(update(Slice).where(one_of(s, Slice.id, slice_ids)).values(again_open))
         add_chunk(s, job, array_sha256, slice_ids)  # new chunks over the same arrays
     for _ in {*failed, *uploads}:
         broker.wake_after_commit(s, Queue.INGEST)
     finish_if_done(s, job)
     return len(failed) + reread + len(prepared)
+
+
+def _to_decode_again(s: Session, job: Job) -> ColumnElement[bool]:
+    """Return the SQL condition of the rejected slices that are decoded again.
+
+    First, these are the files that were not decoded because others had used up the upload's budget. If there are none,
+    these are the files whose decoder was ended. They come later, because they may use up the budget again.
+    """
+    untried = Slice.reason == "decoder_budget"
+    is_any = s.scalar(select(Slice.id).where(Slice.job_id == job.id, untried).limit(1)) is not None
+    return untried if is_any else Slice.reason.in_(DECODER_FAILED)
 
 
 def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int], int]:
@@ -170,7 +184,7 @@ def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int],
     unread = update(Slice).where(*conditions, unprepared)
     values = {"state": Outcome.OPEN, "reason": None, "detail": None, "chunk_id": None, "array_row": None}
     upload_ids = list(s.scalars(unread.values(values).returning(Slice.upload_id)))
-    _unpack_again(s, Upload.id.in_(set(upload_ids)))
+    _unpack_again(s, one_of(s, Upload.id, set(upload_ids)))
     return set(upload_ids), len(upload_ids)
 
 

@@ -7,9 +7,12 @@ from typing import Any, TypeVar, TypeVarTuple
 from sqlalchemy import CursorResult, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from db.bulk import one_of
 from db.clock import from_now
 from db.database import current
 from db.models import OPEN_WORK, LeaseMixin, Work
+
+FAR_SECONDS = 3600.0  # nobody sets the end of a lease or of a put-off so far ahead
 
 L = TypeVar("L", bound=LeaseMixin)
 Ts = TypeVarTuple("Ts")
@@ -34,8 +37,19 @@ def due(model: Any) -> Any:
     A row whose lease has run out cannot be claimed until the sweeper frees it (`free_expired`). Only the sweeper knows
     of pauses in which no worker could renew its lease.
     """
-    later = model.lease_until
-    return and_(model.state == Work.READY, or_(later.is_(None), later <= from_now()))
+    return and_(model.state == Work.READY, or_(model.lease_until.is_(None), _is_over(model)))
+
+
+def lapsed(model: Any) -> Any:
+    """Return the SQL condition that a row's lease has run out."""
+    return and_(model.state == Work.RUNNING, _is_over(model))
+
+
+def _is_over(model: Any) -> Any:
+    """Return the SQL condition that `lease_until` is past, or was set before the database's clock was set back."""
+    settings = current()
+    far = max(FAR_SECONDS, 2 * settings.lease_seconds, 2 * settings.resend_seconds)
+    return or_(model.lease_until <= from_now(), model.lease_until > from_now(far))
 
 
 def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
@@ -128,7 +142,7 @@ def count_put_offs(session: Session) -> dict[str, int]:
 def expired(session: Session, model: type[L]) -> list[int]:
     """Return the ids of the rows whose lease has run out."""
     table: Any = model
-    return list(session.scalars(select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())))
+    return list(session.scalars(select(table.id).where(lapsed(table))))
 
 
 def free_expired(session: Session, model: type[L], row_id: int | None = None) -> list[int]:
@@ -137,25 +151,28 @@ def free_expired(session: Session, model: type[L], row_id: int | None = None) ->
     With a row's id, look at this row only.
     """
     table: Any = model
-    expired = select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())
+    expired = select(table.id).where(lapsed(table))
     if row_id is not None:
         expired = expired.where(table.id == row_id)
     ids = list(session.scalars(locked(expired, session, of=table)))
     freed = {"state": Work.READY, "lease_until": None, "published_at": from_now(-2 * current().resend_seconds)}
-    session.execute(update(table).where(table.id.in_(ids)).values(**freed))
+    session.execute(update(table).where(one_of(session, table.id, ids)).values(**freed))
     return ids
 
 
 def unsent(session: Session, model: type[L]) -> list[int]:
-    """Return the ids of rows that have been ready so long that their message may be lost, oldest first."""
+    """Return the ids of rows that have been ready so long that their message may be lost, oldest first.
+
+    A message that was sent in the future was sent before the database's clock was set back, so it may be lost too.
+    """
     table: Any = model
-    old = from_now(-current().resend_seconds)
-    query = select(table.id).where(table.state == Work.READY, table.published_at < old)
-    return list(session.scalars(query.order_by(table.published_at)))
+    sent, resend = table.published_at, current().resend_seconds
+    query = select(table.id).where(table.state == Work.READY, or_(sent < from_now(-resend), sent > from_now(resend)))
+    return list(session.scalars(query.order_by(sent)))
 
 
 def mark_sent(session: Session, model: type[L], ids: list[int]) -> None:
     """Note that the messages of these rows were sent again now. Skip rows that are being claimed."""
     table: Any = model
-    free = session.scalars(locked(select(table.id).where(table.id.in_(ids)), session, of=table)).all()
-    session.execute(update(table).where(table.id.in_(free)).values(published_at=from_now()))
+    free = session.scalars(locked(select(table.id).where(one_of(session, table.id, ids)), session, of=table)).all()
+    session.execute(update(table).where(one_of(session, table.id, free)).values(published_at=from_now()))

@@ -200,7 +200,7 @@ def record_chunks(s: Session, engine: str, done: Sequence[ScoredChunk]) -> None:
     for one in done:
         leases.close(s, Chunk, one.claim, Work.CANCELLED if cancelled else Work.DONE, closed_at=from_now())
         if cancelled:
-            chunks.close_slices(s, one.chunk.id, Outcome.CANCELLED)
+            chunks.close_slices(s, [one.chunk.id], Outcome.CANCELLED)
     if not cancelled:
         pixels = open_slices(s, *(one.chunk.id for one in done))
         fenced = ((one.claim.fence, predicted) for one in done for predicted in one.scored)

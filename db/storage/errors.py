@@ -1,4 +1,8 @@
-"""The errors of stored files."""
+"""The errors of stored files, and of the file systems that hold them."""
+
+import errno
+from functools import wraps
+from typing import Any
 
 
 class FileMissing(Exception):
@@ -7,3 +11,30 @@ class FileMissing(Exception):
 
 class FileDamaged(Exception):
     """The bytes of a file do not have the SHA-256 in its name."""
+
+
+class RaisingOSError:
+    """A file system of fsspec whose calls raise no other errors than OSError.
+
+    s3fs passes on botocore's errors when a server cannot be reached. They are not OSErrors, so nobody would wait for
+    the server. The new error has only the name of the old one, because the old text may name a server.
+    """
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._fs, name)
+        if not callable(member):
+            return member
+
+        @wraps(member)
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return member(*args, **options)
+            except OSError:
+                raise
+            except Exception as error:
+                raise OSError(errno.EIO, type(error).__name__) from error
+
+        return call

@@ -27,6 +27,20 @@ def each_file(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, path.stat()
 
 
+def make_room(copies: Iterable[Path], most: int, *, unused_since: float) -> None:
+    """Remove the least recently used copies while all copies take more than `most` bytes.
+
+    Copies that were used after `unused_since`, in seconds since 1970, stay.
+    """
+    by_use = sorted((status.st_atime, status.st_size, path) for path, status in each_file(copies))
+    size = sum(bytes_ for _, bytes_, _ in by_use)
+    for used_at, bytes_, path in by_use:
+        if size <= most or used_at > unused_since:
+            break
+        path.unlink(missing_ok=True)
+        size -= bytes_
+
+
 def check_hash(path: Path, sha256: str) -> None:
     """Raise FileDamaged unless the file has this SHA-256."""
     with path.open("rb") as file:

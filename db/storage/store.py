@@ -16,11 +16,12 @@ import fsspec
 
 from db.background import run_with_heartbeat
 from db.database import current
-from db.storage.errors import FileDamaged, FileMissing
+from db.storage.errors import FileDamaged, FileMissing, RaisingOSError
 from db.storage.files import (
     check_hash,
     each_file,
     make_folder,
+    make_room,
     renew,
     stored_at,
     sync_everything,
@@ -33,6 +34,7 @@ from db.storage.trash import Trash
 MARKER = "installation"
 PROBE = "probe"  # a file that is written to check that the store accepts files
 EVICT_SECONDS = 60.0
+IN_USE_SECONDS = 3600.0  # how long a worker may read a copy after it was used last
 TRUSTED_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
 MOST_VERIFIED = 10_000  # the most files that a process remembers as hashed
@@ -46,7 +48,8 @@ class Storage(Trash):
 
     def __init__(self, url: str, cache: Path) -> None:
         # No cache of listings, because another machine may store or remove a file at any time.
-        self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self.fs = RaisingOSError(fs)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
         self.incoming = self.folder / "incoming"
@@ -142,6 +145,7 @@ class Storage(Trash):
         temporary = self.incoming / uuid4().hex
         try:
             run_with_heartbeat(lambda: self._fetch(sha256, temporary), alive)
+            os.utime(temporary)  # fetching may have taken long
             make_folder(place.parent)
             temporary.replace(place)
         finally:
@@ -202,6 +206,13 @@ class Storage(Trash):
 
         The reserve is for work that is claimed already, and for a database in the home. Raises OSError.
         """
+        if not self._lacks_room(wanted):
+            return False
+        if not self.is_local:
+            self._evict()  # while the disk is full, nothing is fetched, so nothing else makes room
+        return True
+
+    def _lacks_room(self, wanted: int = 0) -> bool:
         settings = current()
         folders = [folder for folder in (self.folder, settings.home) if folder.exists()]
         return min(shutil.disk_usage(folder).free for folder in folders) < settings.reserve_bytes + wanted
@@ -258,19 +269,16 @@ class Storage(Trash):
     def _evict(self) -> None:
         """Remove the least recently used copies while all copies take too much room, at most once a minute.
 
-        Also remove old temporary files, because the sweeper sees only those of its own machine.
+        Copies that were used in the last hour stay, because an upload may be larger than the cache. On a full disk,
+        only those of the last minute stay. Also remove old temporary files, because the sweeper sees only those of its
+        own machine.
         """
         if time.monotonic() < self._evict_at:
             return
         self._evict_at = time.monotonic() + EVICT_SECONDS
         self.reap_incoming(current().orphan_seconds)
-        copies = sorted((info.st_atime, info.st_size, path) for path, info in each_file(self.folder.glob("??/*")))
-        size = sum(bytes_ for _, bytes_, _ in copies)
-        for _, bytes_, path in copies:
-            if size <= current().cache_bytes:
-                break
-            path.unlink(missing_ok=True)
-            size -= bytes_
+        in_use = EVICT_SECONDS if self._lacks_room() else IN_USE_SECONDS
+        make_room(self.folder.glob("??/*"), current().cache_bytes, unused_since=time.time() - in_use)
 
     def reap_incoming(self, older_than_seconds: float) -> int:
         """Remove temporary files that their writers left behind. Return how many."""

@@ -49,15 +49,18 @@ class Trash:
 
     def trashed(self) -> Iterator[tuple[str, date]]:
         """Yield the SHA-256 of each file in the trash, and the day on which it was put there."""
-        for path in self.fs.glob(f"{self.root}/{TRASH}/*/*"):
+        for path in self.fs.find(f"{self.root}/{TRASH}"):  # not a pattern, because the root may hold `*`, `?` or `[`
             day, sha256 = path.split("/")[-2:]
             yield sha256, date.fromisoformat(day)
 
     def restore(self, sha256: str) -> bool:
         """Restore a file from the trash. Return False if it is not there."""
-        for path in self.fs.glob(f"{self.root}/{TRASH}/*/{sha256}"):
-            with suppress(FileNotFoundError):  # another process was quicker
-                self._move(path, self._remote(sha256))
+        days: list[str] = []
+        with suppress(FileNotFoundError):  # nothing was ever put there
+            days = self.fs.ls(f"{self.root}/{TRASH}", detail=False)
+        for day in days:
+            with suppress(FileNotFoundError):  # not of this day, or another process was quicker
+                self._move(f"{day}/{sha256}", self._remote(sha256))
                 return True
         return False
 
@@ -68,4 +71,8 @@ class Trash:
 
     def _move(self, source: str, target: str) -> None:
         self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self.fs.mv(source, target)
+        if self.is_local:
+            self.fs.mv(source, target)
+        else:  # `mv` would take the paths for patterns
+            self.fs.cp_file(source, target)
+            self.fs.rm_file(source)

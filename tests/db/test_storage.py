@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from db import database as base
 from db.settings import Settings
 from db.storage import FileDamaged, FileMissing, Storage
 from db.storage import store as store_module
+from tests.builders.buckets import bucket_away
 
 
 @pytest.fixture(params=["folder", "remote"])
@@ -259,8 +261,8 @@ def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, m
     base.use(settings.model_copy(update={"cache_bytes": 25}))
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
     first, second = store.put(b"first 10 b"), store.put(b"second10 b")
-    for age, sha256 in ((200, second), (100, first)):
-        os.utime(store.folder / sha256[:2] / sha256, (time.time() - age,) * 2)
+    for hours, sha256 in ((3, second), (2, first)):
+        os.utime(store.folder / sha256[:2] / sha256, (time.time() - hours * 3600,) * 2)
     store.put(b"third 10 b")
     copies = {path.name for path in store.folder.glob("??/*")}
     assert second not in copies
@@ -276,11 +278,39 @@ def test_copy_that_was_read_last_stays_when_another_is_fetched(
     url = f"memory://{tmp_path.name}"
     first, second, third = (Storage(url, tmp_path / "one").put(data * 10) for data in (b"1", b"2", b"3"))
     store = Storage(url, tmp_path / "two")
-    for age, sha256 in ((200, first), (100, second)):
-        os.utime(store.local_path(sha256), (time.time() - age,) * 2)
+    for hours, sha256 in ((3, first), (2, second)):
+        os.utime(store.local_path(sha256), (time.time() - hours * 3600,) * 2)
     store.local_path(first)
     store.local_path(third)
     assert {path.name for path in store.folder.glob("??/*")} == {first, third}
+
+
+def test_file_larger_than_the_cache_is_fetched_once(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.storage.store.EVICT_SECONDS", 0.0)
+    base.use(settings.model_copy(update={"cache_bytes": 25}))
+    url = f"memory://{tmp_path.name}"
+    large = Storage(url, tmp_path / "one").put(b"large" * 10)
+    other = Storage(url, tmp_path / "one").put(b"other" * 10)
+    store = Storage(url, tmp_path / "two")
+    assert store.received_path(large).read_bytes() == b"large" * 10
+    store.local_path(other)
+    monkeypatch.setattr(store.fs, "get_file", lambda *_: pytest.fail("it is fetched again"))
+    assert store.received_path(large).read_bytes() == b"large" * 10
+
+
+def test_full_disk_keeps_only_copies_that_are_in_use_now(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.use(settings.model_copy(update={"cache_bytes": 5}))
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    older, newer = store.put(b"older"), store.put(b"newer")
+    os.utime(store.folder / older[:2] / older, (time.time() - 600,) * 2)
+    base.use(settings.model_copy(update={"cache_bytes": 5, "reserve_bytes": 1 << 60}))
+    monkeypatch.setattr(time, "monotonic", lambda: 1e9)  # long after the last time
+    assert store.is_short_of_disk()
+    assert {path.name for path in store.folder.glob("??/*")} == {newer}
 
 
 def test_what_a_writer_left_behind_beside_a_bucket_is_removed(tmp_path: Path, settings: Settings) -> None:
@@ -319,6 +349,22 @@ def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
     assert not store.exists(sha256)
     assert [name for name, _ in store.trashed()] == [sha256]
     assert store.read(sha256) == b"pixels"
+    assert list(store.trashed()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "remote"])
+def test_trash_works_whatever_characters_the_path_has(kind: str, tmp_path: Path) -> None:
+    name = "a [b]*?{c}"
+    store = Storage(str(tmp_path / name) if kind == "folder" else f"memory://{tmp_path.name}/{name}", tmp_path)
+    kept, lost = store.put(b"kept"), store.put(b"lost")
+    assert store.trash(kept)
+    assert store.trash(lost)
+    days = dict(store.trashed())
+    assert set(days) == {kept, lost}
+    store.purge(lost, days[lost])
+    assert not store.restore(lost)
+    assert store.restore(kept)
+    assert store.read(kept) == b"kept"
     assert list(store.trashed()) == []
 
 
@@ -388,3 +434,49 @@ def test_remote_store_that_refuses_files_is_not_writable(tmp_path: Path, monkeyp
 def test_looking_whether_a_store_can_be_written_leaves_no_file_of_ours(store: Storage) -> None:
     store.check_writable()
     assert list(store.names(0, time.time() + 500)) == []
+
+
+def errors_of_all_calls(store: Storage) -> list[type[OSError]]:
+    """The kinds of OSError that every method raises that needs the bucket."""
+    sha256, day = "0" * 64, datetime.now(UTC).date()
+    calls = (
+        store.owner,
+        store.check_writable,
+        lambda: store.mark("me"),
+        lambda: store.put(b"pixels"),
+        lambda: store.read(sha256),
+        lambda: store.exists(sha256),
+        lambda: list(store.names(0, 1)),
+        lambda: store.delete(sha256),
+        lambda: store.trash(sha256),
+        lambda: list(store.trashed()),
+        lambda: store.restore(sha256),
+        lambda: store.purge(sha256, day),
+    )
+    kinds = []
+    for call in calls:
+        with pytest.raises(OSError) as caught:
+            call()
+        kinds.append(caught.type)
+    return kinds
+
+
+def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
+    store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")
+    with bucket_away():
+        assert set(errors_of_all_calls(store)) == {OSError}
+        with pytest.raises(OSError, match="EndpointConnectionError") as caught:
+            store.owner()
+    assert caught.value.errno == errno.EIO
+    assert store.owner() is None
+
+
+@pytest.mark.slow
+def test_s3_that_cannot_be_reached_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        values = {"ENDPOINT_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "MAX_ATTEMPTS": "1"}
+        keys = {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "mine", "DEFAULT_REGION": "us-east-1"}
+        for name, value in (values | keys).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        assert errors_of_all_calls(Storage("s3://bucket/prefix", tmp_path / "cache"))

@@ -21,6 +21,7 @@ from db.registry.manifest import parse_manifest
 from db.storage import FileMissing, storage
 from db.training import runs
 from db.training.runs import NewRun
+from tests.builders.buckets import bucket_away
 from tests.builders.datasets import add_dataset, add_split, split_of
 from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
@@ -609,6 +610,19 @@ def test_run_waits_for_what_is_away(error, dataset, monkeypatch):
     monkeypatch.setattr(training.run, "carry_out", away)
     view, _ = carry_out()
     assert view.state == "queued"
+    with session_scope() as s:
+        run = s.get_one(TrainingRun, view.id)
+        assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
+
+
+def test_run_waits_for_a_bucket_that_cannot_be_reached(dataset, settings, tmp_path):
+    launch(dataset)
+    database.use(settings.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(checkpoint={"stage": 0, "epoch": 3}))
+    with bucket_away():
+        view, _ = carry_out()
+    assert (view.state, view.message) == ("queued", "put off: EndpointConnectionError")
     with session_scope() as s:
         run = s.get_one(TrainingRun, view.id)
         assert (run.checkpoint["epoch"], run.attempts) == (3, 0)

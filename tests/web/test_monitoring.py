@@ -21,6 +21,7 @@ from db.ledger.backlog import PATIENCE_SECONDS, is_worked_on, record_sweep
 from db.models import Installation, ModelVersion, Upload, Work
 from db.settings import Settings
 from db.storage import storage
+from tests.builders.buckets import bucket_away
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser, WorkerPart, load_engines
 from web.monitoring.kept import Kept
@@ -71,6 +72,17 @@ def test_empty_folder_in_place_of_the_storage_is_not_ready_and_receives_nothing(
     answer = api.submit(("1.png", png()))
     assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:storage-away")
     assert [path for path in files.rglob("*") if path.is_file()] == []
+
+
+def test_bucket_that_cannot_be_reached_is_not_ready_and_receives_nothing(
+    app: APIFlask, api: Api, settings: Settings, tmp_path: Path
+) -> None:
+    database.use(settings.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
+    with bucket_away():
+        answer = readyz(app)
+        assert (answer.status_code, answer.json["checks"]["storage"]) == (503, False)
+        answer = api.submit(("1.png", png()))
+        assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:storage-away")
 
 
 def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_path: Path) -> None:

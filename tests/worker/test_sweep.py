@@ -1,6 +1,7 @@
 """The sweeper's rounds while what it needs is away."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from signal import SIGINT, SIGTERM
@@ -14,7 +15,8 @@ from db import database as base
 from db.broker import Queue
 from db.clock import from_now
 from db.database import read_scope, session_scope
-from db.ledger.backlog import seconds_since_sweep
+from db.ledger import leases
+from db.ledger.backlog import backlog, seconds_since_sweep
 from db.models import Dataset, ModelVersion, Work
 from db.settings import Settings
 from tests.builders.datasets import add_dataset
@@ -35,6 +37,25 @@ def test_sweep_without_a_broker_shows_that_the_sweeper_lives(database: Settings)
         since = seconds_since_sweep(s)
     assert since is not None
     assert since < 600
+
+
+def test_work_from_before_the_clock_was_set_back_goes_on(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker of one row died, the message of another was lost, and the third was put off."""
+    lost, unsent, put_off = (add_dataset(name, 24).id for name in ("lost", "unsent", "put-off"))
+    later = from_now(10 * 365 * 86_400)
+    with session_scope() as s:
+        s.execute(update(Dataset).values(state=Work.READY, published_at=later))
+        s.execute(update(Dataset).where(Dataset.id == lost).values(state=Work.RUNNING, lease_until=later))
+        s.execute(update(Dataset).where(Dataset.id == put_off).values(lease_until=later))
+    with read_scope() as s:
+        assert (backlog(s, Dataset).running, backlog(s, Dataset).expired) == (0, 1)
+        assert set(leases.unsent(s, Dataset)) == {unsent, put_off}
+    sweep.sweep_ledger()
+    for row_id in (lost, unsent, put_off):
+        with session_scope() as s:
+            assert leases.take(s, Dataset, row_id, "w")
+    with session_scope() as s:
+        assert leases.expired(s, Dataset) == []
 
 
 def test_imported_version_that_nobody_has_tried_wakes_a_worker(
@@ -78,3 +99,20 @@ def test_slow_reaping_holds_up_no_sweep(settings: Settings, monkeypatch: pytest.
     sweep.main()
     assert os.umask(mask) == 0o077, "stored files are for the sweeper's user alone"
     assert while_reaping[0] >= 3
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("a fault")], ids=str)
+def test_reaper_goes_on_after_an_error(error: Exception, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    base.use(settings.model_copy(update={"sweep_seconds": 0.01}))
+    rounds: list[int] = []
+    stop = threading.Event()
+
+    def reap() -> Reaped:
+        rounds.append(1)
+        if len(rounds) > 1:
+            stop.set()
+        raise error
+
+    monkeypatch.setattr(sweep, "reap", reap)
+    sweep.reap_until(stop)
+    assert len(rounds) == 2

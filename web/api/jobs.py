@@ -86,7 +86,7 @@ def cancel(job_id: str) -> JobOut:
 def retry(job_id: str) -> RetryOut:
     """Retry what failed in a job
 
-    Puts back slices that were quarantined or cancelled, and files that could not be unpacked.
+    Puts back slices that were quarantined or cancelled, and files that could not be unpacked or decoded.
     """
     with writing_job(job_id) as (s, job):
         if job.finished_at is None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from db.database import current
 from db.ledger.recording import ReadSlice
 from db.models import Upload
+from db.reasons import DECODER_FAILED
 from worker.imaging.rejections import SliceRejected
 
 FAILURES = 50  # how many files of an upload may crash a decoder or use up its time
-COSTLY = ("decoder_crash", "decoder_timeout")
 OVER_BUDGET = SliceRejected(
     "decoder_budget",
     "Not decoded: other files of this upload crashed the decoder too often or used up its time."
@@ -19,7 +19,7 @@ OVER_BUDGET = SliceRejected(
 
 def count_failures(rows: Iterable[ReadSlice]) -> int:
     """Return how many of these rows belong to files that crashed a decoder or used up its time."""
-    return sum(row.reason in COSTLY for row in rows)
+    return sum(row.reason in DECODER_FAILED for row in rows)
 
 
 @dataclass

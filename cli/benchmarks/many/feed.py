@@ -25,7 +25,7 @@ from db.clock import from_now
 from db.database import current, get_engine, read_scope, session_scope
 from db.evaluation.promotion import promote_first
 from db.installation import claim_storage
-from db.ledger import jobs, queue, recording
+from db.ledger import jobs, leases, queue, recording
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Chunk, Job, JobState, Prediction, Upload, User, Work
 from db.registry import versions
@@ -33,7 +33,7 @@ from db.storage import storage
 from worker.decoding import npy_bytes
 
 FILES = 127  # chunk files; several chunks share one. As 127 is a prime, a device seldom gets the same file again
-HELD_SECONDS = 3600.0
+HELD_SECONDS = leases.FAR_SECONDS
 LIMIT_SECONDS = 300.0
 
 

@@ -13,14 +13,17 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
+from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
+from db.installation import adopt_storage
 from db.ledger import job_view, jobs, leases, queue, recording
 from db.ledger.predictions import PredictedSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
 from db.registry import versions
 from db.settings import Settings
 from db.storage import storage
+from tests.builders.buckets import bucket_away
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_champion
 from tests.worker.jobs.test_main_job import run_apart
@@ -118,6 +121,26 @@ def test_volume_that_is_not_mounted_costs_no_attempt(
     while ingest.unpack_next("w") or predict.predict_next("w"):
         pass
     assert {(view(job).state, view(job).counts.predicted) for job in (unread, read)} == {(JobState.FINISHED, 3)}
+
+
+def test_bucket_that_cannot_be_reached_costs_no_attempt(
+    ann: User, submit: Any, slices: Entries, view: View, database: Settings, tmp_path: Path
+) -> None:
+    base.use(database.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
+    with session_scope() as s:
+        adopt_storage(s)
+    add_champion(database.home, "bucket")
+    job = submit(ann, slices(3))
+    for model, work in ((Upload, ingest.unpack_next), (Chunk, predict.predict_next)):
+        for copy in (database.home / "cache").glob("??/*"):
+            copy.unlink()
+        with bucket_away():
+            assert work("w")
+        with read_scope() as s:
+            assert s.execute(select(model.state, model.attempts, model.put_offs)).one() == (Work.READY, 0, 1)
+        let_time_pass()
+        assert work("w")
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
 
 
 def let_time_pass() -> None:

@@ -14,6 +14,7 @@ from db.models import Chunk, Job, JobState, Upload, User, Work
 from tests.builders.leases import let_leases_end
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.formats.decode import DecodeLimits
+from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs import batches, budget, ingest, predict
 
@@ -145,9 +146,33 @@ def test_upload_whose_files_crash_decoders_is_rejected_after_so_many(
     done = view(job)
     assert (done.counts.received, done.counts.predicted) == (23, 21), "a retry takes up what the budget did not reach"
     assert done.rejections == {"decoder_crash": 2}
+    assert done.is_retryable
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 2
+    work()
+    assert view(job).rejections == {"decoder_crash": 2}, "the new budget bounds them again"
     again = submit(ann, {"00.png": b"crash", **good})
     work()
     assert view(again).counts.predicted == 20, "another upload has a budget of its own"
+
+
+@pytest.mark.parametrize("reason", ["decoder_crash", "decoder_timeout"])
+def test_files_that_failed_because_of_the_machine_are_decoded_by_a_retry(
+    reason: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(pool: Any, entries: Any, *_: Any) -> Any:
+        for entry in entries:
+            yield entry, None, SliceRejected(reason, "the machine had no memory")
+
+    job = submit(ann, slices(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "read_decoded", fails)
+        work()
+    assert (view(job).rejections, view(job).is_retryable) == ({reason: 3}, True)
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 3
+    work()
+    assert (view(job).counts.predicted, view(job).rejections, view(job).is_retryable) == (3, {}, False)
 
 
 @pytest.mark.slow
