@@ -22,6 +22,7 @@ from worker.lease_watch import LeaseWatch
 
 Entries = Callable[..., dict[str, bytes]]
 START = datetime(2026, 1, 1, tzinfo=UTC)
+ENDS = [-1200.0, 10 * 365 * 86_400.0]  # of leases that have run out, in seconds from now
 
 
 def judged(*seconds: float, only_read: Container[float] = ()) -> list[bool]:
@@ -74,28 +75,32 @@ def test_lease_that_lapsed_while_nobody_could_write_is_renewed_by_its_worker(
         assert leases.keep(s, Chunk, own)
 
 
+@pytest.mark.parametrize("end", ENDS, ids=["past", "clock-set-back"])
 @pytest.mark.usefixtures("champion")
-def test_lease_that_lapsed_in_a_pause_is_renewed_by_its_worker(ann: User, submit: Any, slices: Entries) -> None:
+def test_lease_that_lapsed_in_a_pause_is_renewed_by_its_worker(
+    end: float, ann: User, submit: Any, slices: Entries
+) -> None:
     submit(ann, slices(4))
     ingest.unpack_next("w")
     with session_scope() as s:
         [(_, own)] = queue.claim_chunks(s, "w", 4)
-        s.execute(update(Chunk).values(lease_until=from_now(-1200)))
+        s.execute(update(Chunk).values(lease_until=from_now(end)))
     sweep.sweep_ledger(LeaseWatch())
     with session_scope() as s:
         assert leases.keep(s, Chunk, own)
 
 
+@pytest.mark.parametrize("end", ENDS, ids=["past", "clock-set-back"])
 @pytest.mark.usefixtures("champion")
 def test_lease_of_a_worker_that_does_not_come_back_is_lost(
-    database: Settings, ann: User, submit: Any, slices: Entries
+    end: float, database: Settings, ann: User, submit: Any, slices: Entries
 ) -> None:
     base.use(database.model_copy(update={"heartbeat_seconds": 0.1, "sweep_seconds": 0.1}))
     submit(ann, slices(1))
     ingest.unpack_next("w")
     with session_scope() as s:
         queue.claim_chunks(s, "w", 1)
-        s.execute(update(Chunk).values(lease_until=from_now(-1200)))
+        s.execute(update(Chunk).values(lease_until=from_now(end)))
     watch = LeaseWatch()
     sweep.sweep(watch)
     time.sleep(0.3)

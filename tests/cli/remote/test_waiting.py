@@ -14,7 +14,8 @@ from cli.remote.client import Client
 from cli.remote.find_server import Server
 
 BODY = bytes(30_000_000)  # more than the sockets hold
-ANSWER = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{"id": "job"}'
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 13\r\nContent-Type: application/json\r\n\r\n"
+ANSWER = HEAD + b'{"id": "job"}'
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def test_submission_that_waits_for_a_thread_is_sent_once() -> None:
 
 def test_download_that_waits_for_a_thread_arrives() -> None:
     with busy_server() as (server, _), Client(server) as remote:
-        assert b"".join(remote.stream("/jobs/1/results.csv")) == b'{"id": "job"}'
+        assert b"".join(remote.stream("/jobs/1/results.json")) == b'{"id": "job"}'
 
 
 def test_other_requests_do_not_wait_so_long() -> None:
