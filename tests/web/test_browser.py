@@ -392,6 +392,30 @@ def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, 
         assert box["x"] + box["width"] <= width
 
 
+SWIPE = """([right, down, fingers]) => {
+    const picture = document.querySelector(".slice-figure img");
+    const touch = (x, y, identifier) => new Touch({identifier, target: picture, clientX: 200 + x, clientY: 200 + y});
+    const start = Array.from({length: fingers}, (_, number) => touch(0, 0, number));
+    const event = (kind, lists) => picture.dispatchEvent(new TouchEvent(kind, {bubbles: true, ...lists}));
+    event("touchstart", {touches: start, changedTouches: start});
+    event("touchend", {touches: [], changedTouches: [touch(right, down, 0)]});
+}"""
+
+
+@pytest.mark.slow
+def test_swipe_across_the_picture_goes_to_the_next_slice(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[href*='/slices/']").first.click()
+    place = signed_in.locator("#slice-dialog .slice-nav")
+    place.get_by_text("1 of ").wait_for()
+    for nothing in ((-30, 0, 1), (-60, 90, 1), (-120, 0, 2)):
+        signed_in.evaluate(SWIPE, nothing)
+    signed_in.evaluate(SWIPE, (-120, 20, 1))
+    place.get_by_text("2 of ").wait_for()
+    signed_in.evaluate(SWIPE, (120, 0, 1))
+    place.get_by_text("1 of ").wait_for()
+
+
 @pytest.mark.slow
 def test_keys_are_not_offered_where_nothing_hovers(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")

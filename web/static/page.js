@@ -71,6 +71,24 @@
     else if (KEYS[key]) slice().querySelector(KEYS[key])?.click();
   });
 
+  // A swipe across the picture does what the arrow keys do. Scrolling, zooming and moving a zoomed page do nothing.
+  const SWIPE = 50; // pixels
+  let touched = null;
+
+  document.addEventListener("touchstart", (event) => {
+    const single = event.touches.length === 1 && window.visualViewport.scale === 1;
+    touched = single && event.target.closest(".slice-figure") ? event.touches[0] : null;
+  }, {passive: true});
+
+  document.addEventListener("touchend", (event) => {
+    if (!touched) return;
+    const [end] = event.changedTouches;
+    const [right, down] = [end.clientX - touched.clientX, end.clientY - touched.clientY];
+    touched = null;
+    if (Math.abs(right) < Math.max(SWIPE, 2 * Math.abs(down))) return;
+    slice()?.querySelector(right < 0 ? KEYS.ArrowRight : KEYS.ArrowLeft)?.click();
+  });
+
   showHeat();
 
   // --- Forms and buttons ------------------------------------------------------------------------------------------
