@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy.exc import OperationalError
 
 from db import PARTS, TRAIN
 from db.database import current, in_transaction, read_scope, session_scope
@@ -85,7 +84,7 @@ def train_next(worker: str) -> bool:
         work,
         fail=fail,
         put_off=put_off,
-        away=(OSError, OperationalError),
+        away=claimed.DATA_AWAY,
         is_given_back=True,
     )
     return True

@@ -34,7 +34,8 @@ from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
 
-AWAY = (OSError, OperationalError, DecoderUnavailable, MemoryError)
+DATA_AWAY = (OSError, OperationalError)  # for work that fails if it lacks memory, because it would lack it again
+AWAY = (*DATA_AWAY, DecoderUnavailable, MemoryError)
 WAIT_SECONDS = 2.0  # pause between two checks whether the database is back
 NOTE_SECONDS = 1.0  # pause between two notes of the progress
 

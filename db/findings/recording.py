@@ -154,7 +154,7 @@ def _preferred(row: _Row) -> tuple[bool, float, str]:
 
 
 def _engine_of(s: Session, job: Job) -> str | None:
-    """Return the engine that made most predictions of a job, or the first by name of several. None if there are none.
+    """Return the engine that made most predictions of a job, or None without predictions. Break ties by name.
 
     A picture that an earlier job predicted keeps its engine, so a job may have predictions of several.
     """

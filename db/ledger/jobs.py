@@ -167,8 +167,8 @@ def retry_job(s: Session, job: Job) -> int:
 def _to_decode_again(s: Session, job: Job) -> ColumnElement[bool]:
     """Return the SQL condition of the rejected slices that are decoded again.
 
-    First, these are the files that were not decoded because others had used up the upload's budget. If there are none,
-    these are the files whose decoder was ended. They come later, because they may use up the budget again.
+    A retry first decodes the files that had no turn, because others had used up their upload's budget. The next retry
+    decodes the files whose decoder was ended. These come later, because they may use up the budget again.
     """
     untried = Slice.reason == "decoder_budget"
     is_any = s.scalar(select(Slice.id).where(Slice.job_id == job.id, untried).limit(1)) is not None

@@ -30,6 +30,12 @@ from web.actions import jobs as actions
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
+def submit_files(page: Any, files: list[Path]) -> None:
+    page.goto("/submit")
+    page.set_input_files("#files", files)
+    page.get_by_role("button", name="Submit").click()
+
+
 @pytest.mark.slow
 def test_sign_in_and_out(page: Any, ann: User) -> None:
     page.goto("/sign-in")
@@ -129,9 +135,7 @@ def test_report_in_its_frame_follows_the_theme(admin_page: Any, tmp_path: Path) 
 def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
     archive = tmp_path / "cut.zip"
     archive.write_bytes(zip_of({"1.png": png(1)})[:-30])
-    signed_in.goto("/submit")
-    signed_in.set_input_files("#files", [archive])
-    signed_in.get_by_role("button", name="Submit").click()
+    submit_files(signed_in, [archive])
     problem = signed_in.locator("#problem")
     problem.wait_for()
     assert "This submission was not accepted" in problem.inner_text()
@@ -152,10 +156,8 @@ def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api:
         api.submit(("1.png", png(1)), key=sent[-1])  # the server has made the job
         route.abort()
 
-    signed_in.goto("/submit")
     signed_in.route(lambda url: url.endswith("/api/v1/jobs"), lose)
-    signed_in.set_input_files("#files", [image])
-    signed_in.get_by_role("button", name="Submit").click()
+    submit_files(signed_in, [image])
     signed_in.wait_for_url("**/jobs/*")
     assert len(sent) == 1
     signed_in.faults.clear()  # the browser itself logs the failed request
@@ -175,9 +177,7 @@ def test_submission_cannot_be_stopped_once_it_is_sent(
     monkeypatch.setattr(actions, "create_job", create_later)
     image = tmp_path / "1.png"
     image.write_bytes(png(1))
-    signed_in.goto("/submit")
-    signed_in.set_input_files("#files", [image])
-    signed_in.get_by_role("button", name="Submit").click()
+    submit_files(signed_in, [image])
     signed_in.get_by_text("Everything is sent").wait_for()
     assert not signed_in.get_by_role("button", name="Stop").is_visible()
     checked.set()
@@ -198,9 +198,7 @@ def test_submission_can_be_stopped_while_it_is_sent(
     monkeypatch.setattr(actions, "receive", receive_later)
     archive = tmp_path / "scan.zip"
     archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
-    signed_in.goto("/submit")
-    signed_in.set_input_files("#files", [archive])
-    signed_in.get_by_role("button", name="Submit").click()
+    submit_files(signed_in, [archive])
     signed_in.get_by_role("button", name="Stop").click()
     stopped.set()
     problem = signed_in.locator("#problem")
@@ -218,10 +216,8 @@ def test_changed_name_leads_to_the_job_that_the_lost_answer_was_about(signed_in:
             made.append(api.submit(("1.png", png(1)), key=route.request.headers["idempotency-key"]).json["id"])
         route.abort()
 
-    signed_in.goto("/submit")
     signed_in.route(lambda url: "/api/v1/jobs" in url, lose)
-    signed_in.set_input_files("#files", [tmp_path / "1.png"])
-    signed_in.get_by_role("button", name="Submit").click()
+    submit_files(signed_in, [tmp_path / "1.png"])
     signed_in.get_by_role("alert").get_by_text("It is not known whether the job was queued.").wait_for()
     signed_in.unroute_all()
     signed_in.get_by_label("Name").fill("another name")

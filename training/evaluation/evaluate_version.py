@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy.exc import OperationalError
 
 from db import TRAIN, VALIDATION
 from db.database import in_transaction, read_scope, session_scope
@@ -71,7 +70,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         work,
         fail=fail,
         put_off=put_off,
-        away=(OSError, OperationalError),
+        away=claimed.DATA_AWAY,
         is_given_back=True,
     )
     return True

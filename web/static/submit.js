@@ -134,8 +134,8 @@
     sendWithToken(body);
   });
 
-  // The session may have ended since the page was opened, or be another one: nothing is sent in vain, and the token of
-  // the present session is used.
+  // The session may have ended since the page was opened. Ask first, so that no upload is refused after it is sent.
+  // After a new sign-in, the page has the token of the new session.
   async function sendWithToken(body) {
     let page;
     try {
@@ -212,8 +212,8 @@
     byId("upload-text").textContent = `${size(event.loaded)} of ${size(event.total)}, ${size(rate)}/s`;
   }
 
-  // The answer got lost, perhaps not the job: it is found by its key, without sending the files again. It is also found
-  // if its name was changed before it was sent again.
+  // The answer got lost, but the job may have been made. Find it by its key, without sending the files again. This
+  // also works if its name was changed before it was sent again.
   async function answerLost() {
     try {
       const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
