@@ -62,7 +62,7 @@ class Trained:
     stopped_early: bool = False
 
     def plain_temperature(self) -> float:
-        """Return the temperature that the loss calls for which trained the weights that the network has."""
+        """Return the temperature that suits the loss with which the network's weights were trained."""
         if self.stage is not None:
             stage = self.config.stages[self.stage]
             return plain_temperature(stage.q, stage.label_smoothing)
