@@ -59,7 +59,7 @@ def reap(*, confirmed: bool = False) -> Reaped:
         since = this_installation(s).created_at.timestamp()
     age = current().orphan_seconds
     before = time.time() - age
-    storage().reap_incoming(age)
+    storage().incoming.remove_old(age)
     restored, deleted = _empty_trash()
     count, orphans = 0, []
     for names in _batches(storage().names(since, before)):

@@ -5,21 +5,19 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, Self
-from uuid import uuid4
 
 from db.settings import MIB
 from db.storage.errors import FileMissing
+from db.storage.incoming import Incoming
 
 _ROOM_BYTES = 64 * MIB  # bytes received between two checks of the free disk space
 
 
-class Incoming(Protocol):
+class Target(Protocol):
     """The part of `db.storage.store.Storage` that a receiver uses."""
 
-    incoming: Path
+    incoming: Incoming
 
-    def watch(self, receiver: "Receiver") -> None: ...
-    def keep_young(self) -> None: ...
     def check_disk(self, wanted: int = 0) -> None: ...
     def adopt(self, path: Path, sha256: str) -> None: ...
 
@@ -42,9 +40,9 @@ class Receiver:
     the first part of a slow submission has to wait for the last part.
     """
 
-    def __init__(self, storage: Incoming) -> None:
+    def __init__(self, storage: Target) -> None:
         self._storage = storage
-        self.path = storage.incoming / uuid4().hex
+        self.path = storage.incoming.new_path()
         # Unbuffered, so that a full disk raises an error in write(), and not when an abandoned file is closed.
         self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
@@ -52,7 +50,7 @@ class Receiver:
         self._room = 0
         self._received: StoredFile | None = None
         self._is_published = False
-        storage.watch(self)
+        storage.incoming.watch(self)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +70,7 @@ class Receiver:
             view = view[self._file.write(view) :]
         self._hash.update(data)
         self._size += len(data)
-        self._storage.keep_young()
+        self._storage.incoming.keep_young()
         return len(data)
 
     def finish(self) -> StoredFile:

@@ -5,12 +5,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
-from uuid import uuid4
-from weakref import WeakSet
 
 import fsspec
 
@@ -19,7 +16,6 @@ from db.database import current
 from db.storage.errors import FileDamaged, FileMissing, RaisingOSError
 from db.storage.files import (
     check_hash,
-    each_file,
     make_folder,
     make_room,
     renew,
@@ -28,19 +24,19 @@ from db.storage.files import (
     sync_folder,
     write_file,
 )
+from db.storage.incoming import Incoming
 from db.storage.receiver import Receiver
-from db.storage.trash import Trash
+from db.storage.removal import Removal
 
 MARKER = "installation"
 PROBE = "probe"  # a file that is written to check that the store accepts files
 EVICT_SECONDS = 60.0
 IN_USE_SECONDS = 3600.0  # how long a worker may read a copy after it was used last
 TRUSTED_SECONDS = 3600.0
-TOUCH_SECONDS = 60.0
 MOST_VERIFIED = 10_000  # the most files that a process remembers as hashed
 
 
-class Storage(Trash):
+class Storage(Removal):
     """Files by SHA-256, in a folder (`url` is a path or file://) or in another fsspec store (`s3://bucket/prefix`).
 
     Files of a remote store are read from `cache`, a folder of copies on this machine.
@@ -52,32 +48,13 @@ class Storage(Trash):
         self.fs = RaisingOSError(fs)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
-        self.incoming = self.folder / "incoming"
-        self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._evict_at = self._touch_at = 0.0
+        self.incoming = Incoming(self.folder / "incoming")
+        self._evict_at = 0.0
         self._verified: dict[str, int] = {}  # times in ns of the files that this process has hashed
-        self._receivers: WeakSet[Receiver] = WeakSet()
-        self._lock = Lock()  # of the receivers
 
     def receive(self) -> Receiver:
         """Return a receiver for one new file."""
         return Receiver(self)
-
-    def watch(self, receiver: Receiver) -> None:
-        """Keep the temporary file of a receiver young from now on, as long as the receiver exists."""
-        with self._lock:
-            self._receivers.add(receiver)
-
-    def keep_young(self) -> None:
-        """Touch the temporary files of this process's receivers once a minute, because old ones are removed."""
-        if time.monotonic() < self._touch_at:
-            return
-        with self._lock:
-            self._touch_at = time.monotonic() + TOUCH_SECONDS
-            paths = [receiver.path for receiver in self._receivers]
-        for path in paths:
-            with suppress(FileNotFoundError):  # published, or aborted
-                os.utime(path)
 
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
@@ -101,7 +78,7 @@ class Storage(Trash):
         place = self._place(sha256)
         if renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):
             return sha256
-        temporary = self.incoming / uuid4().hex
+        temporary = self.incoming.new_path()
         write_file(temporary, data, durable=durable)
         if durable or not self.is_local:
             self.adopt(temporary, sha256)
@@ -142,7 +119,7 @@ class Storage(Trash):
             if not self.restore(sha256):
                 raise FileMissing(sha256)
             return place
-        temporary = self.incoming / uuid4().hex
+        temporary = self.incoming.new_path()
         try:
             run_with_heartbeat(lambda: self._fetch(sha256, temporary), alive)
             os.utime(temporary)  # fetching may have taken long
@@ -224,36 +201,13 @@ class Storage(Trash):
 
     def check_writable(self) -> None:
         """Raise OSError unless files can be written to this machine, and to the store if it is remote."""
-        probe = self.incoming / uuid4().hex
+        probe = self.incoming.new_path()
         try:
             probe.write_bytes(b"1")
             if not self.is_local:
                 self.fs.pipe_file(f"{self.root}/{PROBE}", b"1")
         finally:
             probe.unlink(missing_ok=True)
-
-    def names(self, since: float, until: float) -> Iterator[str]:
-        """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
-        for start in (f"{number:02x}" for number in range(256)):  # in parts, because the listing of a bucket is large
-            for name, at in self._listing(start):
-                if since <= at < until:
-                    yield name
-
-    def _listing(self, folder: str) -> Iterator[tuple[str, float]]:
-        """Yield the name of each file in a folder, and when it was stored."""
-        if self.is_local:
-            for path, status in each_file((self.folder / folder).glob("*")):
-                yield path.name, status.st_mtime
-            return
-        for path, info in self.fs.find(f"{self.root}/{folder}", detail=True).items():
-            yield path.rsplit("/", 1)[-1], stored_at(info)
-
-    def delete(self, sha256: str) -> None:
-        """Delete a file permanently, with its copy on this machine."""
-        self._place(sha256).unlink(missing_ok=True)
-        if not self.is_local:
-            with suppress(FileNotFoundError):
-                self.fs.rm_file(self._remote(sha256))
 
     def owner(self) -> str | None:
         """Return the id of the installation in the storage's mark, or None. Raises OSError."""
@@ -276,14 +230,6 @@ class Storage(Trash):
         if time.monotonic() < self._evict_at:
             return
         self._evict_at = time.monotonic() + EVICT_SECONDS
-        self.reap_incoming(current().orphan_seconds)
+        self.incoming.remove_old(current().orphan_seconds)
         in_use = EVICT_SECONDS if self._lacks_room() else IN_USE_SECONDS
         make_room(self.folder.glob("??/*"), current().cache_bytes, unused_since=time.time() - in_use)
-
-    def reap_incoming(self, older_than_seconds: float) -> int:
-        """Remove temporary files that their writers left behind. Return how many."""
-        limit = time.time() - older_than_seconds
-        stale = [path for path, status in each_file(self.incoming.iterdir()) if status.st_mtime < limit]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return len(stale)

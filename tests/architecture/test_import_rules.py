@@ -112,6 +112,7 @@ ROOMS = {
     ),
 }
 MOST_MODULES = 14  # of a folder: what is more wants a room of its own
+MOST_LINES = 200  # a class has fewer: what is longer has a second task
 TENSORFLOW_IN = {"worker/engines/keras.py", "cli/benchmarks/peers/network.py"}  # peers run apart from ctbatch
 HEAVY = "tensorflow", "keras"
 HDF5_IN = {"worker/hdf5.py", "training/network/load_weights.py"}
@@ -212,6 +213,16 @@ def test_no_room_is_crowded() -> None:
     folders = [path.parent for module, path in MODULES.items() if path.name != "__init__.py"]
     crowded = [f"{folder.relative_to(PROJECT)}: {folders.count(folder)}" for folder in sorted(set(folders))]
     assert [line for line in crowded if int(line.rpartition(" ")[2]) > MOST_MODULES] == []
+
+
+def test_no_class_is_long() -> None:
+    lengths = {
+        f"{module}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines >= MOST_LINES} == {}
 
 
 @pytest.mark.parametrize("package", ROOMS)

@@ -118,7 +118,7 @@ def test_refused_weights_file_is_not_kept(launch: Run, settings: Settings) -> No
     path.write_bytes(b"weights")
     assert launch("site", "--from", path).exit_code == 2
     assert not storage().exists(hashlib.sha256(b"weights").hexdigest())
-    assert list(storage().incoming.iterdir()) == []
+    assert list(storage().incoming.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(

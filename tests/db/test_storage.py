@@ -37,7 +37,7 @@ def test_received_bytes_are_found_under_their_hash(store: Storage) -> None:
     assert received.size == 6
     assert store.read(received.sha256) == b"abcdef"
     assert store.exists(received.sha256)
-    assert list(store.incoming.iterdir()) == []
+    assert list(store.incoming.folder.iterdir()) == []
 
 
 def test_file_that_would_take_the_disks_reserve_is_refused_while_it_arrives(
@@ -52,7 +52,7 @@ def test_file_that_would_take_the_disks_reserve_is_refused_while_it_arrives(
     base.use(settings)
     assert refusal.value.errno == errno.ENOSPC
     receiver.abort()
-    assert list(store.incoming.iterdir()) == []
+    assert list(store.incoming.folder.iterdir()) == []
 
 
 def test_aborted_upload_leaves_no_file(store: Storage) -> None:
@@ -60,7 +60,7 @@ def test_aborted_upload_leaves_no_file(store: Storage) -> None:
     receiver.write(b"abc")
     receiver.finish()
     receiver.abort()
-    assert list(store.incoming.iterdir()) == []
+    assert list(store.incoming.folder.iterdir()) == []
     assert not store.exists(hashlib.sha256(b"abc").hexdigest())
 
 
@@ -74,14 +74,14 @@ def test_received_file_that_was_removed_is_not_published(store: Storage) -> None
 
 
 def test_first_part_stays_young_while_the_next_arrives(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.storage.store.TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr("db.storage.incoming.TOUCH_SECONDS", 0.0)
     first, second = store.receive(), store.receive()
     first.write(b"abc")
     first.finish()
     old = time.time() - 1000
     os.utime(first.path, (old, old))
     second.write(b"def")
-    assert store.reap_incoming(500) == 0
+    assert store.incoming.remove_old(500) == 0
     assert first.publish().size == 3
 
 
@@ -116,7 +116,7 @@ def test_interrupted_fetch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(other.fs, "get_file", breaks)
     with pytest.raises(ConnectionResetError):
         other.local_path(sha256)
-    assert list(other.incoming.iterdir()) == []
+    assert list(other.incoming.folder.iterdir()) == []
 
 
 def test_missing_file_raises(store: Storage) -> None:
@@ -219,7 +219,7 @@ def test_bytes_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monke
     def fsync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.is_file():
-            assert path.parent == store.incoming
+            assert path.parent == store.incoming.folder
             synced.append(path.read_bytes())
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -233,9 +233,9 @@ def test_bytes_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monke
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     store.receive().write(b"left behind")
-    assert store.reap_incoming(1000) == 0
+    assert store.incoming.remove_old(1000) == 0
     time.sleep(0.02)
-    assert store.reap_incoming(0.01) == 1
+    assert store.incoming.remove_old(0.01) == 1
 
 
 def test_upload_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,12 +315,12 @@ def test_full_disk_keeps_only_copies_that_are_in_use_now(
 
 def test_what_a_writer_left_behind_beside_a_bucket_is_removed(tmp_path: Path, settings: Settings) -> None:
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
-    left, fresh = store.incoming / "left", store.incoming / "fresh"
+    left, fresh = store.incoming.folder / "left", store.incoming.folder / "fresh"
     for path in (left, fresh):
         path.write_bytes(b"pix")
     os.utime(left, (time.time() - settings.orphan_seconds - 1,) * 2)
     store.put(b"pixels")
-    assert list(store.incoming.iterdir()) == [fresh]
+    assert list(store.incoming.folder.iterdir()) == [fresh]
 
 
 class Listing(MemoryFileSystem):
@@ -409,8 +409,8 @@ def test_what_another_sweeper_was_quicker_with_is_passed_over(store: Storage) ->
     store.purge(sha256, day)
     store.purge(sha256, day)
     assert not store.restore(sha256)
-    (store.incoming / "gone").symlink_to("nowhere")
-    assert store.reap_incoming(-1) == 0
+    (store.incoming.folder / "gone").symlink_to("nowhere")
+    assert store.incoming.remove_old(-1) == 0
 
 
 def test_sync_takes_either_store(store: Storage) -> None:

@@ -56,7 +56,7 @@ def test_ready_without_warnings_when_all_answer(app: APIFlask, valkey_url: str, 
 
 
 def test_not_ready_without_storage(app: APIFlask, settings: Settings) -> None:
-    storage().incoming.rmdir()
+    storage().incoming.folder.rmdir()
     answer = readyz(app)
     assert (answer.status_code, answer.json["checks"]["storage"]) == (503, False)
 
@@ -239,7 +239,7 @@ def test_logs_hold_no_file_names(
 
 
 def test_unexpected_error_is_a_500_without_details(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    storage().incoming.rmdir()
+    storage().incoming.folder.rmdir()
     answer = api.submit(("1.png", png()))
     assert (answer.status_code, answer.json["type"]) == (500, "urn:ctbatch:problem:internal")
     assert "incoming" not in answer.text

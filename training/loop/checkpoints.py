@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int)
 
 def _put(groups: dict[str, Arrays]) -> str:
     """Store named lists of arrays durably as one .npz, and return its SHA-256."""
-    path = storage().incoming / uuid4().hex
+    path = storage().incoming.new_path()
     arrays = {f"{name}/{i}": array for name, group in groups.items() for i, array in enumerate(group)}
     try:
         with path.open("xb") as file:

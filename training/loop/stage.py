@@ -16,6 +16,7 @@ Without these, only the loop over batches would be left of `fit`. The batches ar
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ from training.data.slices import Data
 from training.errors import Diverged
 from training.loop.observer import Arrays, Checkpoint, Step, TrainingObserver
 from training.loop.optimizer import make_variables, optimizer_of
-from training.loop.stage_data import AT_ONCE, StageData
+from training.loop.stage_data import StageData
+from training.loop.validation import as_input, class_weights, cross_entropy, predict_parts
 from training.loop.weight_average import WeightAverage
 from training.network.loss import loss_of
-from training.network.training_copy import cut, predict, settle_normalisation, training_copy
+from training.network.training_copy import cut, settle_normalisation, training_copy
 from worker.engines.keras import on_gpu
-from worker.engines.package import probability
 
 SETTLING_SLICES = 384  # training slices for recomputing the statistics of normalisation
 
@@ -84,7 +85,7 @@ class Fitting:
         self.best: Arrays = []
         self.best_epoch = -1
         self.loss_before: float | None = None
-        self.class_weight = _class_weights(data.train.labels) if config.balanced else None
+        self.class_weight = class_weights(data.train.labels) if config.balanced else None
 
     def run(self, resume: Checkpoint | None) -> bool:
         """Train the remaining epochs, and put the weights of the stage into the network.
@@ -166,23 +167,13 @@ class Fitting:
         present statistics of normalisation are wrong.
         """
         if self.stage.keep == "last":
-            return self._kept_loss(self.index - 1)
-        return self._loss_of(self._logit(data.validation))
+            return _kept_loss(self.history, self.config.stages, self.index - 1)
+        return self._validation_loss(predict_parts(self.model, data.validation, self.observer.alive))
 
     def _is_better_than_before(self) -> bool:
         """Return whether this stage reached a lower validation loss than there was before."""
-        here = self._kept_loss(self.index)
+        here = _kept_loss(self.history, self.config.stages, self.index)
         return here is not None and (self.loss_before is None or here < self.loss_before)
-
-    def _kept_loss(self, index: int) -> float | None:
-        """Return the validation loss of the weights that a stage keeps, or None if it has had no epoch."""
-        losses = self._losses(index)
-        if not losses:
-            return None
-        return min(losses) if self.config.stages[index].keep == "best" else losses[-1]
-
-    def _losses(self, index: int) -> list[float]:
-        return [record.metrics["val_loss"] for record in self.history if record.stage == index]
 
     def _has_stalled(self, epoch: int) -> bool:
         return bool(self.stage.patience) and self.best_epoch >= 0 and epoch - 1 - self.best_epoch >= self.stage.patience
@@ -193,7 +184,7 @@ class Fitting:
         _reseed(self.model, seed_of(self.seed, epoch))
         totals = np.zeros(2)
         for step, (inputs, labels) in enumerate(data.epoch(epoch), start=1):
-            logs = self.model.train_on_batch(_fed(inputs), labels, class_weight=self.class_weight, return_dict=True)
+            logs = self.model.train_on_batch(as_input(inputs), labels, class_weight=self.class_weight, return_dict=True)
             totals += float(logs["loss"]), float(logs["accuracy"])
             loss, accuracy = totals / step
             if not np.isfinite(loss):
@@ -217,11 +208,11 @@ class Fitting:
         weights = self.model.get_weights()
         if self.average:
             self.model.set_weights(self.average.arrays())
-        logit = self._logit(data.validation)
+        logit = predict_parts(self.model, data.validation, self.observer.alive)
         # The training loss does not show damage by the last step, and a ReLU may hide NaN weights from the logits.
         if not all(np.isfinite(array).all() for array in (logit, *weights)):
             raise Diverged(self.stage.name, f"epoch {epoch + 1}, validation", self.stage.rate)
-        loss, earlier = self._loss_of(logit), self._losses(self.index)
+        loss, earlier = self._validation_loss(logit), _losses(self.history, self.index)
         if not earlier or loss < min(earlier):
             self.best_epoch = len(earlier)
             self.best = self.model.get_weights() if self.stage.keep == "best" else []
@@ -230,20 +221,8 @@ class Fitting:
         accuracy = float(((logit >= 0) == (labels == 1)).mean())
         return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(labels, logit))}
 
-    def _loss_of(self, logit: NDArray[np.float64]) -> float:
-        """Return the mean cross-entropy of the validation slices. Balanced runs weigh both classes equally."""
-        positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
-        labels = self.data.validation.labels
-        losses = -np.where(labels == 1, np.log(positive), np.log(1 - positive))
-        weights = _class_weights(labels) if self.config.balanced else {0: 1.0, 1: 1.0}
-        return float(np.where(labels == 1, weights[1], weights[0]) @ losses / len(losses))
-
-    def _logit(self, validation: Arrays) -> NDArray[np.float64]:
-        """Predict the validation slices, some at a time, because Keras copies its input."""
-        starts = range(0, len(self.data.validation), AT_ONCE)
-        parts = (_fed([array[start : start + AT_ONCE] for array in validation]) for start in starts)
-        logits = [np.asarray(predict(self.model, part, self.observer.alive), np.float64) for part in parts]
-        return np.concatenate(logits)
+    def _validation_loss(self, logit: NDArray[np.float64]) -> float:
+        return cross_entropy(logit, self.data.validation.labels, balanced=self.config.balanced)
 
     def _checkpoint(self, epoch: int) -> Checkpoint:
         arrays = {
@@ -267,15 +246,16 @@ class Fitting:
         return checkpoint.epoch + 1
 
 
-def _class_weights(labels: NDArray[np.uint8]) -> dict[int, float]:
-    """Return the weight of a slice by class, so that both classes have equal weights, and the mean weight is 1."""
-    return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}
+def _losses(history: list[EpochRecord], stage: int) -> list[float]:
+    return [record.metrics["val_loss"] for record in history if record.stage == stage]
 
 
-def _fed(inputs: Arrays) -> Any:
-    """Return arrays in the form for Keras: pixels unchanged, features in float32, and a single array without a list."""
-    arrays = [array if array.dtype == np.uint8 else array.astype(np.float32, copy=False) for array in inputs]
-    return arrays if len(arrays) > 1 else arrays[0]
+def _kept_loss(history: list[EpochRecord], stages: Sequence[Stage], stage: int) -> float | None:
+    """Return the validation loss of the weights that a stage keeps, or None if it has had no epoch."""
+    losses = _losses(history, stage)
+    if not losses:
+        return None
+    return min(losses) if stages[stage].keep == "best" else losses[-1]
 
 
 def _reseed(model: Any, seed: int) -> None:

@@ -16,7 +16,7 @@ from training.data.slices import Data
 from training.loop.observer import Arrays
 from training.network.training_copy import PREDICT_BATCH, Cut, predict
 
-AT_ONCE = 16 * PREDICT_BATCH  # validation slices that are computed at a time that are computed at a time
+AT_ONCE = 16 * PREDICT_BATCH  # validation slices that are computed at a time
 
 
 class StageData:

@@ -127,7 +127,7 @@ def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
         return Cut(keras.Model(slices, slices), keras.Model(network.input, network.output["logit"]))
 
     monkeypatch.setattr("training.loop.stage_data.AT_ONCE", 5)
-    monkeypatch.setattr("training.loop.stage.AT_ONCE", 5)
+    monkeypatch.setattr("training.loop.validation.AT_ONCE", 5)
     weights = network.get_weights()
     losses = {}
     for how in (cut, keep_all):

@@ -80,7 +80,7 @@ def test_packed_tar_is_unpacked_from_its_front_however_often_it_is_broken_off(
     opened.clear()
     for _ in range(3):
         break_off(monkeypatch, after=1)
-        assert list(storage().incoming.iterdir()) == [], "nothing is stored twice"
+        assert list(storage().incoming.folder.iterdir()) == [], "nothing is stored twice"
     work()
     assert opened == ["gz"] * 4, "once a reading"
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 150)
@@ -135,7 +135,7 @@ def test_zip_a_patient_goes_on_where_it_was_broken_off_and_can_be_cancelled(
     work()
     counts = view(cancelled).counts
     assert (view(cancelled).state, counts.received, counts.cancelled) == (JobState.CANCELLED, 120, 120)
-    assert list(storage().incoming.iterdir()) == []
+    assert list(storage().incoming.folder.iterdir()) == []
 
 
 def lose() -> None:

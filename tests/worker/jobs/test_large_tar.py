@@ -114,7 +114,7 @@ def test_large_packed_tar_ends_right_after_interruptions_and_after_a_cancel(
     done = view(interrupted)
     assert done.state == JobState.FINISHED
     assert (done.counts.received, done.counts.predicted) == (count, count)
-    assert list(storage().incoming.iterdir()) == []
+    assert list(storage().incoming.folder.iterdir()) == []
 
     with session_scope() as s:
         cancelled = jobs.create_job(s, owner=ann, files=[file])[0]

@@ -11,15 +11,15 @@ import signal
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
-from worker.imaging.rejections import DecoderUnavailable, SliceRejected
+from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.decoder_process import Decoder, DecoderSpent, Task, describe_end
+from worker.imaging.sandbox.decoders import Decoders
 
 __all__ = ["DecodeLimits", "DecoderPool"]
 
@@ -36,7 +36,6 @@ _AHEAD_BYTES = 64 * 1024 * 1024
 _FILES_A_DECODER = 5_000
 """Files sent to one process. Starting another takes a quarter of a second, as long as decoding 100 small files."""
 _START_SECONDS = 60.0
-_START_ATTEMPTS = 3
 
 
 class DecoderPool(AbstractContextManager["DecoderPool"]):
@@ -71,20 +70,11 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             raise ValueError("a pool needs at least one decoder")
         self._size = size
         self._limits = limits
-        self._function = function
-        self._filter_required = filter_required
+        self._decoders = Decoders(limits, function, filter_required=filter_required)
         self._served: Hashable = None
-        self._past_cpu_seconds = 0.0  # of decoders that were ended
-        self.unfiltered: str | None = None  # why the last decoder that started has no system call filter
-        self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
-        # Children die with the thread that starts them (`linux_process`). So it must live as long as the pool.
-        self._starter = ThreadPoolExecutor(1, "decoder-starter")
-        self._spare: Future[Decoder] | None = None
         self._owner = os.getpid()
         self._is_mapping = False
-        self._failed_starts = 0
-        self._has_warned = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,31 +83,32 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
 
     def close(self) -> None:
         """Kill all decoders."""
-        self._put_all_down()
-        if self._spare is not None and not self._spare.exception():
-            self._spare.result().put_down()
-        self._starter.shutdown()
+        self._decoders.close()
 
     def serve(self, owner: Hashable) -> None:
         """Decode for this owner from now on. If another owner was served before, use fresh decoders."""
         if self._served not in (None, owner):
-            self._put_all_down()
+            self._decoders.end_all()
         self._served = owner
 
     def start_ahead(self) -> None:
         """Start a decoder in the background for the next owner, so that the first file need not wait for it."""
-        if self._spare is None:
-            self._spare = self._starter.submit(self._new_decoder)
+        self._decoders.start_ahead()
 
     @property
     def cpu_seconds(self) -> float:
         """The processor time that all decoders have used so far."""
-        return self._past_cpu_seconds + sum(decoder.cpu_seconds() for decoder in self._decoders)
+        return self._decoders.cpu_seconds()
 
     @property
     def process_ids(self) -> list[int]:
         """The process ids of the decoders that run now."""
-        return [decoder.process.pid for decoder in self._decoders]
+        return [decoder.process.pid for decoder in self._decoders.running]
+
+    @property
+    def unfiltered(self) -> str | None:
+        """Why the last decoder that started has no system call filter, or None."""
+        return self._decoders.unfiltered
 
     def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
         """Decode files in order. Yield each key with its slices, or with the reason why the file is rejected.
@@ -130,51 +121,25 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         if self._is_mapping or os.getpid() != self._owner:
             raise RuntimeError("a pool decodes for one caller at a time, in the process that made it")
         self._is_mapping = True
-        pending: deque[tuple[K, Task]] = deque()
-        source: Iterator[tuple[K, bytes | SliceRejected]] | None = iter(items)
-        failure: Exception | None = None
+        ahead = _Ahead(items, _AHEAD * self._size)
         try:
             while True:
                 self._turn(block=False)
-                if source is not None:
-                    source, failure = self._fill(source, pending)
-                if not pending:
+                for task in ahead.fill():
+                    self._queue.append(task)
+                    self._dispatch()
+                if not ahead.tasks:
                     break
-                while pending[0][1].result is None:
+                while ahead.tasks[0][1].result is None:
                     self._turn(block=True)
-                key, task = pending.popleft()
+                key, task = ahead.tasks.popleft()
                 if task.result is not None:
                     yield key, task.result
         finally:
             self._abandon()
             self._is_mapping = False
-        if failure is not None:
-            raise failure
-
-    def _fill(
-        self, source: Iterator[tuple[K, bytes | SliceRejected]], pending: deque[tuple[K, Task]]
-    ) -> tuple[Iterator[tuple[K, bytes | SliceRejected]] | None, Exception | None]:
-        """Take files from the source while there is room.
-
-        Return the source and None. At the end of the source, return None, and the error that ended it, if any.
-        """
-        held = sum(len(task.data) for _, task in pending)
-        while len(pending) < _AHEAD * self._size and held < _AHEAD_BYTES:
-            try:
-                key, content = next(source)
-            except StopIteration:
-                return None, None
-            except Exception as error:  # raised again by `map`, after what came before
-                return None, error
-            task = Task(b"" if isinstance(content, SliceRejected) else content)
-            pending.append((key, task))
-            if isinstance(content, SliceRejected):
-                task.finish(content)
-                continue
-            held += len(content)
-            self._queue.append(task)
-            self._dispatch()
-        return source, None
+        if ahead.failure is not None:
+            raise ahead.failure
 
     def _dispatch(self) -> None:
         """Send queued files to idle decoders, then to new decoders, and then behind the files of busy decoders."""
@@ -186,31 +151,19 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
 
     def _pick(self, task: Task) -> Decoder | None:
         """Return the decoder for a file, or None if all are busy. Prefer one that is ready to one that is starting."""
-        usable = [decoder for decoder in self._decoders if not _is_worn(decoder)]
+        usable = [decoder for decoder in self._decoders.running if not _is_worn(decoder)]
         if len(usable) < self._size and (task.is_retry or all(decoder.tasks for decoder in usable)):
-            usable.append(started := self._start())
+            usable.append(started := self._decoders.start())
             if task.is_retry:
                 return started
         able = [decoder for decoder in usable if decoder.is_ready] or usable[:1]  # the first one started is ready first
         least = min(able, key=lambda decoder: len(decoder.tasks))
         return least if len(least.tasks) < _PIPELINE else None
 
-    def _start(self) -> Decoder:
-        starting, self._spare = self._spare or self._starter.submit(self._new_decoder), None
-        try:
-            decoder = starting.result()
-        except OSError as error:
-            raise DecoderUnavailable(f"no decoder could be started: {error}") from error
-        self._decoders.append(decoder)
-        return decoder
-
-    def _new_decoder(self) -> Decoder:
-        return Decoder(self._limits, self._function, filter_required=self._filter_required)
-
     def _turn(self, *, block: bool) -> None:
         """Do one round: send files, wait for answers, read them, and replace decoders that died or take too long."""
         self._dispatch()
-        busy = [decoder for decoder in self._decoders if decoder.tasks or not decoder.is_ready]
+        busy = [decoder for decoder in self._decoders.running if decoder.tasks or not decoder.is_ready]
         if not busy:
             return
         poll = select.poll()
@@ -241,34 +194,19 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             logger.warning("decoder %d is replaced: %s", decoder.process.pid, reason)
             is_open = False
         if decoder.is_ready and not was_ready:
-            self._welcome(decoder)
+            self._decoders.welcome(decoder)
         if not is_open:
             self._replace(decoder)
         elif decoder.waited >= self._allowed(decoder):
             self._replace(decoder, timed_out=True)
         elif _is_worn(decoder) and not decoder.tasks:
-            self._put_down(decoder)
-
-    def _welcome(self, decoder: Decoder) -> None:
-        self._failed_starts = 0
-        self.unfiltered = decoder.unfiltered
-        if decoder.unfiltered and self._filter_required:
-            self._put_all_down()
-            raise DecoderUnavailable(
-                f"decoders cannot be confined by a system call filter: {decoder.unfiltered}; use another machine, or"
-                " set CTBATCH_ALLOW_UNFILTERED_DECODERS=true if you trust every file"
-            )
-        if decoder.unfiltered and not self._has_warned:
-            self._has_warned = True
-            logger.warning("decoders run without a system call filter: %s; only their limits hold", decoder.unfiltered)
+            self._decoders.end(decoder)
 
     def _replace(self, decoder: Decoder, *, timed_out: bool = False) -> None:
         """End a decoder. Its first file gets an outcome or another try. Its other files go back to the front."""
-        code = self._put_down(decoder)
+        code = self._decoders.end(decoder)
         if not decoder.is_ready:
-            self._failed_starts += 1
-            if self._failed_starts >= _START_ATTEMPTS:
-                raise DecoderUnavailable(f"decoders do not start. {describe_end(code)}")
+            self._decoders.count_failed_start(code)
         elif decoder.tasks:
             head = decoder.tasks[0]
             if timed_out or code == -signal.SIGXCPU:
@@ -281,19 +219,42 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def _abandon(self) -> None:
         """Forget all files that are not decoded yet, and end the decoders that work on them."""
         self._queue.clear()
-        for decoder in [decoder for decoder in self._decoders if decoder.tasks]:
-            self._put_down(decoder)
-
-    def _put_all_down(self) -> None:
-        while self._decoders:
-            self._put_down(self._decoders[-1])
-
-    def _put_down(self, decoder: Decoder) -> int:
-        """End a decoder, and return how it ended."""
-        self._decoders.remove(decoder)
-        self._past_cpu_seconds += decoder.cpu_seconds()
-        return decoder.put_down()
+        for decoder in [decoder for decoder in self._decoders.running if decoder.tasks]:
+            self._decoders.end(decoder)
 
 
 def _is_worn(decoder: Decoder) -> bool:
     return decoder.sent >= _FILES_A_DECODER
+
+
+class _Ahead(Generic[K]):
+    """Takes files from a source before they are needed. `tasks`: those taken, in order, each with its key.
+
+    `failure`: the error that ended the source, or None.
+    """
+
+    def __init__(self, source: Iterable[tuple[K, bytes | SliceRejected]], most: int) -> None:
+        self._source, self._most = iter(source), most
+        self._is_ended = False
+        self.tasks: deque[tuple[K, Task]] = deque()
+        self.failure: Exception | None = None
+
+    def fill(self) -> Iterator[Task]:
+        """Take files while there is room. Yield those that have to be decoded."""
+        held = sum(len(task.data) for _, task in self.tasks)
+        while not self._is_ended and len(self.tasks) < self._most and held < _AHEAD_BYTES:
+            try:
+                key, content = next(self._source)
+            except StopIteration:
+                self._is_ended = True
+                return
+            except Exception as error:  # raised again by `map`, after what came before
+                self._is_ended, self.failure = True, error
+                return
+            task = Task(b"" if isinstance(content, SliceRejected) else content)
+            self.tasks.append((key, task))
+            if isinstance(content, SliceRejected):
+                task.finish(content)
+                continue
+            held += len(content)
+            yield task

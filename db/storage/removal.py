@@ -1,4 +1,4 @@
-"""The trash of a storage. Unused files stay there for days before they are deleted."""
+"""Lists the files of a storage, and removes unused ones. They stay in the trash for days before they are deleted."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,13 +7,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from db.storage.files import stored_at
+from db.storage.files import each_file, stored_at
 
 TRASH = "trash"
 
 
-class Trash:
-    """The part of `db.storage.store.Storage` with the paths of files, and the trash."""
+class Removal:
+    """The part of `db.storage.store.Storage` with the paths of files, their listing and the trash."""
 
     fs: Any
     root: str
@@ -26,6 +26,29 @@ class Trash:
 
     def _remote(self, sha256: str) -> str:
         return f"{self.root}/{sha256[:2]}/{sha256}"
+
+    def names(self, since: float, until: float) -> Iterator[str]:
+        """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
+        for start in (f"{number:02x}" for number in range(256)):  # in parts, because the listing of a bucket is large
+            for name, at in self._listing(start):
+                if since <= at < until:
+                    yield name
+
+    def _listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield the name of each file in a folder, and when it was stored."""
+        if self.is_local:
+            for path, status in each_file((self.folder / folder).glob("*")):
+                yield path.name, status.st_mtime
+            return
+        for path, info in self.fs.find(f"{self.root}/{folder}", detail=True).items():
+            yield path.rsplit("/", 1)[-1], stored_at(info)
+
+    def delete(self, sha256: str) -> None:
+        """Delete a file permanently, with its copy on this machine."""
+        self._place(sha256).unlink(missing_ok=True)
+        if not self.is_local:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(self._remote(sha256))
 
     def trash(self, sha256: str, before: float = inf) -> bool:
         """Move a file to today's trash if it was stored before this time. If it is read later, it is restored.
