@@ -34,6 +34,15 @@ def test_it_finds_the_rule_that_parts_the_groups_and_states_an_honest_estimate()
     assert rule.tuned.groups == {"COVID": 30, "non-COVID": 30}
 
 
+def test_rate_without_such_a_verdict_is_left_out() -> None:
+    groups = one_ill_slice()
+    high = [[np.minimum(own + 0.5, 1) for own in series] for series in groups.probabilities]
+    rule = tuned(ScoredGroups(groups.names, groups.labels, high))
+    assert rule.tuned is not None
+    assert (rule.tuned.by_default["precision"].value, rule.tuned.by_default["recall"].value) == (0.5, 1.0)
+    assert rule.tuned.by_default.keys() == rule.tuned.held_out.keys() - {"negative_precision"}
+
+
 def test_the_estimate_on_noise_is_chance_although_the_best_candidate_looks_better() -> None:
     rng = np.random.default_rng(0)
     noise = [
