@@ -278,7 +278,8 @@ def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: in
     """Return the metrics that depend on more than one group, each with the number of groups of its rarest class.
 
     If a metric depends on one group, all resamples with this group are the same. A metric of all slices depends on each
-    class that they have. The precision also depends on the groups with a positive slice, so it has at most their number.
+    class that they have. The precision also depends on the groups with a positive slice, so it gets at most their
+    number.
     """
     behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
     present = tuple(label for label, count in behind.items() if count)
