@@ -137,6 +137,11 @@ class FindingRule(Document):
         """Return the name of the rule with its k, for people, such as `top-k-mean (k 10)`."""
         return self.rule if self.k is None else f"{self.rule} (k {self.k})"
 
+    @property
+    def untuned(self) -> Self:
+        """Return the rule without how it was chosen."""
+        return self.model_copy(update={"tuned": None})
+
 
 class GroupCounts(Document):
     """The groups of a dataset: how many have slices of only one class or of both, and the size of the largest."""
