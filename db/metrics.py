@@ -43,6 +43,9 @@ METRICS = {
 }  # fmt: skip
 """Every metric by its key, in the order in which people read them."""
 
+GROUP_METRICS = ("accuracy", "recall", "specificity", "precision", "auc")
+"""The metrics that people see of groups. The score of a group is not a probability, so it has no calibration error."""
+
 _COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # names of numbers that are shown beside the metrics
 
 

@@ -100,7 +100,7 @@ SLICE_NOTES = {
     "stray_delimiter": "An item or a delimiter lies outside of a sequence. It was skipped.",
     "no_sop_class": "The data set states no SOP class. It was taken from the file meta information.",
     "no_modality": "The modality is missing. The SOP class is that of CT.",
-    "bad_charset": "The character set is not known. Text may be wrong.",
+    "bad_charset": "The character set is not known, or a text does not fit it. Text may be wrong.",
     "decimal_comma": "Numbers have a decimal comma.",
     "no_frames": "The number of frames is 0 or empty. It was taken as 1.",
     "compressed": "The pixels are compressed, but the file states that they are not.",

@@ -22,7 +22,10 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """One labelled slice: its `row` in the dataset's arrays, its label (1: COVID), and a hash for its `series`."""
+    """One labelled slice: its `row` in the dataset's arrays, its label (1: COVID), and a hash for its `series`.
+
+    `sha256`: the hash of its file. `frame`: its place in that file.
+    """
 
     id: int
     row: int
@@ -36,6 +39,7 @@ class LabelledRow:
     sha256: str | None
     source: str | None = None
     series: str | None = None
+    frame: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
 from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
+from db.findings.rules import is_tuned_on, rule_of
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
@@ -91,6 +92,32 @@ def request(
     if notify:
         broker.wake_after_commit(s, Queue.EVALUATION)
     return evaluation
+
+
+def request_check(
+    s: Session, *, version: ModelVersion, dataset: Dataset, user: User | None = None, notify: bool = True
+) -> Evaluation:
+    """Request a site check, which is the evaluation of a version on a whole dataset by the engine that serves.
+
+    It is carried out again also if its metrics of groups are not by the rule of findings that the version has now.
+
+    Raises EvaluationError as `request` does.
+    """
+    evaluation = request(s, version=version, dataset=dataset, user=user, notify=notify)
+    result = result_of(evaluation)
+    if result is not None and not _is_by_present_rule(result, version, dataset):
+        _try_again(s, evaluation)
+        if notify:
+            broker.wake_after_commit(s, Queue.EVALUATION)
+    return evaluation
+
+
+def _is_by_present_rule(result: EvaluationResult, version: ModelVersion, dataset: Dataset) -> bool:
+    """Return whether the metrics of groups are by the present rule of the version, or there are none."""
+    if (groups := result.by_group) is None:
+        return True
+    rule = rule_of(version, result.engine)
+    return groups.rule == rule.untuned and groups.tuned_here == is_tuned_on(rule, dataset.sha256)
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:

@@ -102,7 +102,8 @@ class Tuning(Document):
 
     `engine`: the engine that gave the scores. `groups`: the number of groups of each class. `left_out`: groups without
     a slice of the lungs. `held_out`: accuracy, recall, specificity, precision and negative_precision by groups. Each
-    group is judged by a rule that was chosen without this group. `by_default`: the same metrics of the default rule.
+    group is judged by a rule that was chosen without this group. `by_default`: the same metrics of the default rule. A
+    metric is missing if no group got a verdict that it needs.
     `chosen`: the rules that the outer folds chose.
     """
 
@@ -135,6 +136,11 @@ class FindingRule(Document):
     def name(self) -> str:
         """Return the name of the rule with its k, for people, such as `top-k-mean (k 10)`."""
         return self.rule if self.k is None else f"{self.rule} (k {self.k})"
+
+    @property
+    def untuned(self) -> Self:
+        """Return the rule without how it was chosen."""
+        return self.model_copy(update={"tuned": None})
 
 
 class GroupCounts(Document):

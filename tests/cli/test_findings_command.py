@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.commands.findings import findings
+from cli.commands.models.check import check
 from db.database import read_scope, session_scope
 from db.findings.rules import rule_of
 from db.ledger import jobs
@@ -62,6 +63,28 @@ def test_tuned_rule_is_kept_until_it_is_reset(run: Run, version: ModelVersion, p
     assert "held out" in run("rule", "lung/1").output
     assert told(run("reset", "lung/1", "--json"))["tuned"] is None
     assert rule_now(version).tuned is None
+
+
+def test_check_measures_groups_by_the_rule_of_now_and_says_where_it_was_tuned(
+    run: Run, version: ModelVersion, patients: Dataset
+) -> None:
+    def checked(*words: str) -> Result:
+        return CliRunner().invoke(check, ["lung/1", "--on", "site", *words])
+
+    with session_scope() as s:
+        s.get_one(Dataset, patients.id).sha256 = "5" * 64
+    before = told(checked("--json"))
+    assert before["result"]["by_group"]["rule"]["rule"] == "top-k-mean"
+    assert not before["result"]["by_group"]["tuned_here"]
+    tuned = told(run("tune", "lung/1", "--dataset", "site", "--rule", "max", "--json"))
+    after = checked()
+    assert f"40 groups (patients) by max: COVID if the score is at least {tuned['threshold']:.3f}" in after.output
+    assert "was tuned on these groups" in after.output
+    again = told(checked("--json"))
+    assert (again["id"], again["result"]["by_group"]["tuned_here"]) == (before["id"], True)
+    assert told(checked("--json"))["finished_at"] == again["finished_at"], "the same rule gives the same check"
+    run("reset", "lung/1")
+    assert "was tuned on these groups" not in checked().output
 
 
 def test_only_the_named_rules_are_tried(run: Run, version: ModelVersion, patients: Dataset) -> None:

@@ -31,6 +31,11 @@ class Labelled:
         """Return what distinguishes the series of a group, for each slice: None if its series is not known."""
         return [row.series for row in self.rows] if self.rows else [None] * len(self)
 
+    @property
+    def files(self) -> list[tuple[str, int] | None]:
+        """Return the hash of the file of each slice and its frame in it, or None if they are not known."""
+        return [(row.sha256, row.frame) if row.sha256 else None for row in self.rows] or [None] * len(self)
+
     def some(self, count: int) -> "Labelled":
         """Return at most `count` slices, spread over all slices."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)

@@ -118,7 +118,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
     scores = score(engine, data.pixels, progress)
     if not np.isfinite(scores.logit).all():
         raise EvaluationError(f"{engine.name} gave a score that is not a number")
-    result = _result(version, engine.name, data, scores)
+    result = _result(evaluation, engine.name, data, scores)
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
@@ -136,16 +136,17 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
     _finish(claim, evaluation, scores.logit, data, result, progress)
 
 
-def _result(version: ModelVersion, engine: str, data: Labelled, scores: Scores) -> EvaluationResult:
+def _result(evaluation: Evaluation, engine: str, data: Labelled, scores: Scores) -> EvaluationResult:
     """Return the metrics on slices and on groups, and the share of slices that are out of distribution.
 
     Use the threshold and the temperature of the engine.
     """
+    version = evaluation.model_version
     temperature, threshold = calibration_of(version, engine)
     chances = probability(scores.logit, temperature)
     metrics = with_intervals(chances, data.labels, data.groups, threshold)
-    groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series)
-    by_group = measure_groups(groups, rule_of(version, engine))
+    groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files)
+    by_group = measure_groups(groups, rule_of(version, engine), evaluation.dataset.sha256)
     limit = limit_of(version.ood, engine)
     ood_share = None if scores.distance is None or limit is None else float((scores.distance > limit).mean())
     fields = {**dict(metrics), "engine": engine, "threshold": threshold, "ood_share": ood_share, "by_group": by_group}

@@ -1,7 +1,7 @@
 """Measures metrics on groups (patients): a rule of findings turns the slices of a group into one score.
 
-As with findings, the score of a group is the highest score of its series. Slices whose series is not known are taken as
-one series.
+As with findings, the score of a group is the highest score of its series, and copies of a slice count once. Slices
+whose series is not known are taken as one series.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from db.evaluation.result import GroupMetrics
-from db.findings.rules import LEAST_LUNG, score_of
+from db.findings.rules import LEAST_LUNG, is_tuned_on, score_of
 from db.models.documents import FindingRule
 from training.evaluation.metrics import with_intervals
 from worker.imaging.lungs import lung_fraction
@@ -24,7 +24,8 @@ class ScoredGroups:
     """Groups that have at least one slice with enough lung, in the order of their names.
 
     `labels`: uint8[g], 1 if a slice of the group is COVID. `probabilities`: for each group, an array for each of its
-    series, with the slices that have enough lung, as only these count. `left_out`: how many groups have no such slice.
+    series, with the slices that count: they have enough lung, and are not copies. `left_out`: how many groups have no
+    such slice.
     """
 
     names: list[str]
@@ -40,25 +41,28 @@ class ScoredGroups:
         groups: Sequence[str],
         pixels: NDArray[np.uint8],
         series: Sequence[str | None],
+        files: Sequence[tuple[str, int] | None],
     ) -> "ScoredGroups":
         """Group n slices. They have probabilities and labels [n], n group names, and prepared pixels uint8[n, s, s].
 
-        `series`: n names of series, or None for slices whose series is not known.
+        `series`: n names of series, or None for slices whose series is not known. `files`: the hash of the file of each
+        slice and its frame in it, or None if they are not known. Slices of one series with the same values are copies.
         """
         chances, truth, names = np.asarray(probability, np.float64), np.asarray(labels), np.asarray(groups)
         series_of = np.array([name or "" for name in series], np.str_)
-        has_lung = np.array([lung_fraction(one) >= LEAST_LUNG for one in pixels], np.bool_)
+        counts = np.array([lung_fraction(one) >= LEAST_LUNG for one in pixels], np.bool_)
+        counts &= ~_are_copies(groups, series, files)
         order = np.argsort(names, kind="stable")
         unique, starts = np.unique(names[order], return_index=True)
         members = np.split(order, starts[1:]) if len(unique) else []
-        kept = [(name, rows, rows[has_lung[rows]]) for name, rows in zip(unique, members, strict=True)]
+        kept = [(name, rows, rows[counts[rows]]) for name, rows in zip(unique, members, strict=True)]
         kept = [one for one in kept if len(one[2])]
         return cls(
             names=[str(name) for name, _, _ in kept],
             labels=np.array([truth[rows].max() for _, rows, _ in kept], np.uint8),
             probabilities=[
-                [chances[with_lung[series_of[with_lung] == name]] for name in np.unique(series_of[with_lung])]
-                for _, _, with_lung in kept
+                [chances[counted[series_of[counted] == name]] for name in np.unique(series_of[counted])]
+                for _, _, counted in kept
             ],
             left_out=len(unique) - len(kept),
         )
@@ -68,10 +72,22 @@ class ScoredGroups:
         return np.array([max(score_of(rule, chances) for chances in own) for own in self.probabilities], np.float64)
 
 
-def measure_groups(groups: ScoredGroups, rule: FindingRule) -> GroupMetrics | None:
-    """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group."""
+def _are_copies(
+    groups: Sequence[str], series: Sequence[str | None], files: Sequence[tuple[str, int] | None]
+) -> NDArray[np.bool_]:
+    """Return which slices, bool[n], have the group, series, file and frame of an earlier slice."""
+    first: dict[object, int] = {}
+    keys = zip(groups, series, files, strict=True)
+    return np.array([key[-1] is not None and first.setdefault(key, at) != at for at, key in enumerate(keys)], np.bool_)
+
+
+def measure_groups(groups: ScoredGroups, rule: FindingRule, dataset_hash: str | None = None) -> GroupMetrics | None:
+    """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group.
+
+    `dataset_hash`: that of the dataset of the groups, to see if the rule was tuned on it.
+    """
     if not groups.names:
         return None
     metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)
-    stated = rule.model_copy(update={"tuned": None})
-    return GroupMetrics(**dict(metrics), rule=stated, left_out=groups.left_out)
+    tuned_here = is_tuned_on(rule, dataset_hash)
+    return GroupMetrics(**dict(metrics), rule=rule.untuned, left_out=groups.left_out, tuned_here=tuned_here)

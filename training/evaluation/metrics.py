@@ -37,7 +37,7 @@ def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict
 
     `recall`: the sensitivity. `pr_auc`: the average precision. `ece`: the mean difference between the probability of
     COVID and its share, over 15 equally wide bins (Naeini et al., 2015). A metric is None if it needs a class that is
-    missing. Precision is 0 if no slice is positive.
+    missing, and the precision is None if no slice is positive.
 
     Raises ValueError: there are no slices, lengths differ, a probability is outside 0..1, or a label is not 0 or 1.
     """
@@ -57,7 +57,8 @@ def with_intervals(
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
     An interval is None if a class that the metric needs has only one group, or if the metric is undefined on most
-    resamples. A metric of all slices needs each class that they have.
+    resamples. A metric of all slices needs each class that they have. The precision also needs positive slices in
+    several groups.
 
     Raises ValueError as `measure` does, and if `groups` has another length.
     """
@@ -128,13 +129,13 @@ def compare(
             drawn[name].append(left[name] - right[name])
     once = np.ones((1, ours.size))
     left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
-    several = _on_several_groups(ours, index, count)
+    behind, their_behind = (_on_several_groups(one, index, count) for one in (ours, theirs))
     return {
         name: _pair(
             left_now[name],
             right_now[name],
             np.concatenate(drawn[name]),
-            several.get(name, 1),
+            min(behind.get(name, 1), their_behind.get(name, 1)),
             _share_without_difference(name, ours, theirs, index),
         )
         for name in METRICS
@@ -150,7 +151,10 @@ def _share_without_difference(
     """
     if name not in SHARES:
         return 0.0
-    counted = np.isin(ours.positive, METRICS[name].classes) if name in ("recall", "specificity") else slice(None)
+    if name == "precision":
+        counted = (ours.called + theirs.called) > 0
+    else:
+        counted = np.isin(ours.positive, METRICS[name].classes or (0, 1))
     gained = (ours.called == ours.positive).astype(float) - (theirs.called == theirs.positive)
     by_group = np.bincount(index[counted], gained[counted])[np.unique(index[counted])]
     return float(np.mean(by_group == 0)) if len(by_group) else 0.0
@@ -227,7 +231,7 @@ class ScoredSlices:
             "accuracy": _share(total - positives - called + 2 * true, total),
             "recall": _share(true, positives),
             "specificity": _share(negatives - called + true, negatives),
-            "precision": _share(true, called, otherwise=0.0) + absent,
+            "precision": _share(true, called) + absent,
             "f1": _share(2 * true, positives + called) + absent,
             "auc": auc,
             "pr_auc": average,
@@ -274,11 +278,13 @@ def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: in
     """Return the metrics that depend on more than one group, each with the number of groups of its rarest class.
 
     If a metric depends on one group, all resamples with this group are the same. A metric of all slices depends on each
-    class that they have.
+    class that they have. The precision also depends on the groups with a positive slice, so it gets at most their
+    number.
     """
     behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
     present = tuple(label for label, count in behind.items() if count)
     rarest = {name: min(behind[label] for label in metric.classes or present) for name, metric in METRICS.items()}
+    rarest["precision"] = min(rarest["precision"], len(np.unique(index[scored.called == 1])))
     return {name: count for name, count in rarest.items() if count > 1 and groups > 1}
 
 

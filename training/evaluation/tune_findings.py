@@ -148,15 +148,18 @@ def _choose(scores: Array, labels: NDArray[np.uint8], units: Indices, seed: int)
 
 
 def _rates(verdicts: NDArray[np.floating | np.bool_], labels: NDArray[np.uint8], units: Indices) -> dict[str, Rate]:
-    """Return the rates of verdicts (0 or 1 [g]), with intervals by resampling units."""
+    """Return the rates of verdicts (0 or 1 [g]), with intervals by resampling units.
+
+    Leave out a rate that does not exist, such as the share of COVID verdicts that are right if there is none.
+    """
     called, names = np.asarray(verdicts, np.float64), [str(unit) for unit in units]
     metrics = with_intervals(called, labels, names, 0.5)
-    rates = {name: _rate(getattr(metrics, name), metrics.intervals.get(name)) for name in RATES}
     cleared = with_intervals(1 - called, 1 - labels, names, 0.5)
-    rates["negative_precision"] = _rate(cleared.precision, cleared.intervals.get("precision"))
+    measured = {name: (getattr(metrics, name), metrics.intervals.get(name)) for name in RATES}
+    measured["negative_precision"] = cleared.precision, cleared.intervals.get("precision")
+    rates = {}
+    for name, (value, interval) in measured.items():
+        if value is not None:
+            low, high = interval or (None, None)
+            rates[name] = Rate(value=value, low=low, high=high)
     return rates
-
-
-def _rate(value: float | None, interval: tuple[float, float] | None) -> Rate:
-    low, high = interval or (None, None)
-    return Rate(value=value or 0.0, low=low, high=high)

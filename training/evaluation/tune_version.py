@@ -53,7 +53,9 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
     if learned_from.gone:
         notes.append(gone_note(learned_from.gone))
     temperature, threshold = calibration_of(version, result.engine)
-    groups = ScoredGroups.of(probability(logit, temperature), data.labels, data.groups, data.pixels, data.series)
+    groups = ScoredGroups.of(
+        probability(logit, temperature), data.labels, data.groups, data.pixels, data.series, data.files
+    )
     unit_of = {group: number for number, unit in enumerate(joined) for group in unit.groups}
     return tune(
         groups,

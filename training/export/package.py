@@ -131,7 +131,7 @@ def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> Ve
     """Return all metrics with intervals, also by group and by source, and the share of slices out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
     fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
-    by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series)
+    by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files)
     fields["by_group"] = measure_groups(by_group, default_rule(threshold))
     if scores.distance is not None and calibration.ood is not None:
         fields["ood_share"] = float((scores.distance > calibration.ood).mean())

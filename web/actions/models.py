@@ -86,7 +86,7 @@ def check_site(user: User, version_id: int, dataset: str) -> EvaluationView:
     try:
         with session_scope() as s:
             version = row_of(s, ModelVersion, version_id)
-            evaluation = evaluations.request(s, version=version, dataset=_dataset(s, dataset), user=user)
+            evaluation = evaluations.request_check(s, version=version, dataset=_dataset(s, dataset), user=user)
             return evaluations.evaluation_view(evaluation)
     except EvaluationError as error:
         raise Problem(409, "conflict", sentence(error)) from error

@@ -6,7 +6,7 @@ from flask import Flask
 
 from db import LABELS, SHORTCUT_AUC
 from db.evaluation.rule import few_groups
-from db.metrics import METRICS, difference_of, digits_beside, name_of, written, written_interval
+from db.metrics import GROUP_METRICS, METRICS, difference_of, digits_beside, name_of, written, written_interval
 from db.registry.parity import parity_rows
 
 LEAKS = {
@@ -21,7 +21,9 @@ LEAKS = {
 def install(app: Flask) -> None:
     """Make the functions of this module available to templates."""
     app.jinja_env.filters.update(metric=metric, metric_name=name_of, leak=leak, written=written, plain=plain)
-    app.jinja_env.globals.update(METRICS=METRICS, SHORTCUT_AUC=SHORTCUT_AUC, difference_of=difference_of)
+    app.jinja_env.globals.update(
+        METRICS=METRICS, GROUP_METRICS=GROUP_METRICS, SHORTCUT_AUC=SHORTCUT_AUC, difference_of=difference_of
+    )
     app.jinja_env.globals.update(
         bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
     )

@@ -16,7 +16,8 @@ from cli.output import RESEARCH_LINE, print_json, print_table, say
 from db.evaluation import comparisons, evaluations
 from db.evaluation.comparisons import Pair
 from db.evaluation.evaluations import EvaluationError
-from db.metrics import METRICS, written, written_interval
+from db.evaluation.result import EvaluationResult, GroupMetrics
+from db.metrics import GROUP_METRICS, METRICS, written, written_interval
 
 
 @click.command()
@@ -28,8 +29,9 @@ from db.metrics import METRICS, written, written_interval
 def check(version: str, dataset: str, as_json: bool) -> None:
     """Say whether MODEL may be used at a new site.
 
-    Each of three metrics has a floor: 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and 0.90
-    for AUC. Each also has a 95 % interval, which comes from resampling groups. The verdict is one of these:
+    Prints metrics of slices, and metrics of groups (patients) by the rule of findings of MODEL. The verdict depends on
+    three metrics of slices. Each has a floor: 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and
+    0.90 for AUC. Each also has a 95 % interval, which comes from resampling groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
@@ -45,26 +47,41 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 
     with _asking() as session:
         model, sample = find_version(session, version), find_dataset(session, dataset)
-        evaluation_id = evaluations.request(session, version=model, dataset=sample, notify=False).id
+        evaluation_id = evaluations.request_check(session, version=model, dataset=sample, notify=False).id
     view = carry_out(evaluation_id, quiet=as_json)
     if as_json:
         print_json(view.as_dict())
         return
-    result = view.result
+    result, of_groups = view.result, EvaluationResult(**view.result).by_group
     print_table(
-        ("metric", "value", "95 %"),
+        ("metric", "of slices", "95 %", "of groups", "95 %"),
         [
-            (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))))
+            (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))),
+             *_cells_of_groups(of_groups, key))
             for key, metric in METRICS.items()
         ],
-    )
+    )  # fmt: skip
     said = result["site_check"]
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
     if said["ood_share"] is not None and said["ood_share"] <= MUCH_OOD:  # a larger share is one of the reasons
         say(f"  {said['ood_share']:.1%} of the slices are out of distribution")
+    if of_groups is not None:
+        rule = of_groups.rule
+        say(f"{of_groups.n} groups (patients) by {rule.name}: COVID if the score is at least {written(rule.threshold)}")
+        if of_groups.left_out:
+            say(f"  {of_groups.left_out} groups were left out, because they have no slice of the lungs")
+        if of_groups.tuned_here:
+            say("  the rule was tuned on these groups: their metrics are too good; see `ctbatch findings rule`")
     say(RESEARCH_LINE)
+
+
+def _cells_of_groups(groups: GroupMetrics | None, key: str) -> tuple[str, str]:
+    """Return a metric of groups and its interval as text. Return empty texts if it is not shown for groups."""
+    if groups is None or key not in GROUP_METRICS:
+        return "", ""
+    return written(getattr(groups, key)), written_interval(*(groups.intervals.get(key) or (None, None)))
 
 
 @click.command()

@@ -11,10 +11,12 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
-from db.evaluation.result import EvaluationResult, PairedMetric
+from db.evaluation.result import EvaluationResult, GroupMetrics, PairedMetric
+from db.findings.rules import default_rule
 from db.ledger import leases
 from db.ledger.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
+from db.models.documents import FindingRule
 from db.storage import storage
 from tests.builders.datasets import new_split
 from tests.builders.leases import let_leases_end
@@ -50,12 +52,12 @@ def seen(evaluation: Evaluation) -> evaluations.EvaluationView:
         return evaluations.evaluation_view(s.get_one(Evaluation, evaluation.id))
 
 
-def finish() -> bool:
+def finish(result: EvaluationResult | None = None) -> bool:
     with session_scope() as s:
         claimed = evaluations.claim(s, "w")
     assert claimed is not None
     with session_scope() as s:
-        return evaluations.finish(s, claimed[1], storage().put(b"scores"), EvaluationResult(n=3), {})
+        return evaluations.finish(s, claimed[1], storage().put(b"scores"), result or EvaluationResult(n=3), {})
 
 
 def test_same_request_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
@@ -64,6 +66,22 @@ def test_same_request_gives_the_same_evaluation(champion: ModelVersion, dataset:
     assert ask(champion, dataset).id == whole.id
     assert ask(champion, dataset, split, "test").id == part.id
     assert len({whole.id, part.id, ask(champion, dataset, split, "validation").id}) == 3
+
+
+def test_check_is_repeated_only_after_the_rule_of_findings_has_changed(
+    champion: ModelVersion, dataset: Dataset
+) -> None:
+    def check() -> Evaluation:
+        with session_scope() as s:
+            return evaluations.request_check(s, version=s.get_one(ModelVersion, champion.id), dataset=dataset)
+
+    first, by_default = check(), default_rule(champion.threshold)
+    assert finish(EvaluationResult(engine="fake", by_group=GroupMetrics(rule=by_default)))
+    assert check().state == Work.DONE
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).finding_rule = FindingRule(rule="max", version=2, threshold=0.5)
+    assert ask(champion, dataset).state == Work.DONE, "only a check needs the metrics of groups"
+    assert (check().id, check().state) == (first.id, Work.READY)
 
 
 def test_evaluations_of_different_precision_are_not_compared(

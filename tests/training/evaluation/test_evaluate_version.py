@@ -83,6 +83,18 @@ def test_version_is_measured_on_a_whole_dataset(add_version: AddVersion, dataset
     assert not evaluate_next("w")
 
 
+def test_copies_of_a_slice_count_once_in_the_metrics_of_groups(add_version: AddVersion, dataset: Dataset) -> None:
+    first, other = add_version(), add_version("other")
+    evaluation_id = ask(first, dataset)
+    assert evaluate_next("w")
+    assert seen(evaluation_id).result["by_group"]["accuracy"] > 0.9
+    with session_scope() as s:
+        s.execute(update(LabelledSlice).values(sha256="0" * 64))
+    evaluation_id = ask(other, dataset)
+    assert evaluate_next("w")
+    assert seen(evaluation_id).result["by_group"]["accuracy"] == 0, "the first slice of each group is wrong"
+
+
 def test_scores_are_in_the_order_of_the_rows_of_the_part(add_version: AddVersion, dataset: Dataset) -> None:
     version, split = add_version(), add_split(dataset)
     whole, part = ask(version, dataset), ask(version, dataset, split, "test")

@@ -123,6 +123,23 @@ def test_groups_without_a_mistake_have_an_interval_by_the_rule_of_three(count):
     assert wrong.intervals["recall"] == pytest.approx((0, 1 - 0.05 ** (1 / count)))
 
 
+@pytest.mark.parametrize(("found", "low"), [(2, 0.224), (4, 0.473), (40, 0.928)])
+def test_precision_is_as_certain_as_the_groups_with_that_verdict(found, low):
+    labels, groups = np.repeat([1, 0], 40), [str(n) for n in range(80)]
+    called = np.where(np.arange(80) < found, 0.9, 0.1)
+    assert with_intervals(called, labels, groups, 0.5).intervals["precision"] == pytest.approx((low, 1), abs=0.001)
+    wrong = with_intervals(called[::-1], labels, groups, 0.5)
+    assert wrong.intervals["precision"] == pytest.approx((0, 1 - low), abs=0.001)
+
+
+def test_difference_in_precision_is_as_certain_as_the_groups_with_that_verdict():
+    labels, groups = np.repeat([1, 0], 40), [str(n) for n in range(80)]
+    few, many = (Verdicts(np.where(np.arange(80) < found, 0.9, 0.1), 0.5) for found in (4, 40))
+    assert compare(few, few, labels, groups)["precision"].high > 0.5
+    assert compare(many, many, labels, groups)["precision"].high < 0.1
+    assert compare(many, few, labels, groups)["precision"].high > 0.5
+
+
 def perfect(groups: int, slices: int = 10):
     """Right probabilities of groups of each class, labels and groups."""
     labels = np.repeat([1, 0], groups * slices)
@@ -181,15 +198,23 @@ def test_calibration_error_of_a_calibrated_model_is_that_of_chance():
     [(0, {"precision", "recall", "f1", "auc", "pr_auc"}), (1, {"specificity", "auc", "pr_auc"})],
 )
 def test_missing_class_leaves_only_its_metrics_undefined(label, undefined):
-    found = with_intervals([0.2, 0.3, 0.6], [label] * 3, ["a", "b", "c"], 0.5)
+    found = with_intervals([0.2, 0.7, 0.6], [label] * 3, ["a", "b", "c"], 0.5)
     assert {name for name in METRICS if getattr(found, name) is None} == undefined
     assert {name for name, interval in found.intervals.items() if interval is None} == undefined
-    difference = compare(Verdicts([0.2, 0.3, 0.6], 0.5), Verdicts([0.1, 0.2, 0.3], 0.5), [label] * 3, ["a", "b", "c"])
+    difference = compare(Verdicts([0.2, 0.7, 0.6], 0.5), Verdicts([0.1, 0.6, 0.3], 0.5), [label] * 3, ["a", "b", "c"])
     assert {name for name, one in difference.items() if one.difference is None} == undefined
 
 
-def test_precision_is_zero_if_nothing_is_called_positive():
-    assert measure([0.1, 0.2], [0, 1], 0.5)["precision"] == 0.0
+def test_precision_is_undefined_if_nothing_is_called_positive():
+    assert measure([0.1, 0.2], [0, 1], 0.5)["precision"] is None
+    difference = compare(Verdicts([0.1, 0.2], 0.5), Verdicts([0.1, 0.9], 0.5), [0, 1], ["a", "b"])["precision"]
+    assert (difference.first, difference.second, difference.difference) == (None, 1.0, None)
+
+
+def test_resamples_without_a_positive_slice_do_not_lower_the_precision():
+    labels, groups = np.repeat([1, 0], 40), [str(n) for n in range(80)]
+    called = np.where(np.isin(np.arange(80), [0, 1, 2]), 0.9, 0.1)  # one resample in twenty has none of them
+    assert with_intervals(called, labels, groups, 0.5).intervals["precision"][0] > 0.3
 
 
 def test_one_group_has_metrics_without_intervals():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from db.findings.rules import UnknownRule
 from db.models.documents import FindingRule
@@ -32,6 +33,15 @@ def test_it_finds_the_rule_that_parts_the_groups_and_states_an_honest_estimate()
     assert rule.tuned.by_default["recall"].value < 0.5  # the mean of the ten highest does not reach the threshold
     assert len(rule.tuned.chosen) == 5
     assert rule.tuned.groups == {"COVID": 30, "non-COVID": 30}
+
+
+def test_rate_without_such_a_verdict_is_left_out() -> None:
+    groups = one_ill_slice()
+    high = [[np.minimum(own + 0.5, 1) for own in series] for series in groups.probabilities]
+    rule = tuned(ScoredGroups(groups.names, groups.labels, high))
+    assert rule.tuned is not None
+    assert (rule.tuned.by_default["precision"].value, rule.tuned.by_default["recall"].value) == (0.5, 1.0)
+    assert rule.tuned.by_default.keys() == rule.tuned.held_out.keys() - {"negative_precision"}
 
 
 def test_the_estimate_on_noise_is_chance_although_the_best_candidate_looks_better() -> None:
@@ -85,23 +95,47 @@ def test_only_the_rules_that_were_named_are_tried() -> None:
 
 
 def test_slices_are_gathered_by_group_and_those_without_lung_left_out() -> None:
-    lung, none = np.full((224, 224), 40, np.uint8), np.full((224, 224), 200, np.uint8)
-    lung[20:200, 20:200], lung[60:160, 60:160] = 220, 40
-    pixels = np.stack([lung, none, lung, none])
-    groups = ScoredGroups.of([0.2, 0.9, 0.4, 0.7], [0, 1, 0, 0], ["b", "b", "a", "c"], pixels, [None] * 4)
+    pixels = with_lung(4)
+    pixels[[1, 3]] = 200
+    groups = ScoredGroups.of([0.2, 0.9, 0.4, 0.7], [0, 1, 0, 0], ["b", "b", "a", "c"], pixels, [None] * 4, [None] * 4)
     assert (groups.names, groups.left_out) == (["a", "b"], 1)
     assert [list(one) for (one,) in groups.probabilities] == [[0.4], [0.2]]
     assert list(groups.labels) == [0, 1]  # a group is COVID if any of its slices is
 
 
-def test_group_gets_the_highest_score_of_its_series() -> None:
+def with_lung(count: int) -> NDArray[np.uint8]:
+    """Slices with enough lung, uint8[count, 224, 224]."""
     lung = np.full((224, 224), 40, np.uint8)
     lung[20:200, 20:200], lung[60:160, 60:160] = 220, 40
+    return np.stack([lung] * count)
+
+
+MEAN = FindingRule(rule="mean", version=2, threshold=0.5)
+
+
+def test_group_gets_the_highest_score_of_its_series() -> None:
     chances, series = [0.9, 0.1, 0.2, 0.6, 0.8], ["x", "x", "y", "y", None]
-    groups = ScoredGroups.of(chances, [1] * 5, ["a"] * 4 + ["b"], np.stack([lung] * 5), series)
-    mean = FindingRule(rule="mean", version=2, threshold=0.5)
-    assert groups.scores(mean) == pytest.approx([0.5, 0.8])
+    groups = ScoredGroups.of(chances, [1] * 5, ["a"] * 4 + ["b"], with_lung(5), series, [None] * 5)
+    assert groups.scores(MEAN) == pytest.approx([0.5, 0.8])
     again = ScoredGroups.of(
-        chances * 2, [1] * 10, (["a"] * 4 + ["b"]) * 2, np.stack([lung] * 10), series + list("pprrs")
+        chances * 2, [1] * 10, (["a"] * 4 + ["b"]) * 2, with_lung(10), series + list("pprrs"), [None] * 10
     )
-    assert list(again.scores(mean)) == list(groups.scores(mean))
+    assert list(again.scores(MEAN)) == list(groups.scores(MEAN))
+
+
+@pytest.mark.parametrize(
+    ("series", "files", "score"),
+    [
+        ("xxx", [("f", 0), ("g", 0), ("g", 0)], 0.6),
+        ("xxx", [("f", 0), ("g", 0), ("g", 1)], 0.5),
+        ("xxx", [("f", 0), None, None], 0.5),
+        ("xxy", [("f", 0), ("g", 0), ("g", 0)], 0.6),
+    ],
+    ids=["copy", "another frame", "files not known", "another series"],
+)
+def test_group_counts_copies_of_a_slice_once_in_each_series(
+    series: str, files: list[tuple[str, int] | None], score: float
+) -> None:
+    groups = ScoredGroups.of([0.9, 0.3, 0.3], [0, 0, 1], ["a"] * 3, with_lung(3), list(series), files)
+    assert groups.scores(MEAN) == pytest.approx([score])
+    assert list(groups.labels) == [1]

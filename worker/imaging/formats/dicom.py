@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import whitespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,9 +278,12 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     )
 
 
-def _stated(dataset: Dataset, keyword: str, form: str = ".+") -> str:
-    """Return a text, or "" if it does not have this form, a regular expression."""
-    text = text_of(dataset, keyword).strip()
+def _stated(dataset: Dataset, keyword: str, form: str = r".*\S.*") -> str:
+    """Return a text, or "" if it does not have this form, a regular expression.
+
+    Strip only ASCII. In a wrong character set, a letter may look like a space, and distinguish two patients.
+    """
+    text = text_of(dataset, keyword).strip(whitespace)
     return text if re.fullmatch(form, text, re.DOTALL) else ""
 
 

@@ -3,12 +3,13 @@
 import io
 from typing import Literal
 
-from pydicom.charset import convert_encodings, default_encoding, python_encoding
+from pydicom.charset import convert_encodings, decode_bytes, default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 from worker.imaging.rejections import SliceRejected
 
@@ -21,6 +22,9 @@ LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"
 """Value representations whose length has four bytes, after two zero bytes."""
 
 _CHARACTER_SET = BaseTag(0x00080005)
+_TEXTS = (BaseTag(0x00100020), BaseTag(0x00100021), BaseTag(0x0008103E))
+"""The texts that are used: the patient ID, its issuer, and the description of the series."""
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _DELIMITERS = 0xFFFE
 _LEAST_NESTED = 16 * MAX_DEPTH
 """The least size, in bytes, of sequences that are nested too deep: each level has two headers (element and item)."""
@@ -57,6 +61,7 @@ class Elements:
         if self._file.is_cut or not all(map(_is_whole, self._elements.values())):
             raise SliceRejected("malformed", "The file ends within an element.")
         self.end = self._file.tell()
+        self._decode_misfits(encodings)
         dataset = Dataset(self._elements)
         dataset.set_original_encoding(self._is_implicit, not self._is_big_endian, encodings)
         _check_depth(dataset)
@@ -130,6 +135,19 @@ class Elements:
         if not all(name in python_encoding for name in names):
             self.notes.add("bad_charset")
         return list(convert_encodings(names))
+
+    def _decode_misfits(self, encodings: list[str]) -> None:
+        """Decode texts that do not fit the character set as Latin-1.
+
+        pydicom would put the same replacement character for each byte that does not fit. IDs of two patients could then
+        become equal. In Latin-1, each byte is another character.
+        """
+        for tag in _TEXTS:
+            raw = self._elements.get(tag)
+            value = raw.value if isinstance(raw, RawDataElement) else None
+            if value and _REPLACEMENT in decode_bytes(value, encodings, TEXT_VR_DELIMS):
+                self._elements[tag] = DataElement(tag, "LO", value.decode("latin-1"))
+                self.notes.add("bad_charset")
 
     def _blank_character_set(self) -> None:
         """Replace the name of the character set with spaces. Text may then look odd, but pixels do not change."""

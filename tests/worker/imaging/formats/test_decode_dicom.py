@@ -153,6 +153,49 @@ def test_text_is_read_in_its_character_set_and_kept_harmless() -> None:
     assert (series.description, series.series_number) == ("Brust\\u202eX", None)
 
 
+def identified(raw: bytes, charset: str | None = None, **changes: Any) -> list[PreparedSlice]:
+    """The slices of a file whose patient ID has these bytes, at most 16."""
+    whole = dicom(PatientID="P" * 16, SpecificCharacterSet=charset, **changes)
+    return list(decode(whole.replace(b"P" * 16, raw.ljust(16)), LIMITS))
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 192", "ISO 2022 IR 87", "GB18030", None])
+@pytest.mark.parametrize(
+    "ids",
+    [(b"M\xfcller 1", b"M\xf6ller 1", b"Mller 1"), (b"Ann\x85", b"Ann\xa0", b"Ann"), (b"7\x1b$Bx", b"7\x1b$By", b"7")],
+)
+def test_patient_ids_of_different_bytes_stay_different_in_a_wrong_character_set(
+    charset: str | None, ids: tuple[bytes, ...]
+) -> None:
+    patients = {series.patient for raw in ids if (series := identified(raw, charset)[0].series)}
+    assert len(patients - {""}) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("raw", "charset", "noted", "shown"),
+    [
+        (b"M\xfcller", "ISO_IR 192", ("bad_charset",), "Müller"),
+        (b"M\xfcller", "ISO_IR 100", (), "Müller"),
+        ("Müller".encode(), "ISO_IR 192", (), "Müller"),
+        (b"7", "ISO_IR 192", (), "7"),
+    ],
+)
+def test_text_that_does_not_fit_its_character_set_is_noted(
+    raw: bytes, charset: str, noted: tuple[str, ...], shown: str
+) -> None:
+    assert [slice_.notes for slice_ in identified(raw, charset)] == [noted]
+    text = dicom(SpecificCharacterSet=charset, SeriesDescription="D" * 16).replace(b"D" * 16, raw.ljust(16))
+    slice_ = slice_of(text)
+    assert slice_.series is not None
+    assert (slice_.notes, slice_.series.description) == (noted, shown)
+
+
+def test_frames_of_a_file_with_a_wrong_character_set_are_of_one_patient() -> None:
+    frames = identified(b"M\xfcller", "ISO_IR 192", NumberOfFrames=2, PixelData=bytes(2 * 2 * 40 * 30))
+    assert len({frame.series.patient for frame in frames if frame.series}) == 1
+    assert [frame.notes for frame in frames] == [("bad_charset",)] * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "position"),
     [
