@@ -5,7 +5,7 @@ This module imports nothing: the sandboxed decoders load it too.
 """
 
 OF_ARCHIVES = {
-    "too_many_entries": "The archive holds more entries than are accepted in one submission. Send it in parts.",
+    "too_many_entries": "The archive holds more entries than are accepted in one submission. Send several archives.",
     "overlap": "Entries of the archive share the same bytes, as decompression bombs do. Pack the files again.",
     "password_protected": "The archive is encrypted; send it without a password.",
     "bad_zip64": "The archive's ZIP64 records contradict each other. Pack the files again.",

@@ -58,10 +58,11 @@ def stored_entries(
 
 
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
-    """Read the entries, and store their originals. Yield the entries in order, each decoded or rejected.
+    """Read the entries, and store their bytes. Yield the entries in order, each decoded or rejected.
 
-    Call `storage().sync()` before rows refer to the originals. Some entries are read before earlier ones are yielded.
-    `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading an entry raises.
+    The entries are read ahead: the decoders get some before earlier ones are yielded. Call `storage().sync()` before
+    rows refer to the stored bytes. `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what
+    reading an entry raises.
     """
 
     store = storage()

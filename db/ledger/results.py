@@ -74,7 +74,9 @@ class ResultsQuery(BaseModel):
 
     state: OutcomeName | None = None
     label: ClassName | None = None
-    reason: str | None = Field(default=None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
+    reason: str | None = Field(
+        default=None, pattern=r"^[a-z0-9_-]{1,64}$", description="The reason code of a rejection or a quarantine."
+    )
     series: int | None = Field(default=None, ge=1, le=2**63 - 1, description="A `series_id` of the job's series.")
     ood: bool | None = Field(
         default=None, description="Only slices that are out of distribution, or only those that are not."

@@ -118,8 +118,8 @@ def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
 def _rank(s: Session, job_id: str) -> None:
     """Number the slices of each series from the feet to the head.
 
-    They are sorted by position, then InstanceNumber, then the natural order of names, then the order in the submission.
-    Slices without a position come last.
+    They are sorted by position, then by InstanceNumber, name (in natural order), frame, hash, and place in the
+    submission. Slices without a position come last.
     """
     order = (
         Slice.position.nulls_last(),
