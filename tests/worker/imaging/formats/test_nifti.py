@@ -173,8 +173,8 @@ def test_voxels_that_are_no_numbers_are_black() -> None:
     ids=[
         "no codes", "codes of 0", "axes on one line", "an axis that is no number", "two volumes", "a mask",
         "a mask of signs", "HU + 1400", "scaled", "too large", "no tissue", "no numbers", "complex",
-        "voxels in the header", "a byte short", "a header alone", "no slices", "more than there is", "a header of a pair",
-        "between two planes",
+        "voxels in the header", "a byte short", "a header alone", "no slices", "more than there is",
+        "a header of a pair", "between two planes",
     ],
 )  # fmt: skip
 def test_volume_that_cannot_be_read_rightly_is_refused_by_name(data: bytes, reason: str) -> None:
