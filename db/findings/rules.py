@@ -13,7 +13,7 @@ first of these that holds:
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
 - `patient_unclear`: the files of a patient ID state several birth dates or sexes, so it may stand for several people;
 - `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
-- `missing`: more than a quarter of the slices were rejected, quarantined or cancelled;
+- `missing`: more than a quarter of the slices were rejected (also for a conflict), quarantined or cancelled;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
   twenty slices is flagged so.
@@ -44,7 +44,7 @@ LEAST_LUNG = 0.03
 """The share of the picture that must be lung. The windpipe alone is 1 %, gas in the bowel up to 3 %."""
 DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
-MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
+MOST_OOD = MOST_MISSING = 0.25
 """The shares of slices above which a finding abstains."""
 LITTLE_LUNG, COPY, UPLOAD_FAILED, PATIENT_UNCLEAR = "little_lung", "copy", "upload_failed", "patient_unclear"
 MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
@@ -155,17 +155,15 @@ def _why_not(evidence: Evidence) -> str | None:
     used, left_out = len(evidence.probabilities), evidence.left_out
     predicted = used + left_out.get(LITTLE_LUNG, 0)
     conflicting = {code: count for code in OF_CONFLICTS if (count := left_out.get(code, 0))}
-    aside = sum(left_out.get(code, 0) for code in SET_APART)
-    present = sum(left_out.get(code, 0) for code in (LITTLE_LUNG, COPY))
-    missing = sum(left_out.values()) - present - sum(conflicting.values()) - aside
-    expected = predicted + missing + sum(conflicting.values())
+    missing = sum(left_out.values()) - sum(left_out.get(code, 0) for code in (LITTLE_LUNG, COPY, *SET_APART))
+    most = MOST_MISSING * (predicted + missing)
     if evidence.conflict is not None:
         return evidence.conflict
-    if sum(conflicting.values()) > MOST_CONFLICTING * expected:
+    if sum(conflicting.values()) > most:
         return max(conflicting, key=lambda code: conflicting[code])
     if evidence.upload_failed:
         return UPLOAD_FAILED
-    if missing > MOST_MISSING * expected:
+    if missing > most:
         return MISSING
     if not predicted:
         return NOTHING_PREDICTED
