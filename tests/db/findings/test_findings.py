@@ -194,7 +194,6 @@ def test_files_lost_in_the_folder_of_a_series_are_missing_from_it(ann: User) -> 
     by_series = [(one.reason, one.left_out) for one in findings(job) if one.level == Level.SERIES]
     assert by_series == [("missing", {"truncated": 5}), (None, {})]
     assert only(job, Level.STUDY).left_out == {"truncated": 5}
-    assert only(job).verdict is not None
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -234,6 +233,45 @@ def test_series_without_a_verdict_does_not_decide(ann: User) -> None:
     assert [one.reason for one in by_series] == [None, "missing", "no_lung", "ood"]
     assert only(job).score == by_series[0].score
     assert only(job).used == 51
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(0.0, "COVID"), (1.0, "non-COVID")])
+def test_series_out_of_distribution_silences_neither_its_study_nor_its_patient(
+    ann: User, threshold: float, verdict: str
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    lung, soft = slices(60, "lung"), slices(60, "soft")
+    job = run_job(ann, [*lung, *soft], ood=[row.name for row in soft])
+    by_level = [(one.level, one.verdict, one.reason, one.ood) for one in findings(job)]
+    of_parts = [("patient", verdict, None, 60), ("study", verdict, None, 60), ("series", verdict, None, 0)]
+    assert by_level == [*of_parts, ("series", None, "ood", 60)]
+
+
+@pytest.mark.parametrize(("threshold", "outcome"), [(0.0, ("COVID", None)), (1.0, (None, "missing"))])
+@pytest.mark.parametrize(("whole", "cut", "lost"), [(40, 5, 3), (5, 5, 30), (5, 0, 5)])
+def test_patient_with_a_series_that_lacks_slices_may_be_covid_but_not_non_covid(
+    ann: User, whole: int, cut: int, lost: int, threshold: float, outcome: tuple[str | None, str | None]
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    damaged = [replace(row, state=Outcome.REJECTED, reason="malformed") for row in slices(cut + lost, "2")[cut:]]
+    job = run_job(ann, [*slices(whole), *slices(cut, "2"), *damaged])
+    assert [(one.verdict, one.reason) for one in findings(job)][:2] == [outcome] * 2
+    assert findings(job)[-1].reason == "missing"
+
+
+@pytest.mark.parametrize(("threshold", "outcome"), [(0.0, ("COVID", None)), (1.0, (None, "missing"))])
+@pytest.mark.parametrize(("owned", "lost"), [(0, 6), (2, 4)])
+def test_study_that_lacks_slices_of_unknown_series_does_not_decide(
+    ann: User, owned: int, lost: int, threshold: float, outcome: tuple[str | None, str | None]
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    together = [replace(row, name=f"ct/{row.name.replace('/', ' ')}") for row in [*slices(8), *slices(8, "2")]]
+    damaged = [replace(row, state=Outcome.REJECTED, reason="malformed") for row in slices(8 + owned)[8:]]
+    rows = [*together, *damaged, *rejected("truncated", lost, "ct"), *slices(99, "3", "2")]
+    by_level = [(one.level, one.verdict, one.reason) for one in findings(run_job(ann, rows))]
+    assert by_level[0] == ("patient", *outcome)
+    assert ("study", None, "missing") in by_level
+    assert ("series", None, "missing") not in by_level
 
 
 def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
