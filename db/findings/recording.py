@@ -22,7 +22,7 @@ from db.findings.rules import (
     rule_of,
 )
 from db.findings.unread import Files, Place, files_of, find_unread
-from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
+from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study
 from db.models.documents import FindingRule
 
 
@@ -102,10 +102,6 @@ def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
         else:
             one.probabilities.append(row.probability)
             one.ood = one.ood if row.ood is None else (one.ood or 0) + row.ood
-    cut_off = select(Slice.series_id).join(Upload, Upload.id == Slice.upload_id)
-    cut_off = cut_off.where(Upload.job_id == job.id, Upload.state == Work.FAILED, Slice.series_id.is_not(None))
-    for series_id in s.scalars(cut_off.distinct()):
-        slices[series_id].upload_failed = True
     return slices
 
 
@@ -212,7 +208,7 @@ def _evidence(
     slices: Mapping[int, _Slices],
     unread: Mapping[tuple[Level, int], Counter[str]],
 ) -> Evidence:
-    """Combine the slices of the series in `places`, and the files that were rejected before their series was known.
+    """Combine the slices of the series in `places`, and the files that were lost before their series was known.
 
     `level`: whether the finding is on a patient, a study or a series. `unread`: those files, by the unit that they
     belong to. Files that belong to a study or series inside of the finding's unit count too.

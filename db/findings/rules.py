@@ -12,7 +12,7 @@ first of these that holds:
 
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
 - `patient_unclear`: the files of a patient ID state several birth dates or sexes, so it may stand for several people;
-- `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
+- `upload_failed`: a file with some of its slices was not unpacked to its end, so nobody knows what is missing;
 - `missing`: more than a quarter of the slices were rejected (also for a conflict), quarantined or cancelled;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in

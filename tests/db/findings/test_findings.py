@@ -18,6 +18,7 @@ from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.models import Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
 from db.models.documents import FindingRule, Rate, Tuning
+from db.series.rows import LOOSE
 from tests.builders.series import predict_all, read_upload, submit_uploads
 from tests.builders.statements import recorded_statements
 
@@ -40,6 +41,10 @@ def slices(count: int, series: str = "1", study: str = "1", patient: str = "p", 
 
 def rejected(reason: str, count: int, folder: str, **values: Any) -> list[ReadSlice]:
     return [ReadSlice(0, 0, f"{folder}/bad {reason} {i}", Outcome.REJECTED, reason, **values) for i in range(count)]
+
+
+def not_read(count: int, folder: str) -> list[ReadSlice]:
+    return [ReadSlice(0, 0, f"{folder}/{i}.dcm", Outcome.CANCELLED) for i in range(100, 100 + count)]
 
 
 def probability_of(name: str) -> float:
@@ -345,6 +350,72 @@ def test_study_of_two_patients_gives_no_verdict(ann: User) -> None:
 
 def test_upload_that_breaks_off_gives_no_verdict(ann: User) -> None:
     assert only(run_job(ann, slices(5), error="truncated_archive")).reason == "upload_failed"
+
+
+@pytest.mark.parametrize(("unread", "reason"), [(3, None), (4, "missing"), (87, "missing")])
+def test_files_that_a_cancelled_job_did_not_read_are_missing(ann: User, unread: int, reason: str | None) -> None:
+    job = run_job(ann, [*slices(10), *not_read(unread, "1/1")])
+    assert {(one.reason, one.left_out["cancelled"]) for one in findings(job)} == {(reason, unread)}
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        (not_read(5, "ct"), "upload_failed"),
+        (rejected("decoder_budget", 5, "ct"), "upload_failed"),
+        (rejected("truncated", 5, "ct"), None),
+        (not_read(5, "other"), None),
+    ],
+)
+def test_files_not_read_cut_off_all_patients_of_their_folder(
+    ann: User, lost: list[ReadSlice], reason: str | None
+) -> None:
+    patients = [*slices(10), *slices(10, "2", "2", "q")]
+    job = run_job(ann, [*(replace(row, name=f"ct/{row.name.replace('/', ' ')}") for row in patients), *lost])
+    assert {one.reason for one in findings(job)} == {reason}
+
+
+@pytest.mark.parametrize(("lost", "reason"), [(3, None), (4, "missing")])
+@pytest.mark.parametrize(
+    ("error", "code"), [("file_missing", "file_missing"), ("3 workers died while unpacking it", "upload_failed")]
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_loose_files_that_cannot_be_unpacked_are_missing_from_their_folder(
+    ann: User, lost: int, reason: str | None, error: str, code: str
+) -> None:
+    files = [jobs.ReceivedFile(f"{i}.dcm", f"{i:064}", 10, LOOSE, None) for i in range(10 + lost)]
+    with session_scope() as s:
+        job = jobs.create_job(s, owner=ann, files=files)[0]
+    for i, row in enumerate(slices(10)):
+        read_upload([replace(row, name=f"{i}.dcm")])
+    for _ in range(lost):
+        read_upload([], error=error)
+    predict_all()
+    assert {(one.reason, one.left_out[code]) for one in findings(job)} == {(reason, lost)}
+
+
+@pytest.mark.parametrize(
+    ("error", "slices_of_it", "failed"),
+    [
+        ("truncated_archive: no end", [], {"1", "2"}),
+        ("file_missing", rejected("format", 1, "a"), {"1", "2"}),
+        ("truncated_archive: no end", slices(2, "3", "3", "r"), {"3"}),
+        ("no_images: nothing", [], set()),
+    ],
+)
+def test_archive_that_fails_before_its_first_slice_cuts_off_all_series_that_it_may_hold(
+    ann: User, error: str, slices_of_it: list[ReadSlice], failed: set[str]
+) -> None:
+    picture = {"patient": "", "study_uid": None, "series_uid": "folder:png"}
+    job = submit_uploads(ann, 2)
+    read_upload([*slices(5), *slices(5, "2", "2", "q"), *(replace(row, **picture) for row in slices(5, "png"))])
+    read_upload(slices_of_it, error=error)
+    predict_all()
+    for level in Level:
+        assert sum(one.reason == "upload_failed" for one in findings(job) if one.level == level) == len(failed)
+    with read_scope() as s:
+        query = select(Series.uid).join(Finding, Finding.series_id == Series.id).where(Finding.job_id == job.id)
+        assert set(s.scalars(query.where(Finding.reason == "upload_failed"))) == failed
 
 
 def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> None:
