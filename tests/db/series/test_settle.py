@@ -19,6 +19,7 @@ from db.models import Job, JobState, ModelVersion, Outcome, Patient, Prediction,
 from db.series.geometry import TRACKED
 from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job, read_upload, submit_uploads
+from tests.builders.statements import recorded_statements
 
 pytestmark = pytest.mark.usefixtures("champion")
 
@@ -253,6 +254,18 @@ def test_two_issuers_of_an_id_are_two_patients(ann: User, issuers: tuple[str, ..
     assert outcomes(job) == {**dict.fromkeys("012", "patient_conflict"), "A": "predicted", "B": "predicted"}
     assert [known for _, known in patients(job)] == [False, True, True]
     check_sums(job)
+
+
+@pytest.mark.parametrize("facts", [{}, {"patient": ""}], ids=["known", "unknown"])
+def test_statements_do_not_grow_with_the_patients_of_a_batch(ann: User, facts: dict[str, str]) -> None:
+    numbers = []
+    for count in (2, 128):
+        studies = [{"study_uid": f"1.{n}", "series_uid": f"1.{n}.1", "patient": f"{n}"} | facts for n in range(count)]
+        submit_uploads(ann, 1)
+        with recorded_statements() as statements:
+            read_upload([ct(f"{n}", **study) for n, study in enumerate(studies)], batch=count)
+        numbers.append(len(statements))
+    assert numbers[0] == numbers[1]
 
 
 def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None:
