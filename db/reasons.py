@@ -139,8 +139,8 @@ OF_FINDINGS = {
         "The files of this patient ID state different birth dates or sexes, so it may stand for several people."
         " Correct the patient IDs and send it again."
     ),
-    "upload_failed": "A file with some of the slices could not be unpacked to its end, so slices may be missing.",
-    "missing": "More than a quarter of the slices were rejected, quarantined or cancelled.",
+    "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
+    "missing": "More than a quarter of the slices, or of those of one series, were rejected, quarantined or cancelled.",
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",
     "ood": "More than a quarter of the slices that show lung are out of distribution.",

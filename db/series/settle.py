@@ -1,7 +1,8 @@
 """Settles the patients, studies and series of a job when all its uploads are read.
 
 The result depends only on the slices, and not on their order of arrival or on earlier predictions. So it can run again
-after a retry. The caller has locked the job.
+after a retry. A retry that reads more files opens the bolus tracking slices again, because with these files they may be
+a series over time. The caller has locked the job.
 """
 
 from collections.abc import Iterator, Sequence

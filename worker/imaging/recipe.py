@@ -29,7 +29,7 @@ class SeriesInfo:
     never stored, because short values can be guessed from them. `position`: in mm along the slice's normal, towards the
     head, or None if the file does not state it. Positions are comparable within a series. `orientation`: the direction
     cosines of rows and columns, six numbers in DICOM's form, or "". `burned_in`: the file states that text is burned
-    into its pixels.
+    into its pixels. `frames`: how many frames the file states, or None if it states no number.
     """
 
     patient: str
@@ -45,6 +45,7 @@ class SeriesInfo:
     issuer: str = ""
     birth_date: str = ""
     sex: str = ""
+    frames: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

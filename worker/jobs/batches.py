@@ -16,6 +16,7 @@ from db.series.rows import FOLDER
 from db.timing.stages import Stage, timed
 from worker.decoding import Read
 from worker.imaging.archives.archive import Entry
+from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.lungs import lung_fraction
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
@@ -38,10 +39,10 @@ class Batch:
     is_last: bool = False
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
-        """Add an entry: a row for a rejection, or a row and an array for each prepared frame."""
+        """Add an entry: a row for each frame that was rejected, or a row and an array for each prepared frame."""
         self.began = self.began or time.monotonic()
         if isinstance(result, SliceRejected):
-            self.rows.append(rejected_row(entry, result, sha256))
+            self.rows += _rejected_rows(entry, result, sha256)
             return
         for prepared in result:
             with timed(Stage.HASH, 0):
@@ -78,10 +79,21 @@ def cancelled_row(entry: Entry) -> ReadSlice:
 
 def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = None) -> ReadSlice:
     """Return the row of a rejected entry. `sha256`: of the entry's bytes, or None if they were not read."""
-    row = ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
-    if rejection.series is None or not rejection.series.series_uid:
-        return row
-    return replace(row, **_place(rejection.series, folder_of(entry.name)))
+    return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+
+
+def _rejected_rows(entry: Entry, rejection: SliceRejected, sha256: str | None) -> list[ReadSlice]:
+    """Return a row for each frame that a rejected entry states, as far as files may have them, if it states its series.
+
+    Otherwise return one row.
+    """
+    row = rejected_row(entry, rejection, sha256)
+    series = rejection.series
+    if series is None or not series.series_uid:
+        return [row]
+    place = _place(series, folder_of(entry.name))
+    frames = min(max(series.frames or 1, 1), DecodeLimits.max_pages)
+    return [replace(row, frame=frame, **place) for frame in range(frames)]
 
 
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int, *, is_stack: bool) -> ReadSlice:

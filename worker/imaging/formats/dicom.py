@@ -275,6 +275,7 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
         position=_position(groups, axes),
         orientation="\\".join(f"{axis:.6g}" for axis in axes),
         burned_in=label_of(dataset, "BurnedInAnnotation").upper() == "YES",
+        frames=integer_or_none(dataset, "NumberOfFrames"),
     )
 
 
