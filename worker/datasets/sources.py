@@ -7,7 +7,7 @@ from functools import partial
 from db import CLASSES
 from db.datasets.slices import BY_CSV, BY_FOLDERS
 from db.storage import storage
-from worker.datasets.class_folders import classes_of_paths
+from worker.datasets.class_folders import classes_of_paths, paths_in_archive
 from worker.datasets.collector import Collector, Item
 from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
 from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
@@ -48,8 +48,9 @@ class Source:
 class File:
     """A file of a source. `source`: the number of the source. `ordinal`: the place of the file in the source.
 
-    `path`: its path in the source, which may name a class folder. `name`: the path for people, which begins with the
-    archive's name if there are several sources. `table`: the bytes of a label file, or None for other files.
+    `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
+    which begins with the archive's name if there are several sources. `table`: the bytes of a label file, or None for
+    other files.
     """
 
     source: int
@@ -67,13 +68,16 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     files: list[File] = []
     for number, source in enumerate(sources):
         try:
-            for entry in stored_entries(source.sha256, source.filename, progress):
-                is_loose = entry.name == display_name(source.filename)
-                path = entry.name if is_loose else f"{source.stem}/{entry.name}"
-                name = path if len(sources) > 1 else entry.name
-                files.append(File(number, entry.ordinal, path, name, _label_table(entry)))
+            entries = stored_entries(source.sha256, source.filename, progress)
+            listed = [(entry.ordinal, entry.name, _label_table(entry)) for entry in entries]
         except ArchiveRefused as error:
             raise NotBuildable(f"{display_name(source.filename)} cannot be read: {error}") from error
+        names = [name for _, name, _ in listed]
+        is_loose = names == [display_name(source.filename)]
+        paths = names if is_loose else paths_in_archive(source.stem, names)
+        for (ordinal, name, table), path in zip(listed, paths, strict=True):
+            full_name = name if is_loose or len(sources) == 1 else f"{source.stem}/{name}"
+            files.append(File(number, ordinal, path, full_name, table))
     return files
 
 

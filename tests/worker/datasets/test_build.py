@@ -163,6 +163,15 @@ def test_archives_named_for_their_class_need_no_folders(make: Make) -> None:
     assert [each.name for each in slices_of(found)] == ["COVID/1.png", "COVID/2.png", "CT_NonCOVID/1.png"]
 
 
+def test_name_of_an_archive_with_class_folders_labels_nothing(make: Make) -> None:
+    folders = ("COVID", "Normal", "Pneumonia", "Masks")
+    entries = {f"{folder}/{n}.png": png(n + 10 * at) for at, folder in enumerate(folders) for n in range(2)}
+    for archive in ("scans.zip", "COVID-19.zip"):
+        found = make({archive: entries})
+        assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 4}
+        assert found.report.as_json()["left_out"]["no_label"]["count"] == 4
+
+
 def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     lines = ["a/0.png,1,p1,train,north", "a/1.png,0,p2,test,", "2.png,0,p3,validation,CT 2"]
     entries = {f"a/{n}.png": png(n) for n in range(4)}

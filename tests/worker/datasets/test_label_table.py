@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.datasets.class_folders import classes_of_paths
+from worker.datasets.class_folders import classes_of_paths, paths_in_archive
 from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
 
 HEAD = b"file,label,group\n"
@@ -39,6 +39,26 @@ def test_numbers_are_not_classes_where_words_are() -> None:
     paths = ["set/COVID/a.png", "set/non-COVID/b.png", "set/unlabelled/0/c.png", "set/unlabelled/1/d.png"]
     assert classes_of_paths(paths) == [1, 0, None, None]
     assert classes_of_paths(paths[2:]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("archive", "names", "labels"),
+    [
+        ("scans", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
+        ("covid19", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
+        ("normal", ["set\\COVID\\1.png", "2.png"], [1, None]),
+        ("1", ["0/1.png", "1/2.png", "masks/3.png"], [0, 1, None]),
+        ("COVID", ["p1/1.png", "2.png"], [1, 1]),
+        ("COVID", ["0/1.png", "1/2.png", "3.png"], [1, 1, 1]),  # the folders number patients
+        ("normal/p1", ["0/1.png", "2.png"], [0, 0]),
+        ("0", ["p1/1.png", "2.png"], [0, 0]),
+        ("set", ["0/1.png", "1/2.png", "3.png"], [0, 1, None]),
+    ],
+)
+def test_name_of_an_archive_is_a_class_only_if_no_folder_in_it_is(
+    archive: str, names: list[str], labels: list[int | None]
+) -> None:
+    assert classes_of_paths(paths_in_archive(archive, names)) == labels
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
