@@ -184,6 +184,16 @@ def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     assert found.report.as_json()["left_out"]["no_label"]["examples"] == ["a/3.png"]
 
 
+def test_doubts_about_a_csv_are_warnings_of_the_report(make: Make) -> None:
+    table = "file,label,group,age\np/0.png,0,p,40\nq/1.png,1,q,50\n"
+    loose = {"0.png": png(0), "1.png": png(1)}
+    for found in (make(loose, table), make(loose | {"labels.csv": table.encode()})):
+        assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 0}
+        ignored, folders, *_ = found.report.warnings
+        assert ignored == "these columns of the labels file are ignored: age"
+        assert folders.startswith("2 lines of the labels file state folders, but the files were sent without folders")
+
+
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
     entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
     found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
