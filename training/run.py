@@ -25,7 +25,7 @@ from training.config import Config, checked
 from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
 from training.data.slices import Data, Labelled, load_parts
 from training.demo import model as demo
-from training.errors import Cancelled, RunFailed, is_full_disk, message_for
+from training.errors import Cancelled, NoRoom, RunFailed, is_full_disk, message_for, message_for_waiting
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
@@ -67,14 +67,16 @@ def train_next(worker: str) -> bool:
                 runs.fail_run(s, claim, message_for(error))
 
     def put_off(error: Exception) -> None:
+        reason = message_for_waiting(error) if is_full_disk(error) else claimed.reason_of(error)
         with session_scope() as s:
-            runs.put_off(s, claim, claimed.reason_of(error))
+            runs.put_off(s, claim, reason)
 
     def work(heartbeat: Heartbeat) -> None:
         try:
             carry_out(run, claim, heartbeat)
-        except OSError as error:
-            if is_full_disk(error):  # the run itself fills the disk, so waiting would not help
+        except (OSError, NoRoom) as error:
+            # A run that has learned nothing yet may need other settings. It loses nothing if it is launched again.
+            if is_full_disk(error) and not _has_checkpoint(run.id):
                 raise RunFailed(message_for(error)) from error
             raise
 
@@ -84,10 +86,15 @@ def train_next(worker: str) -> bool:
         work,
         fail=fail,
         put_off=put_off,
-        away=claimed.DATA_AWAY,
+        away=(*claimed.DATA_AWAY, NoRoom),
         is_given_back=True,
     )
     return True
+
+
+def _has_checkpoint(run_id: int) -> bool:
+    with read_scope() as s:
+        return bool(s.get_one(TrainingRun, run_id).checkpoint)
 
 
 def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:

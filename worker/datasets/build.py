@@ -104,8 +104,9 @@ def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
         return
     sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
     files = list_files(sources, lambda: note(0.0))
-    labels, collector.labels_from = label_files(files, dataset.labels_sha256)
-    read_files(sources, files, labels, collector, note, folders_first=dataset.folders_first)
+    labels = label_files(files, dataset.labels_sha256)
+    collector.labels_from, collector.label_warnings = labels.origin, labels.warnings
+    read_files(sources, files, labels.of_files, collector, note, folders_first=dataset.folders_first)
 
 
 def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
