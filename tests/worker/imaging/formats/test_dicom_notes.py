@@ -50,7 +50,7 @@ FILES = {
     "long_uid": dicom(STORED, SeriesInstanceUID="1." + "2" * 66),
     "burned_in": dicom(STORED, BurnedInAnnotation="YES"),
     "hu_1024": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8)),
-    "hu_32768": image("PNG", Image.fromarray(grey().astype(np.uint16) + 32768)),
+    "hu_32768": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8 + 31744)),
 }
 
 
