@@ -87,9 +87,10 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | NIfTI, each axial slice | lung window: see `nifti.decode_nifti` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
-    HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. Of an APNG, only the default picture is read. Metadata is removed without reading it: text, profiles and EXIF, also
-    the EXIF orientation. So no remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A
-    truncated picture is never padded.
+    HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. Of an APNG, only the default
+    picture is read. Metadata is removed without reading it: text, profiles and EXIF, also the EXIF orientation. So no
+    remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A truncated picture is never
+    padded.
 
     Raises SliceRejected with a code of `db.reasons.OF_FILES`.
     """
