@@ -47,11 +47,11 @@ def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = 
     """Check a submission before it is queued.
 
     The bytes decide the kind. `filename` is for display. If the bytes are zeros or damaged, it also decides whether
-    they are a TAR. The directory of a ZIP is read, or the headers of a TAR. A packed TAR is unpacked once (gzip about 300 MB/s, xz 100, bzip2 30), because only its end shows whether it is
-    complete. An archive that is compressed inside an archive is unpacked too. Unless `whole`, at most 16 MiB are
-    unpacked. If there is more, the number of entries stays unknown, and `read_entries` finds faults of the rest. A
-    loose file is never refused, because its row can state its fault. In a ZIP, each entry takes 16 bytes of memory;
-    otherwise memory does not grow with the entries.
+    they are a TAR. The directory of a ZIP is read, or the headers of a TAR. A packed TAR is unpacked once (gzip about
+    300 MB/s, xz 100, bzip2 30), because only its end shows whether it is complete. An archive that is compressed inside
+    an archive is unpacked too. Unless `whole`, at most 16 MiB are unpacked. If there is more, the number of entries
+    stays unknown, and `read_entries` finds faults of the rest. A loose file is never refused, because its row can state
+    its fault. In a ZIP, each entry takes 16 bytes of memory; otherwise memory does not grow with the entries.
 
     Raises ArchiveRefused, and OSError if the disk has no room to unpack an inner archive. In a submission that passes,
     `read_entries` may still reject single files.
