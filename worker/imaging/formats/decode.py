@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImag
 from db.reasons import SET_APART
 from worker.imaging.file_types import IMAGE_HEAD, image_kind
 from worker.imaging.formats.dicom import decode_dicom
+from worker.imaging.formats.memory_file import MemoryFile
 from worker.imaging.formats.nifti import LOWEST_AIR, decode_nifti
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
 from worker.imaging.formats.plain_jpeg import read_plain_jpeg
@@ -117,7 +117,7 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
     if kind in _PLAIN and isinstance(checked, bytes) and (plain := _PLAIN[kind](checked)):
         yield _prepare(plain, kind, 0, limits)
         return
-    with Image.open(BytesIO(checked), formats=(kind,)) as image:
+    with Image.open(MemoryFile(checked), formats=(kind,)) as image:
         if kind != "TIFF":
             is_deep = isinstance(checked, bytes) and kind == "PNG" and checked[_DEPTH] == _DEEP
             slice_ = _prepare(image, kind, 0, limits, is_deep=is_deep)
