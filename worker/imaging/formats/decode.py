@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
     if kind in _PLAIN and isinstance(checked, bytes) and (plain := _PLAIN[kind](checked)):
         yield _prepare(plain, kind, 0, limits)
         return
-    with Image.open(MemoryFile(checked), formats=(kind,)) as image:
+    with Image.open(cast("BinaryIO", MemoryFile(checked)), formats=(kind,)) as image:
         if kind != "TIFF":
             is_deep = isinstance(checked, bytes) and kind == "PNG" and checked[_DEPTH] == _DEEP
             slice_ = _prepare(image, kind, 0, limits, is_deep=is_deep)
@@ -173,7 +174,7 @@ def _luminance(image: Image.Image, *, is_deep: bool) -> tuple[Image.Image, str, 
     if image.mode in _LUMINANCE:
         image.info.clear()  # otherwise Pillow would look for a transparent colour
         if is_deep:  # Pillow has kept the high bytes
-            _check_full_range(np.asarray(image.convert("RGB")).astype(np.uint16) << 8)
+            _check_full_range(np.left_shift(np.asarray(image.convert("RGB")), 8, dtype=np.uint16))
         return image.convert("L"), image.mode, ()
     if image.mode in _SIXTEEN_BITS:
         return _from_16_bits(np.asarray(image), image.mode)

@@ -260,6 +260,7 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
         instance_number=integer_or_none(dataset, "InstanceNumber"),
         sop_uid=uid_of(dataset, "SOPInstanceUID"),
         position=_position(dataset, groups["position"], axes),
+        location=_location(groups["position"]),
         orientation="\\".join(f"{axis:.6g}" for axis in axes),
         burned_in=label_of(dataset, "BurnedInAnnotation").upper() == "YES",
     )
@@ -287,10 +288,18 @@ def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | No
         return None
     try:
         corner = numbers_of(place, "ImagePositionPatient")
-        if not axes or len(corner) != 3:
-            return number_of(place, "SliceLocation")
     except SliceRejected:
         return None
+    if not axes or len(corner) != 3:
+        return _location(place)
     normal = np.cross(axes[:3], axes[3:])
     position = float(normal @ np.array(corner) / np.linalg.norm(normal) * (-1 if normal[2] < 0 else 1))
     return round(position, POSITION_DIGITS) if math.isfinite(position) else None
+
+
+def _location(place: Dataset) -> float | None:
+    """Return SliceLocation in mm, or None."""
+    try:
+        return number_of(place, "SliceLocation")
+    except SliceRejected:
+        return None

@@ -198,8 +198,10 @@ def _kinds(dataset: Dataset, keyword: str) -> list[str]:
 
 def _runs_across(orientation: Dataset) -> bool:
     axes = axes_of(orientation)
-    normal = _normal(axes) if axes else ()
-    return bool(normal) and abs(normal[2]) < MIN_AXIAL * math.hypot(*normal)
+    if not axes:
+        return False
+    normal = _normal(axes)
+    return abs(normal[2]) < MIN_AXIAL * math.hypot(*normal)
 
 
 def _normal(axes: Sequence[float]) -> tuple[float, float, float]:

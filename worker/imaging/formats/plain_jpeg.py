@@ -7,6 +7,7 @@ be cut. If its pixels then differ, its scan took these bytes as its own, so it h
 """
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from kornia_rs.io import decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.imaging.formats.memory_file import MemoryFile
 from worker.imaging.rejections import SliceRejected
 
 _MOST_PIXELS = 4_000_000
@@ -46,7 +46,7 @@ def read_plain_jpeg(bare: bytes) -> Image.Image | None:
 def check_jpeg_end(bare: bytes, picture: Image.Image) -> None:
     """Raise SliceRejected(`truncated`) if Pillow invented pixels of the picture of a `pictures.bare_jpeg`."""
     for longer in _lengthened(bare):
-        with Image.open(MemoryFile(longer), formats=("JPEG",)) as other:
+        with Image.open(BytesIO(longer), formats=("JPEG",)) as other:
             if other.tobytes() != picture.tobytes():
                 raise SliceRejected("truncated", "The JPEG ends before its pixels.")
 

@@ -29,6 +29,7 @@ def slice_header(**changes: object) -> dict[str, object]:
         "issuer": "6",
         "birth_date": "7",
         "sex": "8",
+        "location": -2.5,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
     return {
