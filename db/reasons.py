@@ -111,6 +111,8 @@ SLICE_NOTES = {
     "no_rescale_type": "The rescale type is missing. The values were taken as Hounsfield units.",
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
+    "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
+    "projection": "The slice is a projection: the maximum or minimum of several slices.",
     "lossy": "The pixels were compressed with loss.",
     "long_uid": "A UID is longer than 64 characters.",
     "burned_in": "Text is burned into the pixels, as the header states.",

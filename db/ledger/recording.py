@@ -59,6 +59,7 @@ class ReadSlice:
     series_label: str = ""
     instance_number: int | None = None
     position: float | None = None
+    location: float | None = None
     orientation: str | None = None
     sop_uid: str | None = None
     lung_fraction: float | None = None

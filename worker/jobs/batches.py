@@ -122,7 +122,7 @@ def _place(info: SeriesInfo | None, folder: str) -> Any:
         "series_uid": series.series_uid if series else FOLDER + folder,
         "series_label": _series_label(series, folder),
         **{name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")},
-        **{name: getattr(info, name, None) for name in ("instance_number", "position")},
+        **{name: getattr(info, name, None) for name in ("instance_number", "position", "location")},
     }
 
 

@@ -486,6 +486,7 @@ def upgrade() -> None:
         sa.Column("notes", sa.JSON(), nullable=False),
         sa.Column("instance_number", sa.Integer(), nullable=True),
         sa.Column("position", sa.Double(), nullable=True),
+        sa.Column("location", sa.Double(), nullable=True),
         sa.Column("orientation", sa.String(), nullable=True),
         sa.Column("sop_uid", sa.String(), nullable=True),
         sa.Column("series_rank", sa.Integer(), nullable=True),

@@ -412,6 +412,26 @@ def test_scan_whose_slices_all_state_one_position_is_no_bolus_tracking(ann: User
         assert s.scalars(select(Series.notes).where(Series.uid == "scan")).one() == ["doubled"]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("locations", "expected"),
+    [
+        ([10.0 * n for n in range(8)], {"open"}),
+        ([10.0] * 8, {"bolus_tracking"}),
+        ([None, *(10.0 * n for n in range(7))], {"bolus_tracking"}),
+    ],
+)
+def test_locations_count_if_all_slices_state_one_position(
+    ann: User, locations: list[float | None], expected: set[str]
+) -> None:
+    scan = [ct(f"{n}.dcm", 5.0, location=location, lung_fraction=0.3) for n, location in enumerate(locations)]
+    job = read_job(ann, scan[::-1])
+    assert set(outcomes(job).values()) == expected
+    if expected == {"open"}:
+        assert names_in_order(job) == [f"{n}.dcm" for n in range(8)]
+        assert notes(job) == []
+
+
 def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:
     job = submit_uploads(ann, 1)
     with session_scope() as s:

@@ -30,6 +30,7 @@ def slice_header(**changes: object) -> dict[str, object]:
         "birth_date": "7",
         "sex": "8",
         "frames": 20,
+        "location": -2.5,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
     return {
