@@ -218,6 +218,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
         for batch in batches(read):
             before, used = used, pool.cpu_seconds
             cancelled = reading.record(batch, used - before)
+            if batch.error is not None:
+                raise batch.error
             while ahead and ahead[0].ordinal <= batch.rows[-1].ordinal:
                 ahead.popleft()
             if batch.is_last and not cancelled:

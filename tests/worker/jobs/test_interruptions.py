@@ -1,5 +1,6 @@
 """Uploads whose reading is broken off, put off or cancelled, and what the next reading does again."""
 
+import gzip
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -115,6 +116,27 @@ def test_damaged_packed_tar_is_unpacked_once_a_turn(
     work()
     assert opened == ["gz"]
     assert view(job).state == JobState.FAILED
+
+
+def test_slices_read_before_the_damage_of_a_packed_tar_keep_their_outcomes(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    real = ingest.read_decoded
+
+    def read(*given: Any) -> Iterator[Any]:
+        for entry, *rest in real(*given):
+            decoded.append(entry.name)
+            yield entry, *rest
+
+    job = submit(ann, slices(30), kind="tar.gz")
+    with read_scope() as s:
+        stored = storage().local_path(s.scalars(select(Upload.sha256)).one())
+    stored.write_bytes(gzip.compress(gzip.decompress(stored.read_bytes())[:40_000]))
+    monkeypatch.setattr(ingest, "read_decoded", read)
+    work()
+    assert view(job).state == JobState.FAILED
+    assert 8 < view(job).counts.predicted == len(decoded) < 30
 
 
 @pytest.mark.parametrize("kind", ["zip", pytest.param("tar.gz", marks=pytest.mark.slow)])
