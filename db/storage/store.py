@@ -79,15 +79,14 @@ class Storage(Removal):
         if renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):
             return sha256
         temporary = self.incoming.new_path()
-        write_file(temporary, data, durable=durable)
-        if durable or not self.is_local:
-            self.adopt(temporary, sha256)
-            return sha256
         try:
-            temporary.replace(place)
-        except FileNotFoundError:  # the first file of its folder
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.replace(place)
+            write_file(temporary, data, durable=durable)
+            if durable or not self.is_local:
+                self.adopt(temporary, sha256)
+            else:
+                _rename(temporary, place)
+        finally:
+            temporary.unlink(missing_ok=True)
         return sha256
 
     def sync(self) -> None:
@@ -116,7 +115,7 @@ class Storage(Removal):
                 os.utime(place)  # marks the copy as used now, so that it is not evicted
                 return place
         if self.is_local:
-            if not self.restore(sha256):
+            if not self.restore(sha256) and not place.exists():  # another reader may have restored it
                 raise FileMissing(sha256)
             return place
         temporary = self.incoming.new_path()
@@ -134,9 +133,11 @@ class Storage(Removal):
         try:
             self.fs.get_file(self._remote(sha256), str(target))
         except FileNotFoundError:
-            if not self.restore(sha256):
+            self.restore(sha256)
+            try:  # even if nothing was restored, because another reader may have done it
+                self.fs.get_file(self._remote(sha256), str(target))
+            except FileNotFoundError:
                 raise FileMissing(sha256) from None
-            self.fs.get_file(self._remote(sha256), str(target))
         check_hash(target, sha256)
 
     def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
@@ -233,3 +234,12 @@ class Storage(Removal):
         self.incoming.remove_old(current().orphan_seconds)
         in_use = EVICT_SECONDS if self._lacks_room() else IN_USE_SECONDS
         make_room(self.folder.glob("??/*"), current().cache_bytes, unused_since=time.time() - in_use)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Give a file its final name. Make the folder if this is its first file. Nothing is made durable."""
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        source.replace(target)

@@ -230,6 +230,29 @@ def test_bytes_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monke
     assert synced == [b"pixels", b"slices"]
 
 
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("step", ["write", "name", "send"])
+def test_put_that_fails_leaves_no_file(
+    store: Storage, step: str, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_some(path: Path, data: bytes, **_: Any) -> None:
+        path.write_bytes(data[:3])
+        full()
+
+    if step == "write":
+        monkeypatch.setattr(store_module, "write_file", write_some)
+    elif step == "name" or store.is_local:
+        monkeypatch.setattr(Path, "replace", full)
+    else:
+        monkeypatch.setattr(store.fs, "put_file", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        store.put(b"pixels", durable=durable)
+    assert list(store.incoming.folder.iterdir()) == []
+
+
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     store.receive().write(b"left behind")
@@ -350,6 +373,33 @@ def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
     assert [name for name, _ in store.trashed()] == [sha256]
     assert store.read(sha256) == b"pixels"
     assert list(store.trashed()) == []
+
+
+@pytest.mark.parametrize("quicker", ["before the search", "before the move"])
+def test_trashed_file_is_read_though_another_reader_restores_it_first(
+    store: Storage, quicker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = store.put(b"pixels")
+    assert store.trash(sha256)
+    restore = store.restore
+
+    def late(name: str) -> bool:
+        if quicker == "before the search":
+            restore(name)
+            return restore(name)
+        listed = store.fs.ls
+
+        def list_then_lose(*given: Any, **named: Any) -> Any:
+            days = listed(*given, **named)
+            monkeypatch.undo()
+            restore(name)
+            return days
+
+        monkeypatch.setattr(store.fs, "ls", list_then_lose, raising=False)
+        return restore(name)
+
+    monkeypatch.setattr(store, "restore", late)
+    assert store.read(sha256) == b"pixels"
 
 
 @pytest.mark.parametrize("kind", ["folder", "remote"])
