@@ -16,10 +16,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from db import background
 from db import database as base
+from db.registry.versions import store_package
 from db.settings import Settings
-from db.storage import FileDamaged, FileMissing, Storage
+from db.storage import FileDamaged, FileMissing, Storage, storage
 from db.storage import store as store_module
 from tests.builders.buckets import bucket_away
+from tests.builders.versions import fake_package
 
 
 @pytest.fixture(params=["folder", "remote"])
@@ -251,6 +253,17 @@ def test_put_that_fails_leaves_no_file(
     with pytest.raises(OSError, match="No space"):
         store.put(b"pixels", durable=durable)
     assert list(store.incoming.folder.iterdir()) == []
+
+
+def test_package_that_cannot_be_stored_leaves_no_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    package = fake_package(settings.home / "package")
+    monkeypatch.setattr(storage(), "adopt", full)
+    with pytest.raises(OSError, match="No space"):
+        store_package(package)
+    assert list(storage().incoming.folder.iterdir()) == []
 
 
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
