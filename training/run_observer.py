@@ -123,8 +123,8 @@ class RunObserver(TrainingObserver):
                 runs.record_checkpoint(s, self._claim, self.stored)
 
     def ended_early(self) -> None:
-        """Record that training was stopped before its last epoch."""
-        self.report(*self._last, stopped_early=True)
+        """Record that training was stopped before its last epoch. Wait while the database is unreachable."""
+        patiently(self._heartbeat, lambda: self.report(*self._last, stopped_early=True))
         self.is_stopped_early = True
 
     def stopped(self) -> bool:
