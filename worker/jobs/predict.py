@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
-from db.ledger import chunks, leases, queue
+from db.ledger import chunks, queue
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, ModelVersion
 from db.registry import champions, engine_proofs
@@ -224,11 +224,9 @@ def _put_off(claims: list[Claim], reason: str | None = None) -> None:
     for claim in claims:
         try:
             with session_scope() as s:
-                if reason is None:
-                    leases.put_off(s, Chunk, claim)
-                elif s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
+                if reason is not None and s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
                     chunks.quarantine_chunk(s, claim, reason)
                 else:
-                    leases.put_off(s, Chunk, claim, is_attempt=True)
+                    chunks.put_off_chunk(s, claim, is_attempt=reason is not None)
         except StaleClaim:
             continue

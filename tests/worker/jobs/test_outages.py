@@ -22,7 +22,7 @@ from db.ledger.predictions import PredictedSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
 from db.registry import versions
 from db.settings import Settings
-from db.storage import storage
+from db.storage import FileMissing, storage
 from tests.builders.buckets import bucket_away
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_champion
@@ -141,6 +141,32 @@ def test_bucket_that_cannot_be_reached_costs_no_attempt(
         let_time_pass()
         assert work("w")
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
+
+
+@pytest.mark.parametrize("attempts", [0, predict.MAX_ATTEMPTS])
+@pytest.mark.parametrize("error", [OSError("the storage is away"), FileMissing("lost")], ids=["away", "lost"])
+def test_job_that_is_cancelled_while_its_chunk_cannot_be_read_ends(
+    error: Exception,
+    attempts: int,
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = submit(ann, slices(3))
+    assert ingest.unpack_next("w")
+
+    def cancel_and_fail(*_: Any) -> None:
+        with session_scope() as s:
+            jobs.cancel_job(s, job)
+        raise error
+
+    with session_scope() as s:
+        s.execute(update(Chunk).values(attempts=attempts))
+    monkeypatch.setattr(storage(), "verified_path", cancel_and_fail)
+    assert predict.predict_next("w")
+    assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 3)
 
 
 def let_time_pass() -> None:
