@@ -17,7 +17,8 @@ class RaisingOSError:
     """A file system of fsspec whose calls raise no other errors than OSError.
 
     s3fs passes on botocore's errors when a server cannot be reached. They are not OSErrors, so nobody would wait for
-    the server. The new error has only the name of the old one, because the old text may name a server.
+    the server. The new error has only the name of the old one, because the old text may name a server. Its number is
+    EREMOTEIO, as for other errors of s3fs. EIO is a block that the disk of this machine cannot read.
     """
 
     def __init__(self, fs: Any) -> None:
@@ -35,6 +36,6 @@ class RaisingOSError:
             except OSError:
                 raise
             except Exception as error:
-                raise OSError(errno.EIO, type(error).__name__) from error
+                raise OSError(errno.EREMOTEIO, type(error).__name__) from error
 
         return call

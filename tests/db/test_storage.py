@@ -5,6 +5,7 @@ import hashlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -134,10 +135,28 @@ def test_damaged_file_raises(tmp_path: Path) -> None:
         store.verified_path(sha256)
 
 
-def test_damaged_copy_is_fetched_again(tmp_path: Path) -> None:
+def damage(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"pixelz")
+
+
+def make_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, errors = Path.open, [OSError(errno.EIO, "Input/output error")]
+
+    def open_(self: Path, *given: Any, **named: Any) -> Any:
+        if self == path and errors:
+            raise errors.pop()
+        return opened(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+@pytest.mark.parametrize("harm", [damage, make_unreadable], ids=lambda harm: harm.__name__)
+def test_damaged_copy_is_fetched_again(
+    harm: Callable[[Path, pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
     sha256 = store.put(b"pixels")
-    store.local_path(sha256).write_bytes(b"pixelz")
+    harm(store.local_path(sha256), monkeypatch)
     assert store.verified_path(sha256).read_bytes() == b"pixels"
 
 
@@ -530,7 +549,7 @@ def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
         assert set(errors_of_all_calls(store)) == {OSError}
         with pytest.raises(OSError, match="EndpointConnectionError") as caught:
             store.owner()
-    assert caught.value.errno == errno.EIO
+    assert caught.value.errno == errno.EREMOTEIO
     assert store.owner() is None
 
 

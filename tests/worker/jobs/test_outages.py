@@ -1,5 +1,6 @@
 """What a worker does while database or storage are away, and with work that is no longer its own."""
 
+import errno
 import logging
 import time
 from collections import OrderedDict
@@ -141,6 +142,52 @@ def test_bucket_that_cannot_be_reached_costs_no_attempt(
         let_time_pass()
         assert work("w")
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
+
+
+def lose(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.unlink()
+
+
+def damage(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"other bytes")
+
+
+def make_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def open_(self: Path, *given: Any, **named: Any) -> Any:
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+@pytest.mark.parametrize("harm", [lose, damage, make_unreadable], ids=lambda harm: harm.__name__)
+def test_chunk_whose_file_is_lost_does_not_keep_others_from_being_predicted(
+    harm: Callable[[Path, pytest.MonkeyPatch], None],
+    ann: User,
+    bob: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost, healthy = submit(ann, slices(3)), submit(bob, slices(5, start=100))
+    while ingest.unpack_next("w"):
+        pass
+    with read_scope() as s:
+        file = storage().local_path(s.scalars(select(Chunk.array_sha256).where(Chunk.job_id == lost.id)).one())
+    harm(file, monkeypatch)
+    assert predict.predict_next("w")
+    assert (view(healthy).state, view(healthy).counts.predicted) == (JobState.FINISHED, 5)
+    with read_scope() as s:
+        chunk = s.scalars(select(Chunk).where(Chunk.job_id == lost.id)).one()
+    assert (chunk.state, chunk.attempts, chunk.put_offs) == (Work.READY, 1, 1)
+    for _ in range(predict.MAX_ATTEMPTS - 1):
+        let_time_pass()
+        assert predict.predict_next("w")
+    assert (view(lost).state, view(lost).rejections) == (JobState.FINISHED, {"file_lost": 3})
 
 
 @pytest.mark.parametrize("attempts", [0, predict.MAX_ATTEMPTS])
