@@ -123,7 +123,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     if run.dataset is None or run.split is None:
         raise RunFailed("the run names no dataset; launch another one on a dataset")
     parts = load_parts(run.dataset, run.split, observer.alive)
-    resume = checkpoints.read(observer.stored)
+    resume = run_with_heartbeat(lambda: checkpoints.read(observer.stored), observer.alive)
     if resume is None:
         _check_seen_slices(run, parts, observer)
     observer.report(0.0, "building the network" if resume else STARTING[config.initial.kind])

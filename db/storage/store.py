@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import fsspec
-
 from db.background import run_with_heartbeat
 from db.database import current
 from db.storage.errors import FileDamaged, FileMissing, RaisingOSError
@@ -26,6 +24,7 @@ from db.storage.files import (
 )
 from db.storage.incoming import Incoming
 from db.storage.receiver import Receiver
+from db.storage.remote import open_fs
 from db.storage.removal import Removal
 
 MARKER = "installation"
@@ -43,8 +42,7 @@ class Storage(Removal):
     """
 
     def __init__(self, url: str, cache: Path) -> None:
-        # No cache of listings, because another machine may store or remove a file at any time.
-        fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        fs, self.root = open_fs(url)
         self.fs = RaisingOSError(fs)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
@@ -69,11 +67,18 @@ class Storage(Removal):
         else:
             self._evict()
 
-    def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
+    def put(self, data: bytes | memoryview, *, durable: bool = True, alive: Callable[[], None] = lambda: None) -> str:
         """Store bytes, and return their SHA-256. If the file exists already, compare it, and set its time to now.
 
-        `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file.
+        `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file. `alive` is
+        called while a remote store is waited for. A folder is not waited for in this way, because a thread for each
+        small file would take half as long as the file. Raises OSError, and what `alive` raises.
         """
+        if self.is_local:
+            return self._put(data, durable=durable)
+        return run_with_heartbeat(lambda: self._put(data, durable=durable), alive)
+
+    def _put(self, data: bytes | memoryview, *, durable: bool) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)
         if renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):

@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from s3fs import S3FileSystem
 
 from db import background
 from db import database as base
@@ -106,6 +107,19 @@ def test_fetching_a_remote_file_calls_the_heartbeat(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
     monkeypatch.setattr(other.fs, "get_file", slow)
     assert other.local_path(sha256, told.set).read_bytes() == b"pixels"
+
+
+def test_heartbeat_is_called_while_a_remote_file_is_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, told = Storage(f"memory://{tmp_path.name}", tmp_path / "cache"), Event()
+    send = store.fs.put_file
+
+    def slow(*where: str) -> None:
+        assert told.wait(30)
+        send(*where)
+
+    monkeypatch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(store.fs, "put_file", slow, raising=False)
+    assert store.read(store.put(b"pixels", alive=told.set)) == b"pixels"
 
 
 def test_interrupted_fetch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,6 +565,28 @@ def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
             store.owner()
     assert caught.value.errno == errno.EREMOTEIO
     assert store.owner() is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "call", [lambda store: store.put(b"pixels"), lambda store: store.read("0" * 64)], ids=["put", "read"]
+)
+def test_s3_that_does_not_answer_is_an_os_error(
+    call: Callable[[Storage], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        values = {"ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        keys = {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "mine", "DEFAULT_REGION": "us-east-1"}
+        for name, value in (values | keys).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setattr(S3FileSystem, "read_timeout", 0.2)
+        store = Storage(f"s3://bucket/{tmp_path.name}", tmp_path / "cache")
+        with pytest.raises(OSError, match=r"ReadTimeoutError$"):
+            call(store)
+    assert list(store.incoming.folder.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import logging
 
 from db import CLASSES
+from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import in_transaction, read_scope, session_scope
 from db.datasets import datasets
@@ -81,8 +82,7 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
         )
     sha256 = collector.sha256()
     report = make_report(collector, similar, claimed.patiently(heartbeat, lambda: _twin(dataset, sha256)))
-    storage().sync()
-    heartbeat.progress()
+    run_with_heartbeat(storage().sync, heartbeat.progress)
     crash_point("before-dataset-commit")
 
     def finish() -> None:

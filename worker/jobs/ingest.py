@@ -13,6 +13,7 @@ from itertools import chain, islice
 
 from sqlalchemy.orm import Session
 
+from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import get_engine, in_transaction, read_scope, session_scope
 from db.installation import is_storage_at_hand
@@ -170,8 +171,7 @@ class Reading:
         transaction would delay the worker that is woken to predict the batch.
         """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
-            array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
-            storage().sync()
+            array = run_with_heartbeat(partial(_store, batch), self.heartbeat.progress)  # storage may hang
         crash_point("after-array-before-record")
         self.budget.spend(count_failures(batch.rows), decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch, array, decode_seconds))
@@ -197,6 +197,13 @@ class Reading:
         """Give the upload back if an upload of another job waits for its turn. Return whether it was given back."""
         give = partial(queue.give_way, claim=self.claim, upload=self.upload)
         return claimed.patiently(self.heartbeat, lambda: in_transaction(give))
+
+
+def _store(batch: Batch) -> str | None:
+    """Store the arrays of a batch, and return their SHA-256, or None if there are none. Make all files durable."""
+    array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
+    storage().sync()
+    return array
 
 
 def _unpack(reading: Reading) -> None:

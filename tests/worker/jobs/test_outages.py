@@ -359,3 +359,27 @@ def test_storage_that_hangs_is_waited_for(
     done = run_apart(HANGING, database, **short)
     assert done.returncode == 0, done.stderr
     assert view(job).counts.predicted == 1
+
+
+HANGING_SYNC = """
+import time
+from db.storage import Storage
+from worker.jobs import ingest
+answer = Storage.sync
+def hang(*given, **named):
+    time.sleep(8)
+    return answer(*given, **named)
+Storage.sync = hang
+assert ingest.unpack_next("w")
+"""
+
+
+@pytest.mark.slow
+def test_storage_that_hangs_while_slices_are_stored_is_waited_for(
+    ann: User, submit: Any, slices: Entries, view: View, database: Settings
+) -> None:
+    job = submit(ann, slices(1))
+    short = {"CTBATCH_STALL_SECONDS": "4", "CTBATCH_HEARTBEAT_SECONDS": "0.2"}
+    done = run_apart(HANGING_SYNC, database, **short)
+    assert done.returncode == 0, done.stderr
+    assert view(job).counts.open == 1
