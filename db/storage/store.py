@@ -134,17 +134,6 @@ class Storage(Removal):
         self._evict()
         return place
 
-    def _fetch(self, sha256: str, target: Path) -> None:
-        try:
-            self.fs.get_file(self._remote(sha256), str(target))
-        except FileNotFoundError:
-            self.restore(sha256)
-            try:  # even if nothing was restored, because another reader may have done it
-                self.fs.get_file(self._remote(sha256), str(target))
-            except FileNotFoundError:
-                raise FileMissing(sha256) from None
-        check_hash(target, sha256)
-
     def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
         """Return the path as `local_path` does, after checking the hash. A damaged copy is fetched again.
 
