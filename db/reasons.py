@@ -81,6 +81,11 @@ OF_QUARANTINE = {
 OF_UPLOADS = {
     "file_missing": "The stored file of this upload is missing. Send it again.",
     "file_damaged": "The stored file of this upload is damaged. Send it again.",
+    "no_room": (
+        "An archive inside this upload needs more disk space than is free. Free space and retry the job, or send its"
+        " contents instead."
+    ),
+    "not_listed": "The job was cancelled while not all files of this upload could be listed. Retry the job.",
 }
 """An upload that was accepted but could not be unpacked."""
 

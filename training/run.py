@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from db import PARTS, TRAIN
+from db.background import run_with_heartbeat
 from db.database import current, in_transaction, read_scope, session_scope
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
@@ -119,7 +120,7 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
         else:
             trained = _train(run, config, observer, folder)
             package = make_package(folder / "package", trained, observer.packaging, observer.alive)
-        register(package, folder / "package", run, claim)
+        register(package, folder / "package", run, claim, heartbeat)
     checkpoints.drop(observer.stored)
 
 
@@ -129,7 +130,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     if run.dataset is None or run.split is None:
         raise RunFailed("the run names no dataset; launch another one on a dataset")
     parts = load_parts(run.dataset, run.split, observer.alive)
-    resume = checkpoints.read(observer.stored)
+    resume = run_with_heartbeat(lambda: checkpoints.read(observer.stored), observer.alive)
     if resume is None:
         _check_seen_slices(run, parts, observer)
     observer.report(0.0, "building the network" if resume else STARTING[config.initial.kind])
@@ -199,22 +200,27 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
+def register(package: Package, folder: Path, run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
     """Make a model version of a package, finish its run, and request the comparison with the champion.
 
     All this is one transaction, so that nothing is missing if the worker dies. The first demo model is also promoted.
+    Wait while the database is unreachable.
 
     Raises Cancelled, StaleClaim.
     """
-    stored = versions.store_package(folder, package)
-    with session_scope() as s:
-        if runs.report(s, claim, 1.0, "registering").cancel:
-            raise Cancelled
-        version = versions.register_package(s, stored)
-        runs.finish_run(s, claim, version.id)
-        if run.demo:
-            promote_first(s, version)
-        request_gate(s, version)
+    stored = run_with_heartbeat(lambda: versions.store_package(folder, package), heartbeat.progress)
+
+    def finish() -> None:
+        with session_scope() as s:
+            if runs.report(s, claim, 1.0, "registering").cancel:
+                raise Cancelled
+            version = versions.register_package(s, stored)
+            runs.finish_run(s, claim, version.id)
+            if run.demo:
+                promote_first(s, version)
+            request_gate(s, version)
+
+    claimed.patiently(heartbeat, finish)
 
 
 @contextmanager

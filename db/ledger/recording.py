@@ -177,6 +177,18 @@ def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = N
     completion.finish_if_done(s, job)
 
 
+def put_off_upload(s: Session, claim: Claim, upload: Upload, *, is_attempt: bool = False) -> None:
+    """Put off a claimed upload, as `leases.put_off` does. Raises StaleClaim.
+
+    If its job is cancelled, close it instead, as `not_listed`. Otherwise the job would not end during an outage.
+    """
+    job = completion.lock_job(s, upload.job_id)
+    if job.cancel_requested_at is None:
+        leases.put_off(s, Upload, claim, is_attempt=is_attempt)
+    else:
+        close_upload(s, claim, upload, "not_listed")
+
+
 @dataclass(frozen=True)
 class ScoredChunk:
     """A claimed chunk, and the scores of its slices."""

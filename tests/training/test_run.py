@@ -292,6 +292,21 @@ def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     assert {"code", "keras"} <= set(view.environment)
 
 
+def test_trained_version_is_kept_until_the_database_is_back(settings, monkeypatch):
+    import training.demo.model
+
+    def package(folder, *, seed, progress):
+        return parse_manifest((fake_package(folder) / "package.json").read_bytes())
+
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(training.demo.model, "make_demo_package", package)
+    monkeypatch.setattr(runs, "finish_run", locked_at_first(runs.finish_run))
+    with session_scope() as s:
+        runs.create_demo_run(s, None)
+    view, _ = carry_out()
+    assert (view.state, view.model_version) == ("finished", "fake/1")
+
+
 @pytest.mark.slow
 def test_run_says_what_it_starts_from(dataset, small_network, monkeypatch):
     from training.run import STARTING

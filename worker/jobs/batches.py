@@ -30,13 +30,14 @@ BATCH_SECONDS = 5.0  # limits batches of slow files, because other jobs get thei
 class Batch:
     """The rows that one transaction records, and the arrays of the prepared slices.
 
-    `is_last`: the upload has no more entries.
+    `is_last`: the upload has no more entries. `error`: why the next entry cannot be read, or None.
     """
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
     began: float = 0.0  # when the first entry was added; decoders may have started before that
     is_last: bool = False
+    error: Exception | None = None
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
         """Add an entry: a row for each frame that was rejected, or a row and an array for each prepared frame."""
@@ -57,18 +58,27 @@ class Batch:
 
 
 def batches(read: Iterator[Read]) -> Iterator[Batch]:
-    """Yield the entries in batches. The first one is small, so that predicting starts soon. Then the size doubles."""
+    """Yield the entries in batches. The first one is small, so that predicting starts soon. Then the size doubles.
+
+    If an entry cannot be read, the last batch holds the entries before it, and the error. Raises the error if there are
+    none.
+    """
     settings = current()
     full, seconds = settings.first_chunk_slices, FIRST_BATCH_SECONDS
     batch = Batch()
-    for entry, sha256, result in read:
-        batch.add(entry, sha256, result)
-        if batch.is_full(full, min(seconds, BATCH_SECONDS)):
-            yield batch
-            batch = Batch()
-            full, seconds = min(full * 2, settings.chunk_slices), min(seconds * 2, BATCH_SECONDS)
+    try:
+        for entry, sha256, result in read:
+            batch.add(entry, sha256, result)
+            if batch.is_full(full, min(seconds, BATCH_SECONDS)):
+                yield batch
+                batch = Batch()
+                full, seconds = min(full * 2, settings.chunk_slices), min(seconds * 2, BATCH_SECONDS)
+    except Exception as error:
+        if not batch.rows:
+            raise
+        batch.error = error
     if batch.rows:
-        batch.is_last = True
+        batch.is_last = batch.error is None
         yield batch
 
 

@@ -611,6 +611,15 @@ def test_dataset_whose_claim_meets_a_locked_database_is_claimed_again(
     assert view(dataset).state == "ready"
 
 
+@pytest.mark.parametrize("call", ["twin_of", "finish_dataset"])
+def test_built_dataset_is_kept_until_the_database_is_back(call: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
+    dataset = ask(two_classes())
+    monkeypatch.setattr(datasets, call, locked_at_first(getattr(datasets, call)))
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
 def test_no_dataset_is_claimed_while_the_disk_is_at_its_reserve(ask: Ask, settings: Settings) -> None:
     dataset = ask(two_classes())
     database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))

@@ -106,6 +106,8 @@ class PackedSource:
         return count - left
 
     def take_out(self, count: int) -> Region:
+        if count > self._allowance.left:
+            raise ArchiveRefused("too_large_unpacked", "It unpacks to more than is accepted.")
         copy = self._allowance.scratch(count)
         while count and (part := self._take(count)):
             count -= copy.write(part)
