@@ -49,9 +49,9 @@ def asked() -> ResultsQuery:
 
 def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows the first page of these results."""
-    values = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
-    if query.series and query.sort == "series":
-        del values["sort"]  # the default inside a series; it must not stay when all slices are shown
+    values = query.model_dump(mode="json", exclude={"limit", "cursor", "sort"}, exclude_defaults=True)
+    if query.sort != ResultsQuery(series=query.series).sort:  # the default in a series must not stay outside it
+        values["sort"] = query.sort
     if query.ood is not None:
         values["ood"] = int(query.ood)
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}
