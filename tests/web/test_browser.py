@@ -345,6 +345,19 @@ def test_label_that_is_refused_is_reported(
 
 
 @pytest.mark.slow
+def test_switch_of_blind_review_is_for_the_findings_too(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    findings = signed_in.locator("#findings")
+    findings.locator(".ribbon").wait_for()
+    signed_in.get_by_label("Blind review").check()
+    findings.get_by_text("Findings are hidden in a blind review.").wait_for()
+    assert findings.locator(".outcome").count() == 0
+    assert "sort=name" in signed_in.url
+    signed_in.get_by_label("Blind review").uncheck()
+    findings.locator(".ribbon").wait_for()
+
+
+@pytest.mark.slow
 def test_page_works_after_going_back(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("#filters select[name=sort]").select_option("name")

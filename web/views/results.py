@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for
@@ -40,6 +41,12 @@ class Switches:
     def of_request(cls) -> "Switches":
         """Return the switches of this request's address."""
         return cls(heat=request.args.get("heat") == "1", blind=request.args.get("blind") == "1")
+
+
+def switches_blind() -> bool:
+    """Return whether this request switches blind review on or off on the page that sent it."""
+    shown = parse_qs(urlsplit(request.headers.get("HX-Current-URL", request.url)).query)
+    return Switches.of_request().blind != ("1" in shown.get("blind", ()))
 
 
 def asked() -> ResultsQuery:
