@@ -120,9 +120,7 @@ def gather_below(paths: Sequence[Path], *, leave_out: Path | None = None) -> tup
     return _gather(paths, None, leave_out)
 
 
-def _gather(
-    paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path | None
-) -> tuple[list[Part], LeftOut]:
+def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path | None) -> tuple[list[Part], LeftOut]:
     parts: list[Part] = []
     loose: list[FilePart] = []
     left_out = LeftOut()

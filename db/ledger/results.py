@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from db import CLASSES, COVID, ClassName, paging
 from db.database import read_scope
 from db.ledger.views import OutcomeName, View
-from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study
+from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.paging import BadCursor, Cursor, Page
 from db.registry.calibration import calibration_of, limit_of
 from db.series.rows import stated_uid
@@ -30,6 +30,7 @@ class Result(View):
     frame: int
     patient: int | None = Field(description="The number of its patient within the job, from 1.")
     series: str | None
+    upload: str = Field(description="The file name of the archive or loose file that was submitted.")
     study_uid: str | None = Field(description="StudyInstanceUID; null if the file states none.")
     series_uid: str | None = Field(description="SeriesInstanceUID; null if the file states none.")
     sop_uid: str | None = Field(description="SOPInstanceUID. A UID of more than 128 characters is cut, and hashed.")
@@ -95,10 +96,10 @@ class ResultsQuery(BaseModel):
 
 
 def _rows(job: Job) -> Select[Any]:
-    owner: Any = (Patient.ordinal, Series.label, Study.uid, Series.uid)
-    return _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job), job).join(
-        ModelVersion, ModelVersion.id == job.model_version_id
-    )
+    owner: Any = (Patient.ordinal, Series.label, Upload.filename, Study.uid, Series.uid)
+    rows = _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job), job)
+    rows = rows.join(Upload, Upload.id == Slice.upload_id)
+    return rows.join(ModelVersion, ModelVersion.id == job.model_version_id)
 
 
 def _with_owners(rows: Select[Any], job: Job) -> Select[Any]:
@@ -215,6 +216,7 @@ def _result(
     model: ModelVersion,
     patient: int | None,
     series: str | None,
+    upload: str,
     *uids: str | None,
 ) -> ResultRow:
     study_uid, series_uid = map(stated_uid, uids)
@@ -224,6 +226,7 @@ def _result(
         frame=slice_.frame,
         patient=patient,
         series=series,
+        upload=upload,
         study_uid=study_uid,
         series_uid=series_uid,
         sop_uid=slice_.sop_uid,

@@ -506,7 +506,7 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_slice_job_state", ["job_id", "state", "upload_id", "ordinal", "frame", "reason"], unique=False
         )
-        batch_op.create_index("ix_slice_series", ["series_id"], unique=False)
+        batch_op.create_index("ix_slice_series", ["series_id", "upload_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_slice_sha256"), ["sha256"], unique=False)
 
     op.create_table(
