@@ -125,7 +125,7 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
     loose: list[FilePart] = []
     left_out = LeftOut()
     for place, path in enumerate(paths):
-        name = names[place] if names else Path(os.path.abspath(path)).name or "files"
+        name = names[place] if names else _absolute(path).name or "files"
         if path.is_dir():
             members = _walk(path, f"{name}/" if names else "", left_out)
             parts += _folder_parts(name, [m for m in members if not leave_out or not m.path.samefile(leave_out)])
@@ -141,9 +141,13 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Return the last parts of each path: as few as make paths differ that are not the same."""
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    parts = [_absolute(path).parts for path in paths]
     count = next(n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(set(parts)))
     return [Path(*p[-count:]).as_posix().strip("/") or "files" for p in parts]
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  `resolve` would give a link the name of its target
 
 
 def _folder_parts(name: str, members: list[FilePart]) -> list[Part]:

@@ -76,7 +76,7 @@ def findings_page(s: Session, job: Job, query: FindingsQuery) -> Page[FindingVie
     shown = found[: query.limit]
     next_cursor = paging.encode(shown[-1][0].ordinal) if len(found) > query.limit else None
     names = upload_names(s, Study.patient_id.in_({finding.patient_id for finding, *_ in shown}))
-    return Page([_view(*row, names) for row in shown], next_cursor)
+    return Page([_view(names, *row) for row in shown], next_cursor)
 
 
 def count_findings(s: Session, job: Job, query: FindingsQuery) -> int:
@@ -143,7 +143,7 @@ def _matching(columns: Any, job: Job, query: FindingsQuery) -> Select[Any]:
 
 
 def _view(
-    finding: Finding, patient: Patient, study: Study | None, series: Series | None, names: UploadNames
+    names: UploadNames, finding: Finding, patient: Patient, study: Study | None, series: Series | None
 ) -> FindingView:
     same = ("level", "study_id", "series_id", "verdict", "reason", "score", "threshold", "low", "high", "rule")
     more = ("rule_version", "k", "used", "ood", "left_out")

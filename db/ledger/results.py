@@ -256,7 +256,8 @@ def _result(
 def iter_results(job: Job) -> Iterator[ResultRow]:
     """Yield the present slices of a job: by patient, by series, and from the feet to the head.
 
-    Slices without a series come last, as submitted. Use many short reads, so that a slow client never blocks the database.
+    Slices without a series come last, as submitted. Use many short reads, so that a slow client never blocks the
+    database.
     """
     order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), *AS_SUBMITTED)
     with read_scope() as s:

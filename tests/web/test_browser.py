@@ -80,13 +80,14 @@ def test_submit_by_dropping(signed_in: Any) -> None:
 
 
 def drop_folder(page: Any, name: str, count: int, modified: int = 1) -> None:
-    """Drop a folder with a folder of pictures of 30 bytes. A script cannot make entries of a file system, so these are stand-ins."""
+    """Drop a folder with a folder of pictures of 30 bytes, by stand-ins for the entries of a file system."""
     page.evaluate(
         """([name, count, modified]) => {
             const file = new File([new Uint8Array(30)], "picture", {lastModified: modified});
             const entry = (_, n) => ({isFile: true, name: `${n}.bmp`, file: (done) => done(file)});
             const entries = Array.from({length: count}, entry);
-            const folder = (name, some) => ({name, createReader: () => ({readEntries: (done) => done(some.splice(-100))})});
+            const reader = (some) => ({readEntries: (done) => done(some.splice(-100))});
+            const folder = (name, some) => ({name, createReader: () => reader(some)});
             const event = new Event("drop", {bubbles: true, cancelable: true});
             const item = {webkitGetAsEntry: () => folder(name, [folder("ct", entries)])};
             document.dispatchEvent(Object.assign(event, {dataTransfer: {items: [item], files: []}}));

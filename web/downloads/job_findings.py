@@ -16,7 +16,8 @@ from web.schemas.jobs import JobOut
 def csv_lines(job: Job) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
 
-    `uploads` are separated by semicolons. `left_out` has the form `truncated: 2; little_lung: 40`. The notice is the last column of each row.
+    `uploads` are separated by semicolons. `left_out` has the form `truncated: 2; little_lung: 40`. The notice is the
+    last column of each row.
     """
     text = io.StringIO()
     writer = csv.writer(text)

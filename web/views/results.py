@@ -57,7 +57,9 @@ def asked() -> ResultsQuery:
 def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows the first page of these results."""
     values = query.model_dump(mode="json", exclude={"limit", "cursor", "sort"}, exclude_defaults=True)
-    if query.sort != ResultsQuery(series=query.series).sort:  # the default in a series must not stay outside it
+    if (
+        query.sort != ResultsQuery.model_validate({"series": query.series}).sort
+    ):  # the default in a series must not stay outside it
         values["sort"] = query.sort
     if query.ood is not None:
         values["ood"] = int(query.ood)
