@@ -15,7 +15,7 @@ from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "series", "name", "probability", "-probability")
-COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
+COLUMNS = ("slice_id", "name", "upload", "frame", "series", "state", "reason", "label", "probability")
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 100
 

@@ -128,10 +128,10 @@ class Slice(Base):
     __tablename__ = "slice"
     __table_args__ = (
         UniqueConstraint("upload_id", "ordinal", "frame"),
-        Index("ix_slice_job", "job_id", "id"),
-        Index("ix_slice_job_state", "job_id", "state", "id", "reason"),
+        Index("ix_slice_job", "job_id", "upload_id", "ordinal", "frame"),
+        Index("ix_slice_job_state", "job_id", "state", "upload_id", "ordinal", "frame", "reason"),
         Index("ix_slice_job_name", "job_id", "name_key", "id"),
-        Index("ix_slice_series", "series_id"),
+        Index("ix_slice_series", "series_id", "upload_id"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

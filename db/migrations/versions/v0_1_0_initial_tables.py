@@ -502,10 +502,12 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("slice", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slice_chunk_id"), ["chunk_id"], unique=False)
-        batch_op.create_index("ix_slice_job", ["job_id", "id"], unique=False)
+        batch_op.create_index("ix_slice_job", ["job_id", "upload_id", "ordinal", "frame"], unique=False)
         batch_op.create_index("ix_slice_job_name", ["job_id", "name_key", "id"], unique=False)
-        batch_op.create_index("ix_slice_job_state", ["job_id", "state", "id", "reason"], unique=False)
-        batch_op.create_index("ix_slice_series", ["series_id"], unique=False)
+        batch_op.create_index(
+            "ix_slice_job_state", ["job_id", "state", "upload_id", "ordinal", "frame", "reason"], unique=False
+        )
+        batch_op.create_index("ix_slice_series", ["series_id", "upload_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_slice_sha256"), ["sha256"], unique=False)
 
     op.create_table(
