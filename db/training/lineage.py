@@ -231,7 +231,8 @@ def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
     """Return a line for each reason why training slices of the version or of an ancestor are not in this database."""
     lines = []
     for one in ancestors_of(s, version):
-        if one.facts.dataset and _training_source_of(s, one) == (None, None):
+        was_trained = one.facts.dataset or one.facts.imported
+        if was_trained and _training_source_of(s, one) == (None, None):
             lines.append(f"{one.label} was trained on slices that this database does not have; they may include these")
         if labels := ancestors_elsewhere(one):
             lines.append(f"{one.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")

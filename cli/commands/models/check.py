@@ -30,8 +30,9 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     """Say whether MODEL may be used at a new site.
 
     Prints metrics of slices, and metrics of groups (patients) by the rule of findings of MODEL. The verdict depends on
-    three metrics of slices. Each has a floor: 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and
-    0.90 for AUC. Each also has a 95 % interval, which comes from resampling groups. The verdict is one of these:
+    three metrics of slices. Each has a floor: 0.85 for sensitivity (or the model's own floor, which an imported model
+    can only raise), 0.80 for specificity and 0.90 for AUC. Each also has a 95 % interval, which comes from resampling
+    groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
@@ -41,7 +42,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
       many more groups would give a clear verdict
 
     The verdict is also `not enough evidence` if more than 1 % of DATASET's slices were used to train or tune the model,
-    or if more than 1 % of them have no known patient.
+    or if more than 1 % of them have no known patient. If the slices that trained MODEL are not in this database, a line
+    says so.
     """
     from training.evaluation.site_check import MUCH_OOD
 

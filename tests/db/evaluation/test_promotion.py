@@ -376,7 +376,10 @@ def test_ancestors_of_an_imported_version_are_not_versions_here(models: Registry
     keep_proof(imported, passed=True)
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
-    assert gate(new).notes[0] == "imported/1 was made elsewhere from base/1, which may have seen these slices"
+    assert gate(new).notes[:2] == [
+        "imported/1 was trained on slices that this database does not have; they may include these",
+        "imported/1 was made elsewhere from base/1, which may have seen these slices",
+    ]
     with read_scope() as s:
         assert [each.label for each in ancestors_of(s, s.merge(imported))] == ["imported/1"]
 
@@ -516,5 +519,15 @@ def test_champion_is_not_compared_with_itself(models: Registry) -> None:
         assert s.query(Evaluation).count() == 1
 
 
-def test_version_without_a_floor_has_the_default_floor() -> None:
-    assert floors_of(ModelVersion(name="imported", number=1, facts={})).recall == DEFAULT_FLOOR
+@pytest.mark.parametrize(
+    ("facts", "floor"),
+    [
+        ({}, DEFAULT_FLOOR),
+        ({"floor": 0.7}, 0.7),
+        ({"imported": {}}, DEFAULT_FLOOR),
+        ({"imported": {}, "floor": 0.0}, DEFAULT_FLOOR),
+        ({"imported": {}, "floor": 0.95}, 0.95),
+    ],
+)
+def test_imported_version_cannot_lower_its_floor(facts: dict[str, object], floor: float) -> None:
+    assert floors_of(ModelVersion(name="lungs", number=1, facts=facts)).recall == floor
