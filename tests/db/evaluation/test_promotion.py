@@ -29,6 +29,7 @@ from db.settings import Settings
 from db.storage import storage
 from db.training.lineage import ancestors_of
 from tests.builders.datasets import new_split
+from tests.builders.statements import recorded_statements
 from tests.builders.versions import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
@@ -334,6 +335,27 @@ def test_notes_count_test_slices_that_trained_a_version(models: Registry) -> Non
     assert gate(child).verdict == NO_EVIDENCE
     with pytest.raises(GateClosed, match="2 of 40 slices are not evidence"):
         promote(child)
+
+
+def test_slices_are_read_once_for_a_gate_that_is_looked_at_again(models: Registry) -> None:
+    with session_scope() as s:
+        for row, group in enumerate(("a", "b", "c")):
+            known = {"dataset_id": models.dataset.id, "group": group, "pixels_sha256": str(row), "label": 1}
+            s.add(LabelledSlice(ordinal=row, row=row, name=f"{row}.png", **known))
+        s.get_one(Split, models.split.id).assignment = {"a": "train", "b": "test", "c": "test"}
+        other = new_split(models.dataset.id, {"a": "test", "b": "train", "c": "test"}, seed=8)
+        s.add(other)
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    with session_scope() as s:
+        stored = s.get_one(ModelVersion, old.id)
+        stored.facts = {**stored.facts.as_json(), "split": {"id": other.id, "dataset": "site/1"}}
+    first = gate(new)
+    assert first.notes[0] == "old/1, or a version it comes from, was trained on 1 of these slices"
+    with recorded_statements() as statements:
+        assert gate(new) == first
+    assert not [one for one in statements if "labelled_slice" in one]
 
 
 def test_patients_in_both_train_and_test_are_not_evidence(models: Registry) -> None:
