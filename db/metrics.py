@@ -83,7 +83,7 @@ def written(value: float | None, sign: str = "", digits: int = 3) -> str:
 
 
 def digits_beside(floor: float, *values: float | None) -> int:
-    """Return how many digits, at least 3, show that a floor and each value differ. Equal values do not count."""
+    """Return how many digits to write, at least 3, so that no value looks like the floor unless it equals the floor."""
     others = [value for value in values if value is not None and value != floor]
     shown = (digits for digits in range(3, 17) if all(f"{v:.{digits}f}" != f"{floor:.{digits}f}" for v in others))
     return next(shown, 17)

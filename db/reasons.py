@@ -5,7 +5,7 @@ This module imports nothing: the sandboxed decoders load it too.
 """
 
 OF_ARCHIVES = {
-    "too_many_entries": "The archive holds more entries than are accepted in one submission. Send it in parts.",
+    "too_many_entries": "The archive holds more entries than are accepted in one submission. Send several archives.",
     "overlap": "Entries of the archive share the same bytes, as decompression bombs do. Pack the files again.",
     "password_protected": "The archive is encrypted; send it without a password.",
     "bad_zip64": "The archive's ZIP64 records contradict each other. Pack the files again.",
@@ -81,6 +81,11 @@ OF_QUARANTINE = {
 OF_UPLOADS = {
     "file_missing": "The stored file of this upload is missing. Send it again.",
     "file_damaged": "The stored file of this upload is damaged. Send it again.",
+    "no_room": (
+        "An archive inside this upload needs more disk space than is free. Free space and retry the job, or send its"
+        " contents instead."
+    ),
+    "not_listed": "The job was cancelled while not all files of this upload could be listed. Retry the job.",
 }
 """An upload that was accepted but could not be unpacked."""
 
@@ -111,6 +116,8 @@ SLICE_NOTES = {
     "no_rescale_type": "The rescale type is missing. The values were taken as Hounsfield units.",
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
+    "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
+    "projection": "The slice is a projection: the maximum or minimum of several slices.",
     "lossy": "The pixels were compressed with loss.",
     "long_uid": "A UID is longer than 64 characters.",
     "burned_in": "Text is burned into the pixels, as the header states.",
@@ -139,8 +146,8 @@ OF_FINDINGS = {
         "The files of this patient ID state different birth dates or sexes, so it may stand for several people."
         " Correct the patient IDs and send it again."
     ),
-    "upload_failed": "A file with some of the slices could not be unpacked to its end, so slices may be missing.",
-    "missing": "More than a quarter of the slices were rejected, quarantined or cancelled.",
+    "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
+    "missing": "More than a quarter of the slices, or of those of one series, were rejected, quarantined or cancelled.",
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",
     "ood": "More than a quarter of the slices that show lung are out of distribution.",

@@ -224,7 +224,7 @@ def _later(name: str, unfreeze: int, epochs: int, rate: float) -> Stage:
 
 
 _PRESETS = (
-    # The recipe of the notebook from which this project grew.
+    # The settings of the notebook from which this project grew.
     Config(
         preset="seed",
         initial=Origin(kind="imagenet"),
@@ -269,7 +269,7 @@ ABOUT = {
     "default": "from ImageNet weights, strongly augmented: the one to begin with",
     "scratch": "from random weights: small slices first, full size last; an hour or more on a CPU",
     "quick": "minutes on a CPU: to see if everything works",
-    "seed": "the recipe of the original project, whole",
+    "seed": "the settings of the original project",
 }
 PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 

@@ -33,14 +33,18 @@ class Diverged(RunFailed):
 
 
 class NoRoom(RunFailed):
-    """The disk is too small for the features of a stage. `needed`, `free`: bytes. `copies`: how many would fit."""
+    """The disk is too small for the features of a stage. `copies`: how many would fit.
+
+    `needed`, `free`: bytes; the reserve is not counted as free. `problem`: what is wrong, without what to do.
+    """
 
     def __init__(self, stage: str, folder: Path, *, needed: int, free: int, copies: int) -> None:
         fewer = f"keep fewer copies (--set stages.{stage}.copies={copies}), or " if copies else ""
-        super().__init__(
+        self.problem = (
             f"the frozen layers of stage {stage} need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are"
-            f" free; {fewer}make room there, or set CTBATCH_HOME to a folder on a larger disk"
+            " free besides the reserve (CTBATCH_RESERVE_BYTES)"
         )
+        super().__init__(f"{self.problem}; {fewer}make room there, or set CTBATCH_HOME to a folder on a larger disk")
 
 
 class WeightsError(RunFailed):
@@ -56,8 +60,14 @@ class WeightsTooLarge(WeightsError):
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Return whether an error says that a disk is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return whether an error says that a disk is full, or too full for the features of a stage."""
+    return isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+def message_for_waiting(error: Exception) -> str:
+    """Return in one line, for people, why a run waits for a full disk, and what to do."""
+    problem = error.problem if isinstance(error, NoRoom) else "the disk is full"
+    return f"{problem}; make room on it, and the run goes on from its checkpoint"
 
 
 def message_for(error: Exception) -> str:

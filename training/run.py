@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from db import PARTS, TRAIN
+from db.background import run_with_heartbeat
 from db.database import current, in_transaction, read_scope, session_scope
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
@@ -25,7 +26,7 @@ from training.config import Config, checked
 from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
 from training.data.slices import Data, Labelled, load_parts
 from training.demo import model as demo
-from training.errors import Cancelled, RunFailed, is_full_disk, message_for
+from training.errors import Cancelled, NoRoom, RunFailed, is_full_disk, message_for, message_for_waiting
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
@@ -67,14 +68,16 @@ def train_next(worker: str) -> bool:
                 runs.fail_run(s, claim, message_for(error))
 
     def put_off(error: Exception) -> None:
+        reason = message_for_waiting(error) if is_full_disk(error) else claimed.reason_of(error)
         with session_scope() as s:
-            runs.put_off(s, claim, claimed.reason_of(error))
+            runs.put_off(s, claim, reason)
 
     def work(heartbeat: Heartbeat) -> None:
         try:
             carry_out(run, claim, heartbeat)
-        except OSError as error:
-            if is_full_disk(error):  # the run itself fills the disk, so waiting would not help
+        except (OSError, NoRoom) as error:
+            # A run that has learned nothing yet may need other settings. It loses nothing if it is launched again.
+            if is_full_disk(error) and not _has_checkpoint(run.id):
                 raise RunFailed(message_for(error)) from error
             raise
 
@@ -84,10 +87,15 @@ def train_next(worker: str) -> bool:
         work,
         fail=fail,
         put_off=put_off,
-        away=claimed.DATA_AWAY,
+        away=(*claimed.DATA_AWAY, NoRoom),
         is_given_back=True,
     )
     return True
+
+
+def _has_checkpoint(run_id: int) -> bool:
+    with read_scope() as s:
+        return bool(s.get_one(TrainingRun, run_id).checkpoint)
 
 
 def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
@@ -112,7 +120,7 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
         else:
             trained = _train(run, config, observer, folder)
             package = make_package(folder / "package", trained, observer.packaging, observer.alive)
-        register(package, folder / "package", run, claim)
+        register(package, folder / "package", run, claim, heartbeat)
     checkpoints.drop(observer.stored)
 
 
@@ -122,7 +130,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     if run.dataset is None or run.split is None:
         raise RunFailed("the run names no dataset; launch another one on a dataset")
     parts = load_parts(run.dataset, run.split, observer.alive)
-    resume = checkpoints.read(observer.stored)
+    resume = run_with_heartbeat(lambda: checkpoints.read(observer.stored), observer.alive)
     if resume is None:
         _check_seen_slices(run, parts, observer)
     observer.report(0.0, "building the network" if resume else STARTING[config.initial.kind])
@@ -192,22 +200,27 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
+def register(package: Package, folder: Path, run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
     """Make a model version of a package, finish its run, and request the comparison with the champion.
 
     All this is one transaction, so that nothing is missing if the worker dies. The first demo model is also promoted.
+    Wait while the database is unreachable.
 
     Raises Cancelled, StaleClaim.
     """
-    stored = versions.store_package(folder, package)
-    with session_scope() as s:
-        if runs.report(s, claim, 1.0, "registering").cancel:
-            raise Cancelled
-        version = versions.register_package(s, stored)
-        runs.finish_run(s, claim, version.id)
-        if run.demo:
-            promote_first(s, version)
-        request_gate(s, version)
+    stored = run_with_heartbeat(lambda: versions.store_package(folder, package), heartbeat.progress)
+
+    def finish() -> None:
+        with session_scope() as s:
+            if runs.report(s, claim, 1.0, "registering").cancel:
+                raise Cancelled
+            version = versions.register_package(s, stored)
+            runs.finish_run(s, claim, version.id)
+            if run.demo:
+                promote_first(s, version)
+            request_gate(s, version)
+
+    claimed.patiently(heartbeat, finish)
 
 
 @contextmanager

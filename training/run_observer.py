@@ -4,8 +4,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from db.background import run_with_heartbeat
 from db.database import current, session_scope
 from db.ledger.leases import Claim
 from db.models import TrainingRun
@@ -111,7 +113,9 @@ class RunObserver(TrainingObserver):
         """
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
-        earlier, self.stored = self.stored, checkpoints.write(make(), self.stored, self._claim.id)
+        earlier, made = self.stored, make()
+        write = partial(checkpoints.write, made, earlier, self._claim.id)
+        self.stored = run_with_heartbeat(write, self._heartbeat.progress)  # storage may hang
         patiently(self._heartbeat, self._record_checkpoint)
         checkpoints.drop(earlier, but=self.stored)
         self._checkpointed = time.monotonic()
@@ -123,8 +127,8 @@ class RunObserver(TrainingObserver):
                 runs.record_checkpoint(s, self._claim, self.stored)
 
     def ended_early(self) -> None:
-        """Record that training was stopped before its last epoch."""
-        self.report(*self._last, stopped_early=True)
+        """Record that training was stopped before its last epoch. Wait while the database is unreachable."""
+        patiently(self._heartbeat, lambda: self.report(*self._last, stopped_early=True))
         self.is_stopped_early = True
 
     def stopped(self) -> bool:

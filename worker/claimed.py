@@ -28,7 +28,7 @@ from db.installation import is_storage_at_hand
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
-from db.storage import FileMissing, storage
+from db.storage import FileDamaged, FileMissing, storage
 from worker.heartbeat import Heartbeat, WorkerStops, stop_request
 from worker.imaging.rejections import DecoderUnavailable
 
@@ -81,7 +81,7 @@ def carry_out(
             except away as error:
                 log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  the error text can hold a name
                 patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
-            except FileMissing as error:
+            except (FileMissing, FileDamaged) as error:
                 if OSError in away and not is_storage_at_hand():
                     log.error("work put off: storage is not available", extra=rows)  # noqa: TRY400  a traceback could name a file
                     why = OSError("the storage is not available: it lacks the marker file of this database")

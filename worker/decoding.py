@@ -58,10 +58,11 @@ def stored_entries(
 
 
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
-    """Read the entries, and store their originals. Yield the entries in order, each decoded or rejected.
+    """Read the entries, and store their bytes. Yield the entries in order, each decoded or rejected.
 
-    Call `storage().sync()` before rows refer to the originals. Some entries are read before earlier ones are yielded.
-    `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading an entry raises.
+    The entries are read ahead: the decoders get some before earlier ones are yielded. Call `storage().sync()` before
+    rows refer to the stored bytes. `progress` is called for each entry, and while a remote store is waited for. Raises
+    DecoderUnavailable, OSError, and what reading an entry raises.
     """
 
     store = storage()
@@ -74,7 +75,7 @@ def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable
                     return
                 content = entry.read()
             with timed(Stage.HASH):
-                kept = None if isinstance(content, SliceRejected) else store.put(content, durable=False)
+                kept = None if isinstance(content, SliceRejected) else store.put(content, durable=False, alive=progress)
             yield (entry, kept), content
 
     for (entry, kept), result in pool.map(readable()):

@@ -215,8 +215,8 @@ def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     """Train on DATASET in this process.
 
-    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but makes no model
-    version. Only the split is kept. Uses the device and the backend that Keras is set to, so this can measure a GPU.
+    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but keeps only the
+    split, and no model version. Runs on the device and the backend of Keras that are set, so it can measure a GPU.
     """
     check_installed()
     from cli.benchmarks.training.in_process import run
@@ -281,7 +281,11 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     help="Measure with each of these numbers of devices. Each device has a host of its own.",
 )
 @click.option(
-    "--rate", type=click.FloatRange(1), default=500, show_default=True, help="Each device predicts so many slices/s."
+    "--rate",
+    type=click.FloatRange(1),
+    default=500,
+    show_default=True,
+    help="Let each device predict this many slices/s.",
 )
 @count_option("--seconds", 15, "Measure each number of devices for about this many seconds.")
 @even_if_disturbed

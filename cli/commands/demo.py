@@ -30,7 +30,11 @@ SEED = 7
 
 @click.command()
 @click.option("--exit", "exit_after", is_flag=True, help="Stop after the summary  [default: go on serving]")
-@click.option("--train", is_flag=True, help="Train a demo model here. Takes minutes.  [default: use the shipped one]")
+@click.option(
+    "--train",
+    is_flag=True,
+    help="Train a demo model here. Takes minutes, and needs `make training`.  [default: use the shipped one]",
+)
 @click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
 @insecure_option

@@ -18,16 +18,14 @@ def files() -> None:
 
 
 @files.command()
-@click.option(
-    "--yes", is_flag=True, help="Move the files even if there are very many  [default: stop if there are very many]"
-)
+@click.option("--yes", is_flag=True, help="Move the files, however many there are.")
 @json_option
 def reap(yes: bool, as_json: bool) -> None:
     """Move unused files to the trash.
 
     A file is unused if the database does not refer to it. Also deletes old files from the trash. The sweeper does the
-    same every hour. If very many files are unused, the settings may name the wrong database. Check this before you use
-    --yes.
+    same every hour. If more than 1,000 files are unused, or more than 100 that are over 5 % of all, no file is moved:
+    the settings may name the wrong database. Check this before you use --yes.
     """
     from dataclasses import asdict
 

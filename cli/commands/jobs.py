@@ -96,7 +96,8 @@ def cancel(job_id: str, as_json: bool) -> None:
 def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
     """Retry the failed slices and uploads of a job.
 
-    Retries quarantined and cancelled slices, and uploads that failed. Predictions are kept. --strict needs --wait.
+    Retries quarantined and cancelled slices, uploads that failed, and files rejected as decoder_budget. If there are no
+    such files, retries those rejected as decoder_crash or decoder_timeout. Predictions are kept. --strict needs --wait.
     """
     need_wait(strict, wait_for_it)
     with Client() as client:

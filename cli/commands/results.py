@@ -15,7 +15,7 @@ from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "series", "name", "probability", "-probability")
-COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
+COLUMNS = ("slice_id", "name", "upload", "frame", "series", "state", "reason", "label", "probability")
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 100
 
@@ -25,9 +25,9 @@ TABLE_ROWS = 100
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
 @click.option("--slices", is_flag=True, help="List slices, not findings.")
-@click.option("--state", type=click.Choice(STATES), help="Show only slices in this state.")
+@click.option("--state", type=click.Choice(STATES), help="Show only slices with this outcome; open: none yet.")
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
-@click.option("--reason", help="Show only slices that were rejected with this reason code, such as `not_ct`.")
+@click.option("--reason", help="Show only slices with this reason code, of a rejection or a quarantine.")
 @click.option("--sort", type=click.Choice(SORTS), help="Sort slices; minus means descending  [default: position]")
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
 @click.option("-o", "--output", type=NEW_FILE, help="Write CSV, JSON or Parquet to this file.")

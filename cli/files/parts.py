@@ -5,11 +5,12 @@ Many loose files are sent as one TAR too.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from cli.errors import UsageError
+from cli.output import safe
 from db.registry.tar_stream import END, tar_member, tar_size
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -17,6 +18,7 @@ MOST_LOOSE_FILES = 64  # more are sent as one TAR, because the server limits the
 MOST_PARTS = 900  # the server accepts 1,000, with form fields
 PIECE = 1024 * 1024
 JUNK = {"__MACOSX", "Thumbs.db"}
+LISTED = 3  # the most names of things that were left out
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,46 @@ class TarPart:
 Part = FilePart | TarPart
 
 
-def gather(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], int]:
-    """Return the parts to send, and the number of files that were left out.
+@dataclass
+class LeftOut:
+    """The names of what is not sent: links to folders, and hidden or unusable folders and files."""
+
+    links: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return one line for people. It is empty if nothing was left out."""
+        kinds = (
+            ("did not follow", "link to a folder", "links to folders", self.links),
+            ("left out", "hidden folder", "hidden folders", self.folders),
+            ("left out", "hidden or unusable file", "hidden or unusable files", self.files),
+        )
+        return ", ".join(
+            f"{verb} {len(names)} {one if len(names) == 1 else many} ({_listed(names)})"
+            for verb, one, many, names in kinds
+            if names
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join([*map(safe, names[:LISTED]), *(["…"] if len(names) > LISTED else [])])
+
+
+def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
+    """Return the parts of a submission, and what was left out. See `gather_below` for what is sent.
+
+    The name of each file begins with the name of its path in `paths`. If paths have the same name, the names of all
+    begin with as many of the folders above them as are needed to tell the paths apart.
+
+    Raises:
+        UsageError: a path cannot be read, or there is nothing to send.
+    """
+    return _gather(paths, _names(paths), None)
+
+
+def gather_below(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], LeftOut]:
+    """Return the parts to send, and what was left out. The files of a folder are named by their paths below it.
 
     Walk each folder in the order of names. Each archive in the folder becomes a part. All other files of the folder
     become one TAR. Leave out the file `leave_out`, files and folders whose name begins with a dot or is in `JUNK`, and
@@ -77,44 +117,63 @@ def gather(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[lis
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
     """
+    return _gather(paths, None, leave_out)
+
+
+def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path | None) -> tuple[list[Part], LeftOut]:
     parts: list[Part] = []
     loose: list[FilePart] = []
-    hidden = 0
-    for path in paths:
+    left_out = LeftOut()
+    for place, path in enumerate(paths):
+        name = names[place] if names else _absolute(path).name or "files"
         if path.is_dir():
-            members, hidden_here = _walk(path)
-            hidden += hidden_here
-            parts += _folder_parts(path, [m for m in members if not leave_out or not m.path.samefile(leave_out)])
+            members = _walk(path, f"{name}/" if names else "", left_out)
+            parts += _folder_parts(name, [m for m in members if not leave_out or not m.path.samefile(leave_out)])
         else:
-            (parts if _is_archive(path) else loose).append(_file_part(path, path.name))
+            (parts if _is_archive(path) else loose).append(_file_part(path, name))
     parts += [TarPart("files.tar", loose)] if len(loose) > MOST_LOOSE_FILES else loose
     if not parts:
         raise UsageError("there is nothing to send in " + ", ".join(map(str, paths)))
     if len(parts) > MOST_PARTS:
         raise UsageError(f"{len(parts)} archives are too many for one job; send at most {MOST_PARTS} at once")
-    return parts, hidden
+    return parts, left_out
 
 
-def _folder_parts(folder: Path, members: list[FilePart]) -> list[Part]:
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return the last parts of each path: as few as make paths differ that are not the same."""
+    parts = [_absolute(path).parts for path in paths]
+    count = next(n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(set(parts)))
+    return [Path(*p[-count:]).as_posix().strip("/") or "files" for p in parts]
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  `resolve` would give a link the name of its target
+
+
+def _folder_parts(name: str, members: list[FilePart]) -> list[Part]:
     archives = [member for member in members if _is_archive(member.path)]
     others = [member for member in members if not _is_archive(member.path)]
-    tar = [TarPart(f"{folder.resolve().name or 'files'}.tar", others)] if others else []
+    tar = [TarPart(f"{name}.tar", others)] if others else []
     return [*tar, *archives]
 
 
-def _walk(folder: Path) -> tuple[list[FilePart], int]:
-    """Return the files below `folder`, and how many were left out. The order depends only on the files' names."""
+def _walk(folder: Path, prefix: str, left_out: LeftOut) -> list[FilePart]:
+    """Return the files below `folder`, and add to what was left out. The order depends only on the files' names."""
     members: list[FilePart] = []
-    hidden = 0
     for here, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        below = Path(here).relative_to(folder)
+        hidden = sorted(filter(_is_hidden, folders))
+        links = sorted(name for name in folders if name not in hidden and (Path(here) / name).is_symlink())
+        left_out.folders += [prefix + (below / name).as_posix() for name in hidden]
+        left_out.links += [prefix + (below / name).as_posix() for name in links]
+        folders[:] = sorted({*folders}.difference(hidden, links))
         for name in sorted(names):
-            path = Path(here) / name
+            path, member = Path(here) / name, prefix + (below / name).as_posix()
             if _is_hidden(name) or not path.is_file():
-                hidden += 1
+                left_out.files.append(member)
             else:
-                members.append(_file_part(path, path.relative_to(folder).as_posix()))
-    return members, hidden
+                members.append(_file_part(path, member))
+    return members
 
 
 def _unreadable(error: OSError) -> None:

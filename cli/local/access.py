@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cli.errors import Unavailable
-from cli.local.session import database_errors, existing_user, reading, writing
+from cli.local.session import database_errors, enabled_user, reading, writing
 from db import migrate
 from db.access import accounts, links, tokens
 from db.registry import champions
@@ -59,7 +59,8 @@ def sign_in_link(url: str, next_path: str, name: str = accounts.LOCAL_USER) -> s
 
     Raises:
         NotFoundOrDenied: there is no such user.
+        UsageError: the user is disabled.
     """
     with writing() as session:
-        user = existing_user(session, name)
+        user = enabled_user(session, name)
         return f"{url}/sign-in/{links.sign_in_link_secret(session, user, next_path)}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.files.parts import gather
+from cli.files.parts import gather_below
 from cli.output import progress_bar, say
 from db.ledger.jobs import ReceivedFile
 from db.storage import storage
@@ -33,9 +33,9 @@ def store_files(paths: Sequence[Path], labels: Path | None) -> list[ReceivedFile
     Raises:
         UsageError: there is nothing to copy, or an archive is refused.
     """
-    parts, hidden = gather(paths, leave_out=labels)
-    if hidden:
-        say(f"left out {hidden} hidden or unusable files")
+    parts, left_out = gather_below(paths, leave_out=labels)
+    if note := str(left_out):
+        say(note)
     files: list[ReceivedFile] = []
     with progress_bar("copying", sum(part.size for part in parts), unit="bytes") as update:
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from cli.errors import NotFoundOrDenied, Unavailable
+from cli.errors import NotFoundOrDenied, Unavailable, UsageError
 from db.access.accounts import find_user
 from db.database import OldDatabase, OtherRevision, read_scope, session_scope
 from db.models import User
@@ -75,6 +75,19 @@ def existing_user(session: Session, name: str) -> User:
     user = find_user(session, name)
     if user is None:
         raise NotFoundOrDenied(f"there is no user named {name}; `ctbatch users ls` lists them")
+    return user
+
+
+def enabled_user(session: Session, name: str) -> User:
+    """Return the user of this name, who can sign in.
+
+    Raises:
+        NotFoundOrDenied: there is no such user.
+        UsageError: the user is disabled.
+    """
+    user = existing_user(session, name)
+    if user.disabled_at:
+        raise UsageError(f"{name} is disabled and cannot sign in; `ctbatch users enable {name}` changes this")
     return user
 
 

@@ -9,8 +9,9 @@ from db.reasons import explain
 LEVELS = ("patient", "study", "series")
 VERDICTS = ("COVID", "non-COVID", "none")
 FORMATS = ("table", "csv", "json")
-COLUMNS = ("patient", "level", "series", "verdict", "score", "threshold", "used", "left_out", "reason")
+COLUMNS = ("patient", "level", "series", "uploads", "verdict", "score", "threshold", "used", "left_out", "reason")
 MOST_ROWS = 1_000
+MOST_UPLOADS = 3  # the most names of uploads in a row
 
 
 def print_findings(client: Client, job_id: str, filters: Mapping[str, str | None]) -> None:
@@ -28,6 +29,7 @@ def _cells(row: Json) -> list[object]:
     left_out = ", ".join(f"{count} {reason}" for reason, count in row["left_out"].items())
     score = "" if row["score"] is None else f"{row['score']:.3f}"
     verdict = row["verdict"] or "no verdict"
-    place = [row["patient"], row["level"], row["series"] or ""]
+    uploads = ", ".join(row["uploads"][:MOST_UPLOADS]) + (", …" if len(row["uploads"]) > MOST_UPLOADS else "")
+    place = [row["patient"], row["level"], row["series"] or "", uploads]
     reason = explain(row["reason"]) if row["reason"] else ""
     return [*place, verdict, score, f"{row['threshold']:.3f}", row["used"], left_out, reason]

@@ -17,9 +17,9 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
     Raises:
         CommandError: there is nothing to send, or the server cannot be reached, or it refuses the paths.
     """
-    parts, hidden = gather(paths)
-    if hidden:
-        say(f"left out {hidden} hidden or unusable files")
+    parts, left_out = gather(paths)
+    if note := str(left_out):
+        say(note)
     client.get("/jobs", {"limit": 1})  # notice a wrong token before gigabytes are sent
     with progress_bar("sending", sum(part.size for part in parts), unit="bytes") as update:
         readers = [PartFile(part, lambda: update(sum(reader.sent for reader in readers), "")) for part in parts]

@@ -65,7 +65,7 @@ class Supervisor:
             self._write(role, line)
 
     def _take_signals(self) -> None:
-        """Take over the signals: count the requests to stop, and wake the loop for these and when a child dies."""
+        """Count SIGTERM and SIGINT as requests to stop. Let these signals and the death of a child wake the loop."""
         reader, self._waker = socket.socketpair()
         reader.setblocking(False)
         self._waker.setblocking(False)

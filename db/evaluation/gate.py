@@ -8,7 +8,7 @@ installation (`worker.engines.trial`). No reason overrides this, because jobs wi
 
 The verdict is `nothing to compare on` if there is no champion, if the candidate's test part is not in this database
 (for example of an imported version or the demo model), or if no engine can run both. A promotion needs a reason unless
-the candidate passed. With a reason, an admin may override a refusal.
+the candidate passed. With a reason, an admin may override a refusal or a missing evaluation.
 """
 
 from collections.abc import Sequence

@@ -8,8 +8,8 @@ A candidate and the champion are measured on the same slices, by the same engine
 - refused if it is worse than the champion, and not by chance, in one of four metrics: AUC, accuracy, sensitivity and
   specificity. Four tests give chance four opportunities. So Holm's correction keeps the error of all four together at
   2.5 % (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
-- otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if the candidate was trained on
-  more than 1 % of the slices, or on other slices of their groups;
+- otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if the candidate or an ancestor
+  was trained on more than 1 % of the slices, or on other slices of their groups;
 - otherwise passed if the evidence shows that it is at most a margin worse than the champion: in each of the four
   metrics, the whole 95 % interval of the difference is above minus the margin. (This is a test of non-inferiority. All
   four must hold, so no correction is needed: Berger, 1982.) A candidate can pass with a small loss that is certain, if

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from db.findings.rules import (
     rule_of,
 )
 from db.findings.unread import Files, Place, files_of, find_unread
-from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
+from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study
 from db.models.documents import FindingRule
 
 
@@ -51,11 +51,13 @@ def write_findings(s: Session, job: Job) -> None:
     for series_id in unread.cut_off:
         slices[series_id].upload_failed = True
     rule = rule_of(job.model_version, _engine_of(s, job))
-    units = [(level, own, _evidence(level, own, slices, unread.counts)) for level, own in _units(places)]
-    of_series = {own[0].series_id: conclude(rule, evidence) for level, own, evidence in units if level == Level.SERIES}
+    units = list(_units(places))
+    concluded: dict[tuple[Level, int], Conclusion] = {}
+    for level, own in reversed(units):  # series before their study, and studies before their patient
+        concluded[level, own[0].id_at(level)] = _concluded(rule, level, own, slices, unread.counts, concluded)
     rows = [
-        _row(job, rule, level, own, evidence, [of_series[place.series_id] for place in own])
-        for level, own, evidence in units
+        _row(job, rule, level, own, _evidence(level, own, slices, unread.counts), concluded[level, own[0].id_at(level)])
+        for level, own in units
     ]
     numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
     # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
@@ -100,10 +102,6 @@ def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
         else:
             one.probabilities.append(row.probability)
             one.ood = one.ood if row.ood is None else (one.ood or 0) + row.ood
-    cut_off = select(Slice.series_id).join(Upload, Upload.id == Slice.upload_id)
-    cut_off = cut_off.where(Upload.job_id == job.id, Upload.state == Work.FAILED, Slice.series_id.is_not(None))
-    for series_id in s.scalars(cut_off.distinct()):
-        slices[series_id].upload_failed = True
     return slices
 
 
@@ -162,11 +160,26 @@ def _engine_of(s: Session, job: Job) -> str | None:
     return s.scalars(by_engine.order_by(func.count().desc(), Prediction.engine).limit(1)).first()
 
 
+def _concluded(
+    rule: FindingRule,
+    level: Level,
+    places: list[Place],
+    slices: Mapping[int, _Slices],
+    unread: Mapping[tuple[Level, int], Counter[str]],
+    concluded: Mapping[tuple[Level, int], Conclusion],
+) -> Conclusion:
+    """Return the conclusion on the unit of these series. `concluded`: those on the units inside it."""
+    inner = _within(level)[1:]
+    deciding = [p for p in places if all(concluded[one, p.id_at(one)].verdict is not None for one in inner)]
+    evidence = replace(_evidence(level, deciding, slices, unread), conflict=_conflict(level, places))
+    parts = {(one, place.id_at(one)) for one in inner[:1] for place in places}
+    return conclude(rule, evidence, [concluded[part] for part in parts])
+
+
 def _row(
-    job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence, series: list[Conclusion]
+    job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence, conclusion: Conclusion
 ) -> dict[str, Any]:
-    """Return the row of a finding. `series`: the conclusions on the series in `places`."""
-    conclusion = series[0] if level == Level.SERIES else conclude(rule, evidence, series)
+    """Return the row of a finding. `evidence`: all slices of the series in `places`."""
     right = _right_share(rule, conclusion.verdict)
     first = places[0]
     return {
@@ -195,15 +208,14 @@ def _evidence(
     slices: Mapping[int, _Slices],
     unread: Mapping[tuple[Level, int], Counter[str]],
 ) -> Evidence:
-    """Combine the slices of the series in `places`, and the files that were rejected before their series was known.
+    """Combine the slices of the series in `places`, and the files that were lost before their series was known.
 
     `level`: whether the finding is on a patient, a study or a series. `unread`: those files, by the unit that they
     belong to. Files that belong to a study or series inside of the finding's unit count too.
     """
     parts = [slices[place.series_id] for place in places if place.series_id in slices]
     ood = [part.ood for part in parts if part.ood is not None]
-    within = list(Level)[list(Level).index(level) :]
-    units = {(inner, place.id_at(inner)) for place in places for inner in within}
+    units = {(inner, place.id_at(inner)) for place in places for inner in _within(level)}
     left_out: Counter[str] = Counter()
     for counted in (*(part.left_out for part in parts), *(unread[unit] for unit in units if unit in unread)):
         left_out.update(counted)
@@ -211,9 +223,13 @@ def _evidence(
         probabilities=np.array([chance for part in parts for chance in part.probabilities], np.float64),
         ood=sum(ood) if ood else None,
         left_out=left_out,
-        conflict=_conflict(level, places),
         upload_failed=any(part.upload_failed for part in parts),
     )
+
+
+def _within(level: Level) -> list[Level]:
+    """Return a level and those inside it: a patient has studies, which have series."""
+    return list(Level)[list(Level).index(level) :]
 
 
 def _conflict(level: Level, places: list[Place]) -> str | None:

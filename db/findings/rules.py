@@ -12,20 +12,23 @@ first of these that holds:
 
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
 - `patient_unclear`: the files of a patient ID state several birth dates or sexes, so it may stand for several people;
-- `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
-- `missing`: more than a quarter of the slices were rejected, quarantined or cancelled;
+- `upload_failed`: a file with some of its slices was not unpacked to its end, so nobody knows what is missing;
+- `missing`: more than a quarter of the slices were rejected (also for a conflict), quarantined or cancelled;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
   twenty slices is flagged so.
 
-A series that abstains does not decide about its study or patient. If all series abstain, the study or patient abstains
-too, with the first of their reasons in this order.
+A series that abstains does not decide about its study, and a study that abstains does not decide about its patient. The
+slices of such a series or study do not count there. If all series of a study abstain, the study abstains too, with the
+first of their reasons in this order. The same holds for the studies of a patient. A single series is enough for COVID,
+because no other slices could lower the highest score. But a study or patient is not non-COVID if one of its parts
+abstains because slices of it are missing or in conflict: the disease may show on those.
 
 Up to these limits, slices that are out of distribution are used like the others. Slices with much disease are often
 unlike the training slices, so leaving them out would hide the disease.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,11 +47,12 @@ LEAST_LUNG = 0.03
 """The share of the picture that must be lung. The windpipe alone is 1 %, gas in the bowel up to 3 %."""
 DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
-MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
+MOST_OOD = MOST_MISSING = 0.25
 """The shares of slices above which a finding abstains."""
 LITTLE_LUNG, COPY, UPLOAD_FAILED, PATIENT_UNCLEAR = "little_lung", "copy", "upload_failed", "patient_unclear"
 MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
-_ORDER = (*OF_CONFLICTS, UPLOAD_FAILED, MISSING, NOTHING_PREDICTED, NO_LUNG, OOD)
+_LOST = (*OF_CONFLICTS, PATIENT_UNCLEAR, UPLOAD_FAILED, MISSING)
+_ORDER = (*_LOST, NOTHING_PREDICTED, NO_LUNG, OOD)
 
 
 class UnknownRule(Exception):
@@ -84,7 +88,7 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """The slices of one series, study or patient.
+    """The slices of one series, or those that decide about a study or patient.
 
     `probabilities`: float64[n], in any order, of the slices that were predicted and have enough lung. `ood`: how many
     of these slices are out of distribution, or None if the model does not measure this. `left_out`: the other slices,
@@ -141,18 +145,24 @@ def score_of(rule: FindingRule, probabilities: Array) -> float:
     return min(1.0, max(0.0, RULES[rule.rule].score(ranked, rule.k or 1)))
 
 
-def conclude(rule: FindingRule, evidence: Evidence, series: Sequence[Conclusion] = ()) -> Conclusion:
+def conclude(rule: FindingRule, evidence: Evidence, parts: Collection[Conclusion] = ()) -> Conclusion:
     """Apply the rule to these slices. If the rule abstains, the conclusion states why.
 
-    `series`: the conclusions on all series of the study or patient. Empty if the slices are those of one series.
+    `parts`: the conclusions on all series of the study, or on all studies of the patient. `evidence` then has only the
+    slices of the parts that give a verdict. Empty if the slices are those of one series.
     """
+    scores = [part.score for part in parts if part.score is not None]
+    reasons = sorted((part.reason for part in parts if part.reason is not None), key=_ORDER.index)
+    if evidence.conflict is None and parts and not scores:
+        return Conclusion(None, None, reasons[0])
     if (reason := _why_not(evidence)) is not None:
         return Conclusion(None, None, reason)
-    scores = [one.score for one in series if one.score is not None]
-    if series and not scores:
-        return Conclusion(None, None, min((one.reason or "" for one in series), key=_ORDER.index))
-    score = max(scores) if scores else score_of(rule, evidence.probabilities)
-    return Conclusion(score, COVID if score >= rule.threshold else NON_COVID)
+    score = max(scores) if parts else score_of(rule, evidence.probabilities)
+    if score >= rule.threshold:
+        return Conclusion(score, COVID)
+    if reasons and reasons[0] in _LOST:
+        return Conclusion(None, None, reasons[0])
+    return Conclusion(score, NON_COVID)
 
 
 def _why_not(evidence: Evidence) -> str | None:
@@ -160,17 +170,15 @@ def _why_not(evidence: Evidence) -> str | None:
     used, left_out = len(evidence.probabilities), evidence.left_out
     predicted = used + left_out.get(LITTLE_LUNG, 0)
     conflicting = {code: count for code in OF_CONFLICTS if (count := left_out.get(code, 0))}
-    aside = sum(left_out.get(code, 0) for code in SET_APART)
-    present = sum(left_out.get(code, 0) for code in (LITTLE_LUNG, COPY))
-    missing = sum(left_out.values()) - present - sum(conflicting.values()) - aside
-    expected = predicted + missing + sum(conflicting.values())
+    missing = sum(left_out.values()) - sum(left_out.get(code, 0) for code in (LITTLE_LUNG, COPY, *SET_APART))
+    most = MOST_MISSING * (predicted + missing)
     if evidence.conflict is not None:
         return evidence.conflict
-    if sum(conflicting.values()) > MOST_CONFLICTING * expected:
+    if sum(conflicting.values()) > most:
         return max(conflicting, key=lambda code: conflicting[code])
     if evidence.upload_failed:
         return UPLOAD_FAILED
-    if missing > MOST_MISSING * expected:
+    if missing > most:
         return MISSING
     if not predicted:
         return NOTHING_PREDICTED

@@ -1,24 +1,27 @@
-"""Finds what is missing because files were rejected before their series was known. Their folders show their series."""
+"""Finds what is missing because files were lost before their series was known. Their folders show their series."""
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
-from db.findings.rules import COPY
-from db.models import Job, Level, Outcome, Slice, Upload
+from db.findings.rules import COPY, UPLOAD_FAILED
+from db.models import Job, Level, Outcome, Series, Slice, Upload, Work
 from db.models.slices import folder_of, slashed
-from db.reasons import OF_ARCHIVES, SET_APART
-from db.series.rows import LOOSE
+from db.reasons import OF_ARCHIVES, OF_UPLOADS, SET_APART
+from db.series.rows import FOLDER, LOOSE
 
-FORMAT = "format"
+FORMAT, NO_IMAGES = "format", "no_images"
 NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
 """Reasons of files that are not slices of a scan: reports, links. A scan is complete without such files. Nor is a file
 of another format a slice (`FORMAT`), unless its suffix is that of slices in its folder."""
+NOT_READ = {Outcome.CANCELLED, "decoder_budget"}
+"""Reasons of files that were not read. Often these are all the files that were left of an archive."""
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 
@@ -61,7 +64,7 @@ def files_of(upload_id: int, name: str) -> Files:
 class Unread:
     """What is missing. `counts`: files by reason, for each unit (series, study or patient; by level and id).
 
-    `cut_off`: the series of which slices may be missing, because an archive inside an upload could not be unpacked.
+    `cut_off`: the series of which slices may be missing, and nobody knows how many.
     """
 
     counts: Mapping[tuple[Level, int], Counter[str]]
@@ -73,17 +76,19 @@ def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[in
 
     A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
     in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
-    Otherwise it is not counted. Copies have the same name and the same bytes, and count as `copy`.
+    Otherwise it is not counted. If it was not read, it cuts off the series in its folder instead. Copies have the same
+    name and the same bytes, and count as `copy`. An upload that is not an archive and failed is such a file.
 
-    A damaged archive inside an upload cuts off the series that have slices from it. If none has, it cuts off the series
-    that have slices in its folder or below, also in other archives there.
+    An archive that failed cuts off the series that have slices from it. If none has, it cuts off all series that its
+    files could state. A damaged archive inside an upload cuts off the series that have slices from it. If none has, it
+    cuts off the series that have slices in its folder or below, also in other archives there.
     """
-    lost: defaultdict[Folder, list[_Rejected]] = defaultdict(list)
-    archives: defaultdict[Folder, list[_Rejected]] = defaultdict(list)
+    lost: defaultdict[Folder, list[_Lost]] = defaultdict(list)
+    archives: defaultdict[Folder, list[_Lost]] = defaultdict(list)
     loose = set(s.scalars(select(Upload.id).where(Upload.job_id == job.id, Upload.kind == LOOSE)))
     read = {series_id: {_together(one, loose) for one in own} for series_id, own in files.items()}
     of_slices = {one for own in read.values() for one in own if one.suffix}
-    for one in _rejected(s, job):
+    for one in chain(_lost_slices(s, job), _lost_uploads(s, job)):
         own = _together(files_of(one.upload_id, one.name), loose)
         if one.reason in OF_ARCHIVES or _ARCHIVE.search(one.name):
             archives[own.folder[0], slashed(one.name)].append(one)
@@ -98,11 +103,12 @@ def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[in
             beside.add(folder)
         else:  # one packed file, such as .dcm.gz
             lost[folder] += archives[upload_id, path]
-    return Unread(_counts(lost, places, folders), cut_off | _below(beside, folders)[0])
+    counts, unread = _counts(lost, places, folders)
+    return Unread(counts, cut_off | _below(beside, folders)[0] | unread | _of_failed_uploads(s, job))
 
 
-class _Rejected(NamedTuple):
-    """A file that may have held slices and has no series."""
+class _Lost(NamedTuple):
+    """A file that may have held slices and has no series. `slice_id`: 0 if it has no row, because its upload failed."""
 
     slice_id: int
     upload_id: int
@@ -116,12 +122,42 @@ class _Rejected(NamedTuple):
         return slashed(self.name).rpartition("/")[2], self.sha256 or self.slice_id
 
 
-def _rejected(s: Session, job: Job) -> Iterator[_Rejected]:
-    columns: Any = (Slice.id, Slice.upload_id, Slice.name, Slice.sha256, Slice.reason)
-    query = select(*columns).where(Slice.job_id == job.id, Slice.series_id.is_(None), Slice.reason.is_not(None))
-    for row in s.execute(query.where(Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))):
+def _lost_slices(s: Session, job: Job) -> Iterator[_Lost]:
+    reason = func.coalesce(Slice.reason, Slice.state)
+    columns: Any = (Slice.id, Slice.upload_id, Slice.name, Slice.sha256, reason.label("reason"))
+    query = select(*columns).where(Slice.job_id == job.id, Slice.series_id.is_(None))
+    lost = (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.CANCELLED)
+    for row in s.execute(query.where(Slice.state.in_(lost))):
         if row.reason not in NO_SLICE:
-            yield _Rejected(*row)
+            yield _Lost(*row)
+
+
+def _lost_uploads(s: Session, job: Job) -> Iterator[_Lost]:
+    """Yield the loose files of which nothing was read, because their uploads failed."""
+    query = select(Upload.id, Upload.filename, Upload.sha256, Upload.error).where(Upload.job_id == job.id)
+    has_slices = exists().where(Slice.upload_id == Upload.id)
+    for row in s.execute(query.where(Upload.state == Work.FAILED, Upload.kind == LOOSE, ~has_slices)):
+        yield _Lost(0, row.id, row.filename, row.sha256, row.error if row.error in OF_UPLOADS else UPLOAD_FAILED)
+
+
+def _of_failed_uploads(s: Session, job: Job) -> set[int]:
+    """Return the series of which slices may be in uploads that were not unpacked to their end.
+
+    If no slice of an archive was read, these are all series that are stated by files, and not by a folder.
+    """
+    of_series = (Slice.upload_id == Upload.id) & Slice.series_id.is_not(None)
+    query = select(Upload.kind, Slice.series_id).outerjoin(Slice, of_series).distinct()
+    failed = (
+        Upload.job_id == job.id,
+        Upload.state == Work.FAILED,
+        ~Upload.error.startswith(NO_IMAGES, autoescape=True),
+    )
+    rows = s.execute(query.where(*failed)).all()
+    series = {series_id for _, series_id in rows if series_id is not None}
+    if any(series_id is None and kind != LOOSE for kind, series_id in rows):
+        stated = select(Series.id).where(Series.job_id == job.id, ~Series.uid.startswith(FOLDER))
+        series.update(s.scalars(stated))
+    return series
 
 
 def _together(files: Files, loose: Set[int]) -> Files:
@@ -131,22 +167,29 @@ def _together(files: Files, loose: Set[int]) -> Files:
 
 
 def _counts(
-    lost: Mapping[Folder, list[_Rejected]], places: Iterable[Place], folders: Mapping[int, set[Folder]]
-) -> Mapping[tuple[Level, int], Counter[str]]:
-    """Return the lost files of each folder for the unit that they belong to."""
+    lost: Mapping[Folder, list[_Lost]], places: Iterable[Place], folders: Mapping[int, set[Folder]]
+) -> tuple[Mapping[tuple[Level, int], Counter[str]], set[int]]:
+    """Return the lost files of each folder for the unit that they belong to.
+
+    Also return the series in folders of several patients with files that were not read.
+    """
     owners: dict[Folder, list[Place]] = defaultdict(list)
     for place in places if lost else ():
         for folder in folders.get(place.series_id, ()):
             owners[folder].append(place)
-    found: dict[tuple[Level, int], dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for folder, rejected in lost.items():
+    counted: dict[tuple[Level, int], dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    cut_off: set[int] = set()
+    for folder, files in lost.items():
         for level in (Level.SERIES, Level.STUDY, Level.PATIENT):
             if len(ids := {place.id_at(level) for place in owners[folder]}) == 1:
-                unit = found[level, ids.pop()]
-                for one in rejected:
+                unit = counted[level, ids.pop()]
+                for one in files:
                     unit[one.contents].append(one.reason)
                 break
-    return {unit: _counted(by_file.values()) for unit, by_file in found.items()}
+        else:
+            if any(one.reason in NOT_READ for one in files):
+                cut_off.update(place.series_id for place in owners[folder])
+    return {unit: _counted(by_file.values()) for unit, by_file in counted.items()}, cut_off
 
 
 def _counted(files: Iterable[list[str]]) -> Counter[str]:

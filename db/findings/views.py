@@ -12,6 +12,7 @@ from db.database import read_scope
 from db.models import Finding, Job, Level, Patient, Series, Study
 from db.paging import Cursor, Page
 from db.series.rows import stated_uid
+from db.series.uploads import UploadNames, upload_names
 
 LevelName = Literal["patient", "study", "series"]
 VerdictName = Literal["COVID", "non-COVID", "none"]
@@ -33,6 +34,7 @@ class FindingView(BaseModel):
     series_id: int | None
     series_uid: str | None = Field(description="Series Instance UID; null if the file states none.")
     series: str | None
+    uploads: list[str] = Field(description="The file names of the archives and loose files that hold its slices.")
     verdict: ClassName | None = Field(description="Null if the finding gives no verdict; `reason` says why.")
     reason: str | None
     score: float | None
@@ -73,7 +75,8 @@ def findings_page(s: Session, job: Job, query: FindingsQuery) -> Page[FindingVie
     found = s.execute(rows.order_by(Finding.ordinal).limit(query.limit + 1)).all()
     shown = found[: query.limit]
     next_cursor = paging.encode(shown[-1][0].ordinal) if len(found) > query.limit else None
-    return Page([_view(*row) for row in shown], next_cursor)
+    names = upload_names(s, Study.patient_id.in_({finding.patient_id for finding, *_ in shown}))
+    return Page([_view(names, *row) for row in shown], next_cursor)
 
 
 def count_findings(s: Session, job: Job, query: FindingsQuery) -> int:
@@ -139,9 +142,12 @@ def _matching(columns: Any, job: Job, query: FindingsQuery) -> Select[Any]:
     return rows
 
 
-def _view(finding: Finding, patient: Patient, study: Study | None, series: Series | None) -> FindingView:
+def _view(
+    names: UploadNames, finding: Finding, patient: Patient, study: Study | None, series: Series | None
+) -> FindingView:
     same = ("level", "study_id", "series_id", "verdict", "reason", "score", "threshold", "low", "high", "rule")
     more = ("rule_version", "k", "used", "ood", "left_out")
+    unit = finding.level, finding.series_id or finding.study_id or finding.patient_id
     return FindingView(
         finding_id=finding.id,
         patient=patient.ordinal,
@@ -149,6 +155,7 @@ def _view(finding: Finding, patient: Patient, study: Study | None, series: Serie
         study_uid=stated_uid(study.uid) if study else None,
         series_uid=stated_uid(series.uid) if series else None,
         series=series.label if series else None,
+        uploads=names.get(unit, []),
         notes=series.notes if series and finding.level == Level.SERIES else [],
         **{name: getattr(finding, name) for name in (*same, *more)},
     )

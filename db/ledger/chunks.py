@@ -1,4 +1,4 @@
-"""Changes chunks: adds them, splits them when their worker is lost, fails and quarantines them."""
+"""Changes chunks: adds them, splits them when their worker is lost, puts them off, fails and quarantines them."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -88,11 +88,27 @@ def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
         finish_if_done(s, job)
 
 
-def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
-    """End a claimed chunk whose slices cannot be predicted. Raises StaleClaim."""
+def put_off_chunk(s: Session, claim: Claim, *, is_attempt: bool = False) -> None:
+    """Put off a claimed chunk, as `leases.put_off` does. If its job is cancelled, cancel it. Raises StaleClaim."""
     job = lock_job(s, s.get_one(Chunk, claim.id).job_id)
-    leases.close(s, Chunk, claim, Work.FAILED, closed_at=from_now())
-    close_slices(s, [claim.id], Outcome.QUARANTINED, reason)
+    if job.cancel_requested_at is None:
+        leases.put_off(s, Chunk, claim, is_attempt=is_attempt)
+    else:
+        _close(s, job, claim, Work.CANCELLED, Outcome.CANCELLED)
+
+
+def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
+    """End a claimed chunk whose slices cannot be predicted. If its job is cancelled, cancel it. Raises StaleClaim."""
+    job = lock_job(s, s.get_one(Chunk, claim.id).job_id)
+    if job.cancel_requested_at is None:
+        _close(s, job, claim, Work.FAILED, Outcome.QUARANTINED, reason)
+    else:
+        _close(s, job, claim, Work.CANCELLED, Outcome.CANCELLED)
+
+
+def _close(s: Session, job: Job, claim: Claim, state: Work, outcome: Outcome, reason: str | None = None) -> None:
+    leases.close(s, Chunk, claim, state, closed_at=from_now())
+    close_slices(s, [claim.id], outcome, reason)
     finish_if_done(s, job)
 
 

@@ -22,6 +22,7 @@ from db.ledger.completion import finish_if_done, lock_job
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
 from db.reasons import DECODER_FAILED
 from db.registry.champions import champion
+from db.series.settle import BOLUS_TRACKING
 
 PRIORITIES = range(-10, 11)
 
@@ -129,7 +130,8 @@ def retry_job(s: Session, job: Job) -> int:
     """Open an ended job again, and retry quarantined slices, cancelled slices, and uploads that were not unpacked.
 
     Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets.
-    Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
+    Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. If anything
+    is read again, bolus tracking slices are opened too: with more slices, they may be a series over time. Return how
     many slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
     """
     job = lock_job(s, job.id)
@@ -138,6 +140,8 @@ def retry_job(s: Session, job: Job) -> int:
     failed = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
     again = or_(Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED)), _to_decode_again(s, job))
     uploads, reread = _read_again(s, Slice.job_id == job.id, again)
+    if failed or uploads:
+        again = or_(again, Slice.reason == BOLUS_TRACKING)
     prepared = s.execute(
         select(Chunk.array_sha256, Slice.id)
         .join(Chunk, Chunk.id == Slice.chunk_id)

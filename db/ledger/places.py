@@ -1,13 +1,21 @@
 """Finds the place of a slice or a page among the results of a job: its number, the total, and its neighbours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from db import paging
-from db.ledger.results import ResultRow, ResultsQuery, filtered, joined_to_predictions, needs_predictions, side, sorting
+from db.ledger.results import (
+    ResultRow,
+    ResultsQuery,
+    cursor_after,
+    filtered,
+    joined_to_predictions,
+    needs_predictions,
+    order_of,
+)
 from db.models import Job, Slice
 
 
@@ -35,13 +43,14 @@ class PagePlace:
 
 def slice_place(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> SlicePlace:
     """Return the place of a slice in the order of a query. The page of the query does not matter."""
-    key = _key_of(s, job, slice_id, query)
-    before, after = (side(query.sort, key, slice_id, after=after) for after in (False, True))
+    order, keys = order_of(query.sort), _keys_of(s, job, slice_id, query)
+    before, after = (order.side(keys, after=after) for after in (False, True))
     itself = Slice.id == slice_id
     counts = _selected(job, query, func.count(), func.count().filter(before), func.count().filter(itself))
     total, earlier, found = s.execute(counts).one()
-    previous = s.scalar(_ordered(_selected(job, query, Slice.id).where(before), query, backwards=True).limit(1))
-    following = s.scalar(_ordered(_selected(job, query, Slice.id).where(after), query).limit(1))
+    ids = _selected(job, query, Slice.id)
+    previous = s.scalar(ids.where(before).order_by(*order.clauses(backwards=True)).limit(1))
+    following = s.scalar(ids.where(after).order_by(*order.clauses()).limit(1))
     return SlicePlace(earlier + 1 if found else None, total, previous, following)
 
 
@@ -49,18 +58,16 @@ def page_place(s: Session, job: Job, query: ResultsQuery, rows: list[ResultRow])
     """Return the place of a page with these rows among all matching slices."""
     if query.cursor is None or not rows:
         return PagePlace(1, s.scalar(_selected(job, query, func.count())) or 0, None)
-    slice_id = rows[0].slice_id
-    before = side(query.sort, _key_of(s, job, slice_id, query), slice_id, after=False)
+    order = order_of(query.sort)
+    before = order.side(_keys_of(s, job, rows[0].slice_id, query), after=False)
     total, earlier = s.execute(_selected(job, query, func.count(), func.count().filter(before))).one()
-    key, _, _ = sorting(query.sort)
-    back = _ordered(_selected(job, query, key, Slice.id).where(before), query, backwards=True)
+    back = _selected(job, query, *order.keys).where(before).order_by(*order.clauses(backwards=True))
     start = s.execute(back.offset(query.limit).limit(1)).first()  # the previous page begins after this row
-    return PagePlace(earlier + 1, total, None if start is None else paging.encode(*start))
+    return PagePlace(earlier + 1, total, None if start is None else cursor_after(query, start))
 
 
-def _key_of(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> Any:
-    key, _, _ = sorting(query.sort)
-    return s.scalar(_of_job(job, query, key).where(Slice.id == slice_id))
+def _keys_of(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> Sequence[Any]:
+    return s.execute(_of_job(job, query, *order_of(query.sort).keys).where(Slice.id == slice_id)).one()
 
 
 def _selected(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:
@@ -70,10 +77,3 @@ def _selected(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:
 def _of_job(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:
     rows = select(*columns).select_from(Slice).where(Slice.job_id == job.id)
     return joined_to_predictions(rows, job) if needs_predictions(query) else rows
-
-
-def _ordered(rows: Select[Any], query: ResultsQuery, *, backwards: bool = False) -> Select[Any]:
-    key, _, falling = sorting(query.sort)
-    return rows.order_by(
-        key.desc() if falling != backwards else key.asc(), Slice.id.desc() if backwards else Slice.id.asc()
-    )

@@ -1,7 +1,7 @@
 """Records slices: those that an ingest worker has read, and those that an inference worker has predicted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import and_, func, select, update
@@ -59,6 +59,7 @@ class ReadSlice:
     series_label: str = ""
     instance_number: int | None = None
     position: float | None = None
+    location: float | None = None
     orientation: str | None = None
     sop_uid: str | None = None
     lung_fraction: float | None = None
@@ -95,6 +96,7 @@ def record_read(
         "dicomdirs": max(upload.dicomdirs, dicomdirs),
     }
     s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0, **spent))
+    rows = _labelled(s, upload, rows)
     series = series_of(s, job.id, filter(None, (_owner(row, upload) for row in rows)))
     known = _known_slices(s, upload, rows)
     fresh = [row for row in rows if known.get((row.ordinal, row.frame), WAITS) is not None]
@@ -131,6 +133,14 @@ def _write_slices(
         s.execute(update(Slice), waiting)
     new = [values(row) for row in rows if (row.ordinal, row.frame) not in known]
     insert_rows(s, Slice, new, job_id=upload.job_id, upload_id=upload.id)
+
+
+def _labelled(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Sequence[ReadSlice]:
+    """Begin the labels of series with the name of their archive, if its job has several uploads."""
+    uploads = s.scalar(select(func.count()).select_from(Upload).where(Upload.job_id == upload.job_id)) or 0
+    if upload.kind == LOOSE or uploads == 1:
+        return rows
+    return [replace(row, series_label=f"{upload.filename}: {row.series_label}") for row in rows]
 
 
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
@@ -174,6 +184,18 @@ def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = N
     state = Work.FAILED if error is not None else Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
     leases.close(s, Upload, claim, state, error=error, closed_at=from_now())
     completion.finish_if_done(s, job)
+
+
+def put_off_upload(s: Session, claim: Claim, upload: Upload, *, is_attempt: bool = False) -> None:
+    """Put off a claimed upload, as `leases.put_off` does. Raises StaleClaim.
+
+    If its job is cancelled, close it instead, as `not_listed`. Otherwise the job would not end during an outage.
+    """
+    job = completion.lock_job(s, upload.job_id)
+    if job.cancel_requested_at is None:
+        leases.put_off(s, Upload, claim, is_attempt=is_attempt)
+    else:
+        close_upload(s, claim, upload, "not_listed")
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from db import CLASSES, COVID, ClassName, paging
 from db.database import read_scope
 from db.ledger.views import OutcomeName, View
-from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study
-from db.paging import Cursor, Page
+from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, Upload
+from db.paging import BadCursor, Cursor, Page
 from db.registry.calibration import calibration_of, limit_of
 from db.series.rows import stated_uid
 
@@ -29,6 +30,7 @@ class Result(View):
     frame: int
     patient: int | None = Field(description="The number of its patient within the job, from 1.")
     series: str | None
+    upload: str = Field(description="The file name of the archive or loose file that was submitted.")
     study_uid: str | None = Field(description="StudyInstanceUID; null if the file states none.")
     series_uid: str | None = Field(description="SeriesInstanceUID; null if the file states none.")
     sop_uid: str | None = Field(description="SOPInstanceUID. A UID of more than 128 characters is cut, and hashed.")
@@ -74,7 +76,9 @@ class ResultsQuery(BaseModel):
 
     state: OutcomeName | None = None
     label: ClassName | None = None
-    reason: str | None = Field(default=None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
+    reason: str | None = Field(
+        default=None, pattern=r"^[a-z0-9_-]{1,64}$", description="The reason code of a rejection or a quarantine."
+    )
     series: int | None = Field(default=None, ge=1, le=2**63 - 1, description="A `series_id` of the job's series.")
     ood: bool | None = Field(
         default=None, description="Only slices that are out of distribution, or only those that are not."
@@ -94,10 +98,10 @@ class ResultsQuery(BaseModel):
 
 
 def _rows(job: Job) -> Select[Any]:
-    owner: Any = (Patient.ordinal, Series.label, Study.uid, Series.uid)
-    return _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job), job).join(
-        ModelVersion, ModelVersion.id == job.model_version_id
-    )
+    owner: Any = (Patient.ordinal, Series.label, Upload.filename, Study.uid, Series.uid)
+    rows = _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job), job)
+    rows = rows.join(Upload, Upload.id == Slice.upload_id)
+    return rows.join(ModelVersion, ModelVersion.id == job.model_version_id)
 
 
 def _with_owners(rows: Select[Any], job: Job) -> Select[Any]:
@@ -133,48 +137,70 @@ def filtered(rows: Select[Any], query: ResultsQuery) -> Select[Any]:
     return rows
 
 
-def sorting(sort: Sort) -> tuple[Any, type, bool]:
-    """Return the sort key (which is never null), its Python type, and whether the order is descending.
+@dataclass(frozen=True)
+class Order:
+    """An order of slices: sort keys that are never null, and that differ for each slice, and their Python types.
 
-    Slices without a score come last.
+    `falling`: the first key falls. All others rise.
     """
+
+    keys: tuple[Any, ...]
+    types: tuple[type, ...]
+    falling: bool = False
+
+    def clauses(self, *, backwards: bool = False) -> list[ColumnElement[Any]]:
+        """Return the clauses of ORDER BY."""
+        falls = [backwards != (self.falling and place == 0) for place in range(len(self.keys))]
+        return [key.desc() if falling else key.asc() for key, falling in zip(self.keys, falls, strict=True)]
+
+    def side(self, at: Sequence[Any], *, after: bool) -> ColumnElement[bool]:
+        """Return the condition that a slice comes after (or before) the one with the keys `at`."""
+        (key, *others), (first, *rest) = self.keys, at
+        if not self.falling:
+            return tuple_(*self.keys) > tuple_(*at) if after else tuple_(*self.keys) < tuple_(*at)
+        later = tuple_(*others) > tuple_(*rest) if after else tuple_(*others) < tuple_(*rest)
+        return or_(key < first if after else key > first, and_(key == first, later))
+
+
+AS_SUBMITTED = (Slice.upload_id, Slice.ordinal, Slice.frame)
+"""Sorts the slices of a job. The ids of its uploads rise with their positions."""
+
+
+def order_of(sort: Sort) -> Order:
+    """Return the order of this name. Slices without a score come last."""
     match sort:
         case "position":
-            return Slice.id, int, False
+            return Order(AS_SUBMITTED, (int, int, int))
         case "series":
             series = func.coalesce(Slice.series_id, literal(NO_SERIES, BigInteger)) * literal(NO_RANK + 1, BigInteger)
-            return series + func.coalesce(Slice.series_rank, NO_RANK), int, False
+            return Order((series + func.coalesce(Slice.series_rank, NO_RANK), Slice.id), (int, int))
         case "name":
-            return Slice.name_key, str, False
+            return Order((Slice.name_key, Slice.id), (str, int))
         case "probability":
-            return func.coalesce(Prediction.probability, 2.0), float, False
+            return Order((func.coalesce(Prediction.probability, 2.0), Slice.id), (float, int))
         case "-probability":
-            return func.coalesce(Prediction.probability, -1.0), float, True
+            return Order((func.coalesce(Prediction.probability, -1.0), Slice.id), (float, int), falling=True)
 
 
-def side(sort: Sort, at: Any, slice_id: int, *, after: bool) -> ColumnElement[bool]:
-    """Return the condition that a slice comes after (or before) the one with this sort key and id."""
-    key, _, falling = sorting(sort)
-    later = Slice.id > slice_id if after else Slice.id < slice_id
-    if sort == "position":
-        return later
-    beyond = key > at if after != falling else key < at
-    return or_(beyond, and_(key == at, later))
+def cursor_after(query: ResultsQuery, keys: Sequence[Any]) -> str:
+    """Return the cursor of the page that begins after the slice with these keys. It holds only in this order."""
+    return paging.encode(query.sort, *keys)
 
 
 def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
-    """Return a page of a job's slices. Raises BadCursor."""
-    key, key_type, falling = sorting(query.sort)
+    """Return a page of a job's slices. Raises BadCursor: also if the cursor is of another order."""
+    order = order_of(query.sort)
     # Sort only ids and keys. With whole rows, a page of 100,000 slices took twice as long.
-    keys = filtered(joined_to_predictions(select(Slice.id, key.label("sort_key")), job), query)
-    keys = keys.where(Slice.job_id == job.id)
+    keys = filtered(joined_to_predictions(select(Slice.id, *order.keys), job), query).where(Slice.job_id == job.id)
     if query.cursor is not None:
-        at, slice_id = paging.decode(query.cursor, key_type, int)
-        keys = keys.where(side(query.sort, at, slice_id, after=True))
-    page = s.execute(keys.order_by(key.desc() if falling else key, Slice.id).limit(query.limit + 1)).all()
+        sort, *at = paging.decode(query.cursor, str, *order.types)
+        if sort != query.sort:
+            raise BadCursor("a cursor of another order")
+        keys = keys.where(order.side(at, after=True))
+    page = s.execute(keys.order_by(*order.clauses()).limit(query.limit + 1)).all()
     last = page[query.limit - 1] if len(page) > query.limit else None
-    next_cursor = paging.encode(last.sort_key, last.id) if last is not None else None
-    ids = [row.id for row in page[: query.limit]]
+    next_cursor = cursor_after(query, last[1:]) if last is not None else None
+    ids = [row[0] for row in page[: query.limit]]
     rows = {row[0].id: row for row in s.execute(_rows(job).where(Slice.id.in_(ids)))}
     return Page([_result(job, *rows[id_]) for id_ in ids], next_cursor)
 
@@ -192,6 +218,7 @@ def _result(
     model: ModelVersion,
     patient: int | None,
     series: str | None,
+    upload: str,
     *uids: str | None,
 ) -> ResultRow:
     study_uid, series_uid = map(stated_uid, uids)
@@ -201,6 +228,7 @@ def _result(
         frame=slice_.frame,
         patient=patient,
         series=series,
+        upload=upload,
         study_uid=study_uid,
         series_uid=series_uid,
         sop_uid=slice_.sop_uid,
@@ -230,9 +258,10 @@ def _result(
 def iter_results(job: Job) -> Iterator[ResultRow]:
     """Yield the present slices of a job: by patient, by series, and from the feet to the head.
 
-    Slices without a series come last. Use many short reads, so that a slow client never blocks the database.
+    Slices without a series come last, as submitted. Use many short reads, so that a slow client never blocks the
+    database.
     """
-    order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), Slice.id)
+    order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), *AS_SUBMITTED)
     with read_scope() as s:
         rows = _with_owners(select(Slice.id).select_from(Slice), job).order_by(*order)
         ids = array("q", s.scalars(rows))  # 8 bytes for each slice

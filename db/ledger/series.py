@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from db import paging
 from db.database import read_scope
 from db.ledger.views import View
-from db.models import Job, Patient, Prediction, Series, Slice, Study
+from db.models import Job, Level, Patient, Prediction, Series, Slice, Study
 from db.paging import Page
 from db.series.rows import stated_uid
+from db.series.uploads import upload_names
 
 PAGE_ROWS = 25
 MANY_ROWS = 500
@@ -36,6 +37,7 @@ class SeriesSummary(View):
     patient: int = Field(description="The number of its patient within the job, from 1.")
     study_uid: str | None = Field(description="StudyInstanceUID; null if the files state none.")
     series_uid: str | None = Field(description="SeriesInstanceUID; null if the files state none.")
+    uploads: list[str] = Field(description="The file names of the archives and loose files that hold its slices.")
     notes: list[str] = Field(
         description="Codes of what is odd about the series, such as `gap` or `tilted`; set once all files of the job "
         "are read. Its slices are predicted all the same."
@@ -119,14 +121,28 @@ def _summaries(s: Session, job: Job, ids: list[int]) -> list[SeriesSummary]:
     numbers = {id_: (slices, predicted, int(pos or 0), mean) for id_, slices, predicted, pos, mean in counted}
     owned = select(Series, Study.uid, Patient.ordinal).join(Study, Study.id == Series.study_id)
     rows = s.execute(owned.join(Patient, Patient.id == Study.patient_id).where(Series.id.in_(ids)))
+    names = upload_names(s, Slice.series_id.in_(ids))
     return [
-        _summary(series, study_uid, patient, *numbers.get(series.id, (0, 0, 0, None)))
+        _summary(
+            series,
+            study_uid,
+            patient,
+            names.get((Level.SERIES, series.id), []),
+            *numbers.get(series.id, (0, 0, 0, None)),
+        )
         for series, study_uid, patient in sorted(rows, key=lambda row: ids.index(row[0].id))
     ]
 
 
 def _summary(
-    series: Series, study_uid: str, patient: int, slices: int, predicted: int, positive: int, mean: float | None
+    series: Series,
+    study_uid: str,
+    patient: int,
+    uploads: list[str],
+    slices: int,
+    predicted: int,
+    positive: int,
+    mean: float | None,
 ) -> SeriesSummary:
     return SeriesSummary(
         series_id=series.id,
@@ -134,6 +150,7 @@ def _summary(
         patient=patient,
         study_uid=stated_uid(study_uid),
         series_uid=stated_uid(series.uid),
+        uploads=uploads,
         notes=series.notes,
         slices=slices,
         predicted=predicted,

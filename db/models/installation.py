@@ -13,7 +13,7 @@ class Installation(Base):
 
     `patient_key`: the secret for hashing the IDs of patients, 64 hexadecimal digits. `reread_to`: the name of the
     stored file that was last read again, or "" at the beginning. `reread_at`: when all files had been read again.
-    `has_storage`: a storage was marked as belonging to this database, so a storage without a mark is another one.
+    `has_storage`: this database's storage has a mark, so a storage without one is not this database's.
     """
 
     __tablename__ = "installation"

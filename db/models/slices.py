@@ -119,6 +119,7 @@ class Slice(Base):
     `ordinal`: the number of the entry in the upload. `frame`: the page of that entry. `reason`: a code of `db.reasons`.
     `detail`: a sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: the hash of the file.
     `pixels_sha256`: the hash of the prepared pixels. `position`: mm along the slice's normal, towards the head.
+    `location`: DICOM's SliceLocation in mm; it counts if all slices of a series state the same position.
     `orientation`: the six direction cosines of rows and columns, in DICOM's form. `series_rank`: the place in its
     series, from 0 and from the feet to the head, set when all uploads of the job are read. `lung_fraction`: the share
     of the prepared picture that is lung. `chunk_id` and `array_row`: the place of the prepared pixels.
@@ -127,10 +128,10 @@ class Slice(Base):
     __tablename__ = "slice"
     __table_args__ = (
         UniqueConstraint("upload_id", "ordinal", "frame"),
-        Index("ix_slice_job", "job_id", "id"),
-        Index("ix_slice_job_state", "job_id", "state", "id", "reason"),
+        Index("ix_slice_job", "job_id", "upload_id", "ordinal", "frame"),
+        Index("ix_slice_job_state", "job_id", "state", "upload_id", "ordinal", "frame", "reason"),
         Index("ix_slice_job_name", "job_id", "name_key", "id"),
-        Index("ix_slice_series", "series_id"),
+        Index("ix_slice_series", "series_id", "upload_id"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -153,6 +154,7 @@ class Slice(Base):
     notes: Mapped[list[str]] = mapped_column(default=list, info=NO_FILE)
     instance_number: Mapped[int | None]
     position: Mapped[float | None]
+    location: Mapped[float | None]
     orientation: Mapped[str | None]
     sop_uid: Mapped[str | None]
     series_rank: Mapped[int | None]

@@ -49,10 +49,9 @@ def store_package(folder: Path, package: Package | None = None) -> StoredPackage
 
 
 def _store(path: Path) -> str:
-    receiver = storage().receive()
-    with path.open("rb") as file:
+    with storage().receive() as receiver, path.open("rb") as file:
         shutil.copyfileobj(file, receiver, 1 << 20)
-    return receiver.close().sha256
+        return receiver.publish().sha256
 
 
 def register_package(s: Session, stored: StoredPackage, facts: Facts | None = None) -> ModelVersion:

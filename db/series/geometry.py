@@ -44,8 +44,9 @@ def tracking_slices(places: Sequence[Place]) -> list[int]:
     lung they show, they were taken at several places, and the stated position is wrong.
     """
     crowded = [group for group in _by_place(places) if len({place.pixels for place in group}) >= TRACKED]
-    crowded = [group for group in crowded if _lung_range(group) <= ONE_PLACE]
-    return [place.slice_id for group in crowded for place in group] if len(crowded) <= TRACKED_PLACES else []
+    if len(crowded) > TRACKED_PLACES:
+        return []
+    return [place.slice_id for group in crowded if _lung_range(group) <= ONE_PLACE for place in group]
 
 
 def notes_of(places: Sequence[Place]) -> list[str]:

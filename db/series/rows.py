@@ -6,17 +6,20 @@ Within a study, a patient ID without an issuer agrees with the same ID of any is
 """
 
 import hmac
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db.bulk import insert_rows
 from db.models import Installation, Patient, Series, Study
 
 LOOSE = "file"
 """The kind of an upload that is not an archive."""
 PATIENT_CONFLICT = "patient_conflict"
+STUDY = "study "
+"""Prefix of the key of a patient whom no file states: the UID of the study follows."""
 FOLDER, NO_STUDY = "folder:", "study of "
 """Prefixes of `uid`: of a series that is a folder, and of a study whose files state no StudyInstanceUID."""
 
@@ -44,20 +47,34 @@ class Owner(NamedTuple):
 
 
 def series_of(s: Session, job_id: str, owners: Iterable[Owner]) -> dict[Owner, int]:
-    """Return the id of the series of each owner. Make missing rows. Mark studies that belong to several patients."""
+    """Return the id of the series of each owner. Make missing rows. Mark studies that belong to several patients.
+
+    The number of statements does not grow with the number of owners.
+    """
     patients = _Patients(s, job_id)
     study_uids = {owner: owner.study_uid or _own_study(owner, patients) for owner in owners}
     studies = _studies(s, job_id, study_uids, patients)
-    query = select(Series.study_id, Series.uid, Series).where(Series.study_id.in_([row.id for row in studies.values()]))
-    query = query.where(Series.uid.in_({owner.series_uid for owner in study_uids}))
-    series = {(study_id, uid): row for study_id, uid, row in s.execute(query)}
-    keys = {owner: (studies[uid].id, owner.series_uid) for owner, uid in study_uids.items()}
+    keys = {owner: (studies[uid], owner.series_uid) for owner, uid in study_uids.items()}
+    series = _series(s, keys.values())
+    first: dict[tuple[int, str], Owner] = {}
     for owner, key in keys.items():
-        if key not in series:
-            series[key] = Series(job_id=job_id, study_id=key[0], uid=key[1], label=owner.series_label)
-            s.add(series[key])
-    s.flush()
-    return {owner: series[key].id for owner, key in keys.items()}
+        first.setdefault(key, owner)
+    new = [
+        {"study_id": key[0], "uid": key[1], "label": owner.series_label}
+        for key, owner in first.items()
+        if key not in series
+    ]
+    if new:
+        insert_rows(s, Series, new, job_id=job_id)
+        series = _series(s, keys.values())
+    return {owner: series[key] for owner, key in keys.items()}
+
+
+def _series(s: Session, keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    """Return the ids of the series with these studies and UIDs, as far as they exist."""
+    of_studies = Series.study_id.in_({study_id for study_id, _ in keys})
+    query = select(Series.study_id, Series.uid, Series.id).where(of_studies, Series.uid.in_({uid for _, uid in keys}))
+    return {(study_id, uid): id_ for study_id, uid, id_ in s.execute(query)}
 
 
 def _own_study(owner: Owner, patients: "_Patients") -> str:
@@ -65,7 +82,8 @@ def _own_study(owner: Owner, patients: "_Patients") -> str:
     return f"{NO_STUDY}{owner.series_uid}{patient}"
 
 
-def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, Study]:
+def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, int]:
+    """Return the ids of the studies by UID. Make missing ones, and bring the others up to date."""
     stated: dict[str, set[str]] = {uid: set() for uid in study_uids.values()}
     births: dict[str, set[str]] = {uid: set() for uid in stated}
     sexes: dict[str, set[str]] = {uid: set() for uid in stated}
@@ -78,22 +96,35 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
     rows = s.execute(query.where(Study.job_id == job_id, Study.uid.in_(stated))).all()
     studies = {study.uid: study for study, _ in rows}
     patient_of = {study.uid: patient for study, patient in rows}
-    for uid, keys in stated.items():
+    keys: dict[str, str] = {}
+    conflicts: dict[str, str | None] = {}
+    for uid, of_study in stated.items():
         if uid in patient_of and patient_of[uid].is_known:
-            keys.add(patient_of[uid].key)
-        study, fullest = studies.get(uid), max(keys, key=len, default="")
-        differ = not all(fullest.startswith(key) for key in keys)  # a key without an issuer begins those with one
-        in_conflict = differ or (study is not None and study.conflict is not None)
-        is_known = bool(keys) and not in_conflict
-        patient = patients.get(fullest if is_known else f"study {uid}", is_known=is_known)
+            of_study.add(patient_of[uid].key)
+        fullest = max(of_study, key=len, default="")
+        differ = not all(fullest.startswith(key) for key in of_study)  # a key without an issuer begins those with one
+        in_conflict = differ or (uid in studies and studies[uid].conflict is not None)
+        conflicts[uid] = PATIENT_CONFLICT if in_conflict else None
+        keys[uid] = fullest if fullest and not in_conflict else f"{STUDY}{uid}"
+    with_key = patients.with_keys(keys.values())
+    new: list[dict[str, Any]] = []
+    for uid, key in keys.items():
+        study = studies.get(uid)
+        values = {
+            "patient_id": with_key[key],
+            "conflict": conflicts[uid],
+            "birth_key": _only({study.birth_key if study else None, *births[uid]}),
+            "sex_key": _only({study.sex_key if study else None, *sexes[uid]}),
+        }
         if study is None:
-            study = studies[uid] = Study(job_id=job_id, uid=uid)
-            s.add(study)
-        study.patient_id, study.conflict = patient.id, PATIENT_CONFLICT if in_conflict else None
-        study.birth_key = _only({study.birth_key, *births[uid]})
-        study.sex_key = _only({study.sex_key, *sexes[uid]})
+            new.append({"uid": uid} | values)
+        else:
+            for name, value in values.items():
+                setattr(study, name, value)
     s.flush()
-    return studies
+    insert_rows(s, Study, new, job_id=job_id)
+    ids = s.execute(select(Study.uid, Study.id).where(Study.job_id == job_id, Study.uid.in_(stated)))
+    return dict(ids.tuples().all())
 
 
 def _only(keys: set[str | None]) -> str | None:
@@ -117,12 +148,19 @@ class _Patients:
         """Return the keyed hash of a digest, or "" if the digest is empty. The hash is different in each job."""
         return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex() if digest else ""
 
-    def get(self, key: str, *, is_known: bool) -> Patient:
-        s, of_job = self._session, Patient.job_id == self._job_id
-        patient = s.scalar(select(Patient).where(of_job, Patient.key == key))
-        if patient is None:
-            last = s.scalar(select(func.max(Patient.ordinal)).where(of_job)) or 0
-            patient = Patient(job_id=self._job_id, key=key, ordinal=last + 1, is_known=is_known)
-            s.add(patient)
-            s.flush()
-        return patient
+    def with_keys(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the ids of the patients with these keys."""
+        patients = self._ids(keys)
+        if missing := [key for key in dict.fromkeys(keys) if key not in patients]:
+            last = self._session.scalar(select(func.max(Patient.ordinal)).where(Patient.job_id == self._job_id)) or 0
+            new = [
+                {"key": key, "ordinal": ordinal, "is_known": not key.startswith(STUDY)}
+                for ordinal, key in enumerate(missing, last + 1)
+            ]
+            insert_rows(self._session, Patient, new, job_id=self._job_id)
+            patients |= self._ids(missing)
+        return patients
+
+    def _ids(self, keys: Collection[str]) -> dict[str, int]:
+        query = select(Patient.key, Patient.id).where(Patient.job_id == self._job_id, Patient.key.in_(keys))
+        return dict(self._session.execute(query).tuples().all())

@@ -1,7 +1,8 @@
 """Settles the patients, studies and series of a job when all its uploads are read.
 
 The result depends only on the slices, and not on their order of arrival or on earlier predictions. So it can run again
-after a retry. The caller has locked the job.
+after a retry. A retry that reads more files opens the bolus tracking slices again, because with these files they may be
+a series over time. The caller has locked the job.
 """
 
 from collections.abc import Iterator, Sequence
@@ -98,14 +99,29 @@ def _take_back(s: Session, job_id: str) -> None:
 
 
 def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
-    """Yield the slices of each series, without those that were rejected for another reason than bolus tracking."""
+    """Yield the slices of each series, without those that were rejected for another reason than bolus tracking.
+
+    If all slices state one position, but several locations, their locations are their positions.
+    """
     is_dicom = func.coalesce(Slice.format, "") == "DICOM"
     stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
-    columns = (*stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom)
+    columns = (Slice.location, *stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom)
     counts = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
     query = select(*columns).where(Slice.job_id == job_id, Slice.series_id.is_not(None), counts)
-    for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[0]):
-        yield series_id, [Place(*row[1:]) for row in rows]
+    for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[1]):
+        located = [(row[0], Place(*row[2:])) for row in rows]
+        places = [place for _, place in located]
+        if _is_one([place.position for place in places]) and _are_several([location for location, _ in located]):
+            places = [place._replace(position=location) for location, place in located]
+        yield series_id, places
+
+
+def _is_one(positions: Sequence[float | None]) -> bool:
+    return None not in positions and len(set(positions)) == 1
+
+
+def _are_several(locations: Sequence[float | None]) -> bool:
+    return None not in locations and len(set(locations)) > 1
 
 
 def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
@@ -118,11 +134,12 @@ def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
 def _rank(s: Session, job_id: str) -> None:
     """Number the slices of each series from the feet to the head.
 
-    They are sorted by position, then InstanceNumber, then the natural order of names, then the order in the submission.
-    Slices without a position come last.
+    They are sorted by position, then by SliceLocation, InstanceNumber, name (in natural order), frame, hash, and place
+    in the submission. Slices without a position come last.
     """
     order = (
         Slice.position.nulls_last(),
+        Slice.location.nulls_last(),
         Slice.instance_number.nulls_last(),
         Slice.name_key,
         Slice.frame,

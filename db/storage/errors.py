@@ -16,8 +16,10 @@ class FileDamaged(Exception):
 class RaisingOSError:
     """A file system of fsspec whose calls raise no other errors than OSError.
 
-    s3fs passes on botocore's errors when a server cannot be reached. They are not OSErrors, so nobody would wait for
-    the server. The new error has only the name of the old one, because the old text may name a server.
+    s3fs passes on botocore's errors when a server cannot be reached. Most are not OSErrors, so nobody would wait for
+    the server, and the others have no number. The new error has only the name of the old one, because the old text may
+    name a server. Its number is EREMOTEIO, as for other errors of s3fs. EIO is a block that the disk of this machine
+    cannot read.
     """
 
     def __init__(self, fs: Any) -> None:
@@ -32,9 +34,9 @@ class RaisingOSError:
         def call(*args: Any, **options: Any) -> Any:
             try:
                 return member(*args, **options)
-            except OSError:
-                raise
             except Exception as error:
-                raise OSError(errno.EIO, type(error).__name__) from error
+                if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno is not None):
+                    raise
+                raise OSError(errno.EREMOTEIO, type(error).__name__) from error
 
         return call

@@ -1,6 +1,7 @@
 """Works on single files and folders of a storage: their age, their hash, and making them durable."""
 
 import ctypes
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -42,9 +43,17 @@ def make_room(copies: Iterable[Path], most: int, *, unused_since: float) -> None
 
 
 def check_hash(path: Path, sha256: str) -> None:
-    """Raise FileDamaged unless the file has this SHA-256."""
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    """Raise FileDamaged unless the file has this SHA-256. Also raise it if the disk cannot read a block of the file.
+
+    Raises OSError for other faults.
+    """
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise FileDamaged(f"the file {sha256} cannot be read") from error
+        raise
     if actual != sha256:
         raise FileDamaged(f"the file {sha256} holds other bytes: {actual}")
 

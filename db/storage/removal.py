@@ -7,7 +7,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from db.storage.files import each_file, stored_at
+from db.storage.errors import FileMissing
+from db.storage.files import check_hash, each_file, stored_at
 
 TRASH = "trash"
 
@@ -86,6 +87,18 @@ class Removal:
                 self._move(f"{day}/{sha256}", self._remote(sha256))
                 return True
         return False
+
+    def _fetch(self, sha256: str, target: Path) -> None:
+        """Copy a remote file to `target`. Restore it from the trash if it is there. Raises FileMissing, FileDamaged."""
+        try:
+            self.fs.get_file(self._remote(sha256), str(target))
+        except FileNotFoundError:
+            self.restore(sha256)
+            try:  # even if nothing was restored, because another reader may have done it
+                self.fs.get_file(self._remote(sha256), str(target))
+            except FileNotFoundError:
+                raise FileMissing(sha256) from None
+        check_hash(target, sha256)
 
     def purge(self, sha256: str, day: date) -> None:
         """Permanently delete a file that was put into the trash on this day."""

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import fsspec
-
 from db.background import run_with_heartbeat
 from db.database import current
 from db.storage.errors import FileDamaged, FileMissing, RaisingOSError
@@ -26,6 +24,7 @@ from db.storage.files import (
 )
 from db.storage.incoming import Incoming
 from db.storage.receiver import Receiver
+from db.storage.remote import open_fs
 from db.storage.removal import Removal
 
 MARKER = "installation"
@@ -43,8 +42,7 @@ class Storage(Removal):
     """
 
     def __init__(self, url: str, cache: Path) -> None:
-        # No cache of listings, because another machine may store or remove a file at any time.
-        fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        fs, self.root = open_fs(url)
         self.fs = RaisingOSError(fs)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
@@ -69,25 +67,31 @@ class Storage(Removal):
         else:
             self._evict()
 
-    def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
+    def put(self, data: bytes | memoryview, *, durable: bool = True, alive: Callable[[], None] = lambda: None) -> str:
         """Store bytes, and return their SHA-256. If the file exists already, compare it, and set its time to now.
 
-        `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file.
+        `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file. `alive` is
+        called while a remote store is waited for. A folder is not waited for in this way, because a thread for each
+        small file would take half as long as the file. Raises OSError, and what `alive` raises.
         """
+        if self.is_local:
+            return self._put(data, durable=durable)
+        return run_with_heartbeat(lambda: self._put(data, durable=durable), alive)
+
+    def _put(self, data: bytes | memoryview, *, durable: bool) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)
         if renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):
             return sha256
         temporary = self.incoming.new_path()
-        write_file(temporary, data, durable=durable)
-        if durable or not self.is_local:
-            self.adopt(temporary, sha256)
-            return sha256
         try:
-            temporary.replace(place)
-        except FileNotFoundError:  # the first file of its folder
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.replace(place)
+            write_file(temporary, data, durable=durable)
+            if durable or not self.is_local:
+                self.adopt(temporary, sha256)
+            else:
+                _rename(temporary, place)
+        finally:
+            temporary.unlink(missing_ok=True)
         return sha256
 
     def sync(self) -> None:
@@ -116,7 +120,7 @@ class Storage(Removal):
                 os.utime(place)  # marks the copy as used now, so that it is not evicted
                 return place
         if self.is_local:
-            if not self.restore(sha256):
+            if not self.restore(sha256) and not place.exists():  # another reader may have restored it
                 raise FileMissing(sha256)
             return place
         temporary = self.incoming.new_path()
@@ -129,15 +133,6 @@ class Storage(Removal):
             temporary.unlink(missing_ok=True)
         self._evict()
         return place
-
-    def _fetch(self, sha256: str, target: Path) -> None:
-        try:
-            self.fs.get_file(self._remote(sha256), str(target))
-        except FileNotFoundError:
-            if not self.restore(sha256):
-                raise FileMissing(sha256) from None
-            self.fs.get_file(self._remote(sha256), str(target))
-        check_hash(target, sha256)
 
     def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
         """Return the path as `local_path` does, after checking the hash. A damaged copy is fetched again.
@@ -233,3 +228,12 @@ class Storage(Removal):
         self.incoming.remove_old(current().orphan_seconds)
         in_use = EVICT_SECONDS if self._lacks_room() else IN_USE_SECONDS
         make_room(self.folder.glob("??/*"), current().cache_bytes, unused_since=time.time() - in_use)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Give a file its final name. Make the folder if this is its first file. Nothing is made durable."""
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        source.replace(target)

@@ -228,32 +228,42 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
     Units that keep their part come first, then large units before small ones. Units of about the same size (the same
     power of two) are in random order. Each unit goes to the part that is least full in the unit's classes. For this
     comparison, half of the unit counts as if it were in the part already. This is Sainte-Laguë's method for seats in a
-    parliament, which favours neither large nor small parts. If few units of a class are left, parts without the class
-    come first. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep parts.
+    parliament, which favours neither large nor small parts. But if a choice would leave too few units to give each part
+    both classes, it is not taken. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep parts.
     """
     order = list(units)
     random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
     order.sort(key=lambda unit: (unit.stays is None, -unit.slices.total().bit_length()))
     totals = sum((unit.slices for unit in units), Counter[int]())
-    left = Counter(label for unit in units for label in unit.slices)
+    left = Counter(frozenset(unit.slices) for unit in units)
     have: dict[str, Counter[int]] = {part: Counter() for part in PARTS}
     share = dict(zip(PARTS, fractions, strict=True))
     drawn: dict[str, str] = {}
     for unit in order:
+        left[frozenset(unit.slices)] -= 1
 
-        def fullness(part: str, unit: Unit = unit) -> float:
-            return sum(
+        def cost(part: str, unit: Unit = unit) -> tuple[int, float]:
+            fullness = sum(
                 n * (have[part][label] + n / 2) / (share[part] * totals[label]) for label, n in unit.slices.items()
             )
+            return _unmet(have | {part: have[part] + unit.slices}, left), fullness
 
-        lacking = [part for part in PARTS if any(_short(label, part, have, left) for label in unit.slices)]
-        part = unit.stays or min(lacking or PARTS, key=fullness)
+        part = unit.stays or min(PARTS, key=cost)
         have[part] += unit.slices
-        left.subtract(dict.fromkeys(unit.slices, 1))
         drawn |= dict.fromkeys(unit.groups, part)
     return drawn
 
 
-def _short(label: int, part: str, have: dict[str, Counter[int]], left: Counter[int]) -> bool:
-    """Return whether a part lacks a class, and there are not more units of the class left than parts that lack it."""
-    return not have[part][label] and left[label] <= sum(not have[other][label] for other in PARTS)
+def _unmet(have: Mapping[str, Counter[int]], left: Mapping[frozenset[int], int]) -> int:
+    """Return how many classes the parts will lack at least, however the units that are left are placed.
+
+    `have`: the slices of each part by class. `left`: the number of units by the classes that they have.
+    """
+    lacking = [{label for label in CLASSES if not slices[label]} for slices in have.values()]
+    both = frozenset(CLASSES)
+    needs = [
+        max(0, sum(label in of_part for of_part in lacking) - left.get(frozenset([label]), 0)) for label in CLASSES
+    ]
+    # Units of one class meet what they can. A unit of both classes meets two needs in a part that lacks both.
+    twice = min(*needs, sum(of_part == both for of_part in lacking), left.get(both, 0))
+    return max(0, sum(needs) - twice - left.get(both, 0))

@@ -27,6 +27,7 @@ TAKES_A_REASON = {
     "fail_chunk",
     "_put_off",
     "_close",
+    "close_upload",
 }
 PROBLEM = re.compile(r'Problem\(\s*\d{3},\s*"([a-z-]+)"')
 

@@ -9,12 +9,14 @@ import pytest
 from tests.cli.conftest import PROXIES
 
 FINDING = {
-    "patient": 1, "level": "series", "series": "evil\x1b[2J", "verdict": None, "reason": "missing", "score": None,
+    "patient": 1, "level": "series", "series": "evil\x1b[2J", "uploads": list("abcd"),
+    "verdict": None, "reason": "missing", "score": None,
     "threshold": 0.5, "used": 2, "left_out": {"truncated": 3}, "rule": "top-k-mean", "rule_version": 2, "k": 10,
 }  # fmt: skip
 ROW = {
     "slice_id": 1,
     "name": "evil\x1b[2J\u202egnp.png",
+    "upload": "a.zip",
     "frame": 0,
     "series": "s1",
     "state": "predicted",

@@ -181,7 +181,7 @@ def test_check_on_training_slices_is_not_evidence(run: Run, add_version: AddVers
     add_version("new")
     checked = run("check", "new/1", "--on", "site")
     assert "not enough evidence" in checked.stderr
-    assert "trained or tuned on 50% of these slices" in checked.stderr
+    assert "trained or calibrated on 50% of these slices" in checked.stderr
 
 
 @pytest.mark.parametrize(

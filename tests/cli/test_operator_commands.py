@@ -112,6 +112,14 @@ def test_a_token_is_shown_once_works_and_can_be_revoked(operate, ann):
     assert operate("tokens", "new", "nobody").returncode == 3
 
 
+@pytest.mark.parametrize("words", [("tokens", "new", "ann"), ("users", "link", "ann", "--url", "http://127.0.0.1")])
+def test_disabled_user_gets_no_token_and_no_link(operate, ann, words):
+    assert operate("users", "disable", "ann").returncode == 0
+    refused = operate(*words)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "ctbatch users enable ann" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

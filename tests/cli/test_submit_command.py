@@ -39,9 +39,33 @@ def test_a_folder_is_sent_as_a_tar_beside_its_archives(ctbatch, api, folder, unt
     assert result.returncode == 0, result.stderr
     (tar_name, tar), archive = api.uploads[0]
     assert tar_name == "scans.tar"
-    assert list(untar(tar).items()) == [("a.png", b"one"), ("b/2.png", b"two" * 1000)]
-    assert archive == ("more.zip", b"PK")
-    assert "left out 1 hidden or unusable files" in result.stderr
+    assert list(untar(tar).items()) == [("scans/a.png", b"one"), ("scans/b/2.png", b"two" * 1000)]
+    assert archive == ("scans/more.zip", b"PK")
+
+
+def test_what_is_left_out_of_a_folder_is_named(ctbatch, api, folder):
+    (folder / ".old").mkdir()
+    (folder / ".old" / "1.png").write_bytes(b"one")
+    (folder / "b" / "back").symlink_to(folder)
+    result = ctbatch("submit", folder, env=api.env)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[0] == (
+        "did not follow 1 link to a folder (scans/b/back), left out 1 hidden folder (scans/.old), "
+        "left out 1 hidden or unusable file (scans/.hidden)"
+    )
+
+
+def test_paths_with_the_same_name_are_told_apart_by_the_folders_above_them(ctbatch, api, tmp_path, untar):
+    for patient in ("ann", "bob"):
+        (tmp_path / patient / "scan").mkdir(parents=True)
+        (tmp_path / patient / "scan" / "1.png").write_bytes(patient.encode())
+        (tmp_path / patient / "7.png").write_bytes(patient.encode())
+    assert ctbatch("submit", *tmp_path.glob("*/scan"), *tmp_path.glob("*/7.png"), env=api.env).returncode == 0
+    sent = dict(api.uploads[0])
+    assert set(sent) == {"ann/scan.tar", "bob/scan.tar", "ann/7.png", "bob/7.png"}
+    assert untar(sent["bob/scan.tar"]) == {"bob/scan/1.png": b"bob"}
+    assert ctbatch("submit", tmp_path / "ann" / "scan" / "..", env=api.env).returncode == 0
+    assert [name for name, _ in api.uploads[1]] == ["ann.tar"]
 
 
 def test_tar_of_a_folder_does_not_depend_on_file_times(ctbatch, api, folder):
@@ -72,7 +96,7 @@ def test_names_that_are_not_ascii_or_not_utf8_arrive(ctbatch, api, tmp_path, unt
         (tmp_path / name).write_bytes(b"3")
     assert ctbatch("submit", tmp_path / "d", *(tmp_path / name for name in loose), env=api.env).returncode == 0
     (_, tar), *others = api.uploads[0]
-    assert list(untar(tar)) == [long, os.fsdecode(b"\xff.png")]
+    assert list(untar(tar)) == [f"d/{long}", os.fsdecode(b"d/\xff.png")]
     assert others == [('quo"te.png', b"3"), ("back\\slash.png", b"3"), (r"\udcfe.png", b"3")]
 
 

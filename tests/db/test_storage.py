@@ -5,6 +5,7 @@ import hashlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -13,13 +14,16 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from s3fs import S3FileSystem
 
 from db import background
 from db import database as base
+from db.registry.versions import store_package
 from db.settings import Settings
-from db.storage import FileDamaged, FileMissing, Storage
+from db.storage import FileDamaged, FileMissing, Storage, storage
 from db.storage import store as store_module
 from tests.builders.buckets import bucket_away
+from tests.builders.versions import fake_package
 
 
 @pytest.fixture(params=["folder", "remote"])
@@ -105,6 +109,19 @@ def test_fetching_a_remote_file_calls_the_heartbeat(tmp_path: Path, monkeypatch:
     assert other.local_path(sha256, told.set).read_bytes() == b"pixels"
 
 
+def test_heartbeat_is_called_while_a_remote_file_is_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, told = Storage(f"memory://{tmp_path.name}", tmp_path / "cache"), Event()
+    send = store.fs.put_file
+
+    def slow(*where: str) -> None:
+        assert told.wait(30)
+        send(*where)
+
+    monkeypatch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(store.fs, "put_file", slow, raising=False)
+    assert store.read(store.put(b"pixels", alive=told.set)) == b"pixels"
+
+
 def test_interrupted_fetch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = Storage("memory://broken", tmp_path / "one").put(b"pixels")
     other = Storage("memory://broken", tmp_path / "two")
@@ -132,10 +149,28 @@ def test_damaged_file_raises(tmp_path: Path) -> None:
         store.verified_path(sha256)
 
 
-def test_damaged_copy_is_fetched_again(tmp_path: Path) -> None:
+def damage(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"pixelz")
+
+
+def make_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, errors = Path.open, [OSError(errno.EIO, "Input/output error")]
+
+    def open_(self: Path, *given: Any, **named: Any) -> Any:
+        if self == path and errors:
+            raise errors.pop()
+        return opened(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+@pytest.mark.parametrize("harm", [damage, make_unreadable], ids=lambda harm: harm.__name__)
+def test_damaged_copy_is_fetched_again(
+    harm: Callable[[Path, pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
     sha256 = store.put(b"pixels")
-    store.local_path(sha256).write_bytes(b"pixelz")
+    harm(store.local_path(sha256), monkeypatch)
     assert store.verified_path(sha256).read_bytes() == b"pixels"
 
 
@@ -228,6 +263,40 @@ def test_bytes_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monke
         receiver.write(b"slices")
         receiver.publish()
     assert synced == [b"pixels", b"slices"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("step", ["write", "name", "send"])
+def test_put_that_fails_leaves_no_file(
+    store: Storage, step: str, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_some(path: Path, data: bytes, **_: Any) -> None:
+        path.write_bytes(data[:3])
+        full()
+
+    if step == "write":
+        monkeypatch.setattr(store_module, "write_file", write_some)
+    elif step == "name" or store.is_local:
+        monkeypatch.setattr(Path, "replace", full)
+    else:
+        monkeypatch.setattr(store.fs, "put_file", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        store.put(b"pixels", durable=durable)
+    assert list(store.incoming.folder.iterdir()) == []
+
+
+def test_package_that_cannot_be_stored_leaves_no_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    package = fake_package(settings.home / "package")
+    monkeypatch.setattr(storage(), "adopt", full)
+    with pytest.raises(OSError, match="No space"):
+        store_package(package)
+    assert list(storage().incoming.folder.iterdir()) == []
 
 
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
@@ -352,6 +421,33 @@ def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
     assert list(store.trashed()) == []
 
 
+@pytest.mark.parametrize("quicker", ["before the search", "before the move"])
+def test_trashed_file_is_read_though_another_reader_restores_it_first(
+    store: Storage, quicker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = store.put(b"pixels")
+    assert store.trash(sha256)
+    restore = store.restore
+
+    def late(name: str) -> bool:
+        if quicker == "before the search":
+            restore(name)
+            return restore(name)
+        listed = store.fs.ls
+
+        def list_then_lose(*given: Any, **named: Any) -> Any:
+            days = listed(*given, **named)
+            monkeypatch.undo()
+            restore(name)
+            return days
+
+        monkeypatch.setattr(store.fs, "ls", list_then_lose, raising=False)
+        return restore(name)
+
+    monkeypatch.setattr(store, "restore", late)
+    assert store.read(sha256) == b"pixels"
+
+
 @pytest.mark.parametrize("kind", ["folder", "remote"])
 def test_trash_works_whatever_characters_the_path_has(kind: str, tmp_path: Path) -> None:
     name = "a [b]*?{c}"
@@ -467,8 +563,30 @@ def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
         assert set(errors_of_all_calls(store)) == {OSError}
         with pytest.raises(OSError, match="EndpointConnectionError") as caught:
             store.owner()
-    assert caught.value.errno == errno.EIO
+    assert caught.value.errno == errno.EREMOTEIO
     assert store.owner() is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "call", [lambda store: store.put(b"pixels"), lambda store: store.read("0" * 64)], ids=["put", "read"]
+)
+def test_s3_that_does_not_answer_is_an_os_error(
+    call: Callable[[Storage], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        values = {"ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        keys = {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "mine", "DEFAULT_REGION": "us-east-1"}
+        for name, value in (values | keys).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setattr(S3FileSystem, "read_timeout", 0.2)
+        store = Storage(f"s3://bucket/{tmp_path.name}", tmp_path / "cache")
+        with pytest.raises(OSError, match=r"ReadTimeoutError$"):
+            call(store)
+    assert list(store.incoming.folder.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_version, fake_package
 from training.config import Origin, preset, with_settings
-from training.errors import RunFailed, WeightsError, message_for
+from training.errors import NoRoom, RunFailed, WeightsError, message_for, message_for_waiting
 from worker.decoding import npy_bytes
 from worker.heartbeat import Heartbeat
 
@@ -290,6 +290,21 @@ def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     view, _ = carry_out()
     assert (view.state, view.model_version) == ("cancelled", None)
     assert {"code", "keras"} <= set(view.environment)
+
+
+def test_trained_version_is_kept_until_the_database_is_back(settings, monkeypatch):
+    import training.demo.model
+
+    def package(folder, *, seed, progress):
+        return parse_manifest((fake_package(folder) / "package.json").read_bytes())
+
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(training.demo.model, "make_demo_package", package)
+    monkeypatch.setattr(runs, "finish_run", locked_at_first(runs.finish_run))
+    with session_scope() as s:
+        runs.create_demo_run(s, None)
+    view, _ = carry_out()
+    assert (view.state, view.model_version) == ("finished", "fake/1")
 
 
 @pytest.mark.slow
@@ -628,16 +643,44 @@ def test_run_waits_for_a_bucket_that_cannot_be_reached(dataset, settings, tmp_pa
         assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
 
 
-def test_run_that_fills_the_disk_fails_with_advice(dataset, monkeypatch):
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    NoRoom("last-20", Path("/disk"), needed=9_000_000_000, free=1_000_000_000, copies=2),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_run_that_has_learned_something_waits_for_room_on_the_disk(error, dataset, monkeypatch):
     import training.run
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(run, *_):
+        with session_scope() as s:
+            s.execute(update(TrainingRun).values(checkpoint={"files": {}, "epoch": 3}))
+        raise error
 
     launch(dataset)
     monkeypatch.setattr(training.run, "carry_out", full)
     view, _ = carry_out()
-    assert (view.state, view.error) == ("failed", message_for(OSError(errno.ENOSPC, "")))
+    assert (view.state, view.error) == ("queued", None)
+    assert view.message == f"put off: {message_for_waiting(error)}"
+    assert "make room on it, and the run goes on from its checkpoint" in view.message
+    with session_scope() as s:
+        run = s.get_one(TrainingRun, view.id)
+        assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_run_that_fills_the_disk_before_its_first_checkpoint_fails_with_advice(error, dataset, monkeypatch):
+    import training.run
+
+    def full(*_):
+        raise error
+
+    launch(dataset)
+    monkeypatch.setattr(training.run, "carry_out", full)
+    view, _ = carry_out()
+    assert (view.state, view.error) == ("failed", message_for(error))
+    assert "--set stages." in view.error
 
 
 def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monkeypatch):

@@ -13,11 +13,12 @@ from flask import render_template_string
 from sqlalchemy import select, update
 
 from db import database
+from db.access import accounts
 from db.database import read_scope, session_scope
 from db.evaluation.result import PairedMetric
 from db.ledger.leases import Claim
 from db.metrics import METRICS
-from db.models import Job, ModelVersion, Upload, User
+from db.models import Job, ModelVersion, Review, Upload, User
 from db.settings import Settings
 from db.storage import storage
 from db.training import runs
@@ -25,6 +26,7 @@ from db.training.progress import EpochRecord, LiveProgress
 from tests.builders.files import png, zip_of
 from tests.builders.versions import add_version
 from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, ready_dataset, resnet50
+from tests.web.conftest import with_session
 from web.actions import jobs as actions
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -75,6 +77,48 @@ def test_submit_by_dropping(signed_in: Any) -> None:
     )
     signed_in.locator("#chosen li").wait_for()
     assert "dropped.png" in signed_in.locator("#chosen").inner_text()
+
+
+def drop_folder(page: Any, name: str, count: int, modified: int = 1) -> None:
+    """Drop a folder with a folder of pictures of 30 bytes, by stand-ins for the entries of a file system."""
+    page.evaluate(
+        """([name, count, modified]) => {
+            const file = new File([new Uint8Array(30)], "picture", {lastModified: modified});
+            const entry = (_, n) => ({isFile: true, name: `${n}.bmp`, file: (done) => done(file)});
+            const entries = Array.from({length: count}, entry);
+            const reader = (some) => ({readEntries: (done) => done(some.splice(-100))});
+            const folder = (name, some) => ({name, createReader: () => reader(some)});
+            const event = new Event("drop", {bubbles: true, cancelable: true});
+            const item = {webkitGetAsEntry: () => folder(name, [folder("ct", entries)])};
+            document.dispatchEvent(Object.assign(event, {dataTransfer: {items: [item], files: []}}));
+        }""",
+        [name, count, modified],
+    )
+
+
+def chosen_files(page: Any, count: int) -> list[str]:
+    page.locator("#chosen-sum", has_text=f"{count} files").wait_for()
+    return page.locator("#chosen li bdi").all_inner_texts()
+
+
+@pytest.mark.slow
+def test_folders_of_one_name_stay_apart_and_files_that_were_chosen_are_left_out(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    drop_folder(signed_in, "scan", 2)
+    chosen_files(signed_in, 2)
+    drop_folder(signed_in, "scan", 2, modified=2)
+    expected = ["scan/ct/0.bmp", "scan/ct/1.bmp", "scan (2)/ct/0.bmp", "scan (2)/ct/1.bmp"]
+    assert chosen_files(signed_in, 4) == expected
+    drop_folder(signed_in, "scan", 3)
+    assert chosen_files(signed_in, 5) == [*expected, "scan/ct/2.bmp"]
+    assert "left out 2 that were chosen before" in signed_in.locator("#chosen-sum").inner_text()
+
+
+@pytest.mark.slow
+def test_folder_of_very_many_files_is_dropped(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    drop_folder(signed_in, "scan", 150_000)
+    assert len(chosen_files(signed_in, 150_000)) == 8
 
 
 @pytest.mark.slow
@@ -245,6 +289,93 @@ def test_page_of_an_ended_session_submits_after_signing_in_again(signed_in: Any,
     other.wait_for_url("**/jobs")
     signed_in.get_by_role("button", name="Submit").click()
     signed_in.wait_for_url("**/jobs/*")
+
+
+@pytest.mark.slow
+def test_page_of_one_user_does_not_submit_for_another(
+    signed_in: Any, app: APIFlask, address: str, bob: User, tmp_path: Path
+) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    sign_in_as_bob(signed_in, app, address)
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("This page is for ann, but now bob is signed in.").wait_for()
+    with read_scope() as s:
+        assert s.scalars(select(Job)).all() == []
+
+
+def sign_in_as_bob(page: Any, app: APIFlask, address: str) -> None:
+    """Sign in as Bob in another tab."""
+    with session_scope() as s:
+        accounts.set_password(s, accounts.find_user(s, "bob"), PASSWORD)
+    with_session(page, app, address, "bob")
+
+
+@pytest.mark.slow
+def test_label_of_a_page_with_an_old_token_is_sent_again(
+    signed_in: Any, app: APIFlask, address: str, finished: str
+) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    with_session(signed_in, app, address, "ann")
+    signed_in.locator("#review-covid").click()
+    signed_in.locator("#review-covid[aria-pressed=true]").wait_for()
+    assert not signed_in.locator("#refused").is_visible()
+    signed_in.faults.clear()  # the browser itself logs the refused request
+
+
+@pytest.mark.slow
+def test_label_that_is_refused_is_reported(
+    signed_in: Any, app: APIFlask, address: str, bob: User, finished: str
+) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.locator("#review-covid").evaluate("(button) => { button.value = 'nonsense'; }")
+    signed_in.locator("#review-covid").click()
+    signed_in.get_by_role("alert").get_by_text("There is no such label.").wait_for()
+    signed_in.locator("#review-non-covid").click()
+    signed_in.locator("#review-non-covid[aria-pressed=true]").wait_for()
+    assert not signed_in.locator("#refused").is_visible()
+    sign_in_as_bob(signed_in, app, address)
+    signed_in.locator("#review-undo").click()
+    signed_in.get_by_role("alert").get_by_text("now bob is signed in").wait_for()
+    with read_scope() as s:
+        assert [review.label for review in s.scalars(select(Review))] == [0]
+    signed_in.faults.clear()  # the browser itself logs the refused requests
+
+
+@pytest.mark.slow
+def test_switch_of_blind_review_is_for_the_findings_too(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    findings = signed_in.locator("#findings")
+    findings.locator(".ribbon").wait_for()
+    signed_in.get_by_label("Blind review").check()
+    findings.get_by_text("Findings are hidden in a blind review.").wait_for()
+    assert findings.locator(".outcome").count() == 0
+    assert "sort=name" in signed_in.url
+    signed_in.get_by_label("Blind review").uncheck()
+    findings.locator(".ribbon").wait_for()
+
+
+@pytest.mark.slow
+def test_page_works_after_going_back(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("#filters select[name=sort]").select_option("name")
+    signed_in.wait_for_url("**sort=name*")
+    signed_in.go_back()
+    signed_in.wait_for_url(f"**/jobs/{finished}")
+    signed_in.locator("#filters option[value=position]:checked").wait_for(state="attached")
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.locator("#slice").wait_for()
+    assert "#slice-" in signed_in.url
+    signed_in.get_by_role("button", name="Close").click()
+    assert "#slice-" not in signed_in.url
+    signed_in.get_by_role("button", name="Colour theme: automatic").click()
+    signed_in.get_by_role("button", name="Colour theme: light").wait_for()
+    signed_in.get_by_label("Account of ann").click()
+    signed_in.keyboard.press("Escape")
+    assert not signed_in.get_by_role("link", name="API tokens").is_visible()
 
 
 def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: WorkerPart) -> None:

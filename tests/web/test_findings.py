@@ -84,7 +84,7 @@ def test_page_leads_with_patients_then_series_then_slices(anns_browser: Browser,
     order = [page.index(mark) for mark in ('id="findings"', 'id="patient-1"', 'id="series-', 'id="results"')]
     assert order == sorted(order)
     assert "3 patients, 3 series" in page
-    assert "More than a quarter of the slices were rejected" in page
+    assert "More than a quarter of the slices" in page
     assert "left out: 3 truncated" in page
     assert "<i>cut" not in page
     assert not re.search(r"\sstyle=", page)
@@ -132,6 +132,20 @@ def test_blind_review_hides_findings(anns_browser: Browser, ended: str) -> None:
         page = anns_browser.get(path).text
         assert "hidden in a blind review" in page
         assert "ribbon" not in page
+
+
+def test_blind_review_hides_what_the_model_says_of_the_series_of_an_open_job(
+    api: Api, anns_browser: Browser, worker: WorkerPart
+) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png(1)}))).json["id"]
+    worker.start()
+    worker.read(2)
+    worker.predict([0.93])
+    for path in (f"/jobs/{job_id}?blind=1", f"/jobs/{job_id}/findings?blind=1"):
+        page = anns_browser.get(path).text
+        assert re.search(r'href="/jobs/\w+\?series=\d+&amp;blind=1#results"', page)
+        assert "Mean probability" not in page
+        assert "0.930" not in page
 
 
 def test_retry_shows_series_again(api: Api, anns_browser: Browser, ended: str) -> None:

@@ -228,6 +228,16 @@ def test_results_are_paged_back_and_say_how_many_there_are(api: Api, anns_browse
     assert "1–50 of" in anns_browser.get(_link(second, "prev")).text
 
 
+def test_pages_of_a_series_keep_the_order_as_submitted(api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    WorkerPart().whole_job(120)
+    [series] = api.get(f"/jobs/{job_id}/series").json["items"]
+    first = anns_browser.get(f"/jobs/{job_id}?series={series['series_id']}&sort=position").text
+    second = anns_browser.get(_link(first, "next")).text
+    assert '<option value="position" selected>' in second
+    assert [re.findall(r'aria-label="Look at (.*?)"', page)[0] for page in (first, second)] == ["0.png", "50.png"]
+
+
 def _link(page: str, rel: str) -> str:
     found = re.search(rf'rel="{rel}" href="([^"#]+)', page)
     assert found is not None

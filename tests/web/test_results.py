@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -162,6 +163,49 @@ def test_series_are_shown_from_the_feet_to_the_head_and_join_to_a_pacs(
     assert SERIES_NOTES["no_position"] in page
     slice_page = anns_browser.get(f"/jobs/{job.id}/slices/{rows[1]['slice_id']}?{of_series}").text
     assert all(f"/slices/{rows[i]['slice_id']}" in slice_page for i in (0, 2))
+
+
+def test_results_series_and_findings_name_their_archives(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
+    archives = [(f"{name}.zip", zip_of({"IM0.bmp": png(1), "a.txt": b"a"})) for name in ("ann", "bob")]
+    job_id = api.submit(*archives).json["id"]
+    for _ in archives:
+        worker.start()
+        worker.read(1, series="", names="IM{}.bmp")
+        worker.reject("a.txt", "format")
+        worker.finish_reading()
+    while worker.predict([0.9]):
+        pass
+    export = api.get(f"/jobs/{job_id}/results.json").json
+    assert [(row["name"], row["upload"], row["patient"], row["series"]) for row in export["results"]] == [
+        ("IM0.bmp", "ann.zip", 1, "ann.zip: "),
+        ("IM0.bmp", "bob.zip", 2, "bob.zip: "),
+        ("a.txt", "ann.zip", None, None),
+        ("a.txt", "bob.zip", None, None),
+    ]
+    assert [series["uploads"] for series in export["series"]] == [["ann.zip"], ["bob.zip"]]
+    assert [(one["patient"], one["uploads"]) for one in export["findings"]] == [
+        *[(1, ["ann.zip"])] * 3,
+        *[(2, ["bob.zip"])] * 3,
+    ]
+    for path in ("results.csv", "findings.csv"):
+        lines = list(csv.DictReader(io.StringIO(api.get(f"/jobs/{job_id}/{path}").text)))
+        assert {line.get("upload") or line.get("uploads") for line in lines} == {"ann.zip", "bob.zip"}
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert len(re.findall(r'<span class="sub">in <bdi class="name">(?:ann|bob).zip</bdi>', page)) == 2
+    assert '<bdi class="name">bob.zip</bdi>' in anns_browser.get(f"/jobs/{job_id}/slices/3").text
+
+
+def test_finding_on_several_loose_files_names_all_of_them(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(*((f"{number}.png", png(number)) for number in range(2))).json["id"]
+    for number in range(2):
+        worker.start()
+        worker.read(1, series="(no folder)", names=f"{number}.png")
+        worker.finish_reading()
+    while worker.predict([0.9]):
+        pass
+    patient, study, series = api.get(f"/jobs/{job_id}/findings").json["items"]
+    assert patient["uploads"] == study["uploads"] == series["uploads"] == ["0.png", "1.png"]
+    assert series["series"] == "(no folder)"
 
 
 def test_csv_holds_no_formula(api: Api, job_id: str) -> None:

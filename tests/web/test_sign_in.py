@@ -351,7 +351,14 @@ def test_bad_token_is_not_made_good_by_a_cookie(anns_browser: Browser) -> None:
     assert anns_browser.get("/api/v1/jobs").status_code == 200
     answer = anns_browser.get("/api/v1/jobs", headers={"Authorization": "Bearer nonsense"})
     assert answer.status_code == 401
-    assert anns_browser.get("/api/v1/jobs", headers={"Authorization": "Basic YTpi"}).status_code == 401
+
+
+def test_basic_authentication_of_a_proxy_is_ignored(browser: Browser, ann: User) -> None:
+    browser.client.environ_base["HTTP_AUTHORIZATION"] = "Basic YTpi"
+    assert browser.get("/api/v1/jobs").status_code == 401
+    assert browser.sign_in("ann").status_code == 303
+    for path in ("/jobs", "/api/v1/jobs"):
+        assert browser.get(path).status_code == 200
 
 
 def test_browser_writes_to_the_api_need_the_pages_token(anns_browser: Browser) -> None:
@@ -362,6 +369,7 @@ def test_browser_writes_to_the_api_need_the_pages_token(anns_browser: Browser) -
 
     assert submit() == 400
     assert submit(**{"X-CSRFToken": "nonsense"}) == 400
+    assert submit(Authorization="Basic YTpi") == 400
     assert submit(**{"X-CSRFToken": anns_browser.csrf("/jobs")}) == 202
 
 

@@ -1,5 +1,6 @@
 """Receiving: streamed to disk, bounded in memory, and nothing left behind by what was not accepted."""
 
+import gzip
 import hashlib
 import io
 import subprocess
@@ -65,6 +66,12 @@ def test_an_empty_file_among_others_is_taken_and_alone_refused(api: Api) -> None
     answer = api.submit(("empty.png", b""), (".DS_Store", b"of the system"))
     assert answer.status_code == 422
     assert answer.get_json()["code"] == "no_images"
+
+
+@pytest.mark.parametrize(("name", "data"), [("broken.dcm", bytes(600_000)), ("cut.nii.gz", gzip.compress(png())[:30])])
+def test_one_broken_loose_file_does_not_stop_the_others(api: Api, name: str, data: bytes) -> None:
+    answer = api.submit(("good.png", png()), (name, data))
+    assert (answer.status_code, answer.get_json()["stages"]["total"]) == (202, 2)
 
 
 @pytest.mark.parametrize(

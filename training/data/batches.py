@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from db.database import current
 from training.config import Stage
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
@@ -72,19 +73,19 @@ def keep_features(
     count: int,
     frozen: Callable[[Pixels], list[NDArray[Any]]],
     path: Path,
-    check_room: Callable[[int], None] = lambda size: None,
+    check_room: Callable[[int], None],
 ) -> list[NDArray[Any]]:
     """Compute `frozen` for `count` slices, which come in parts uint8[n,s,s]. Store the features in memory-mapped files.
 
-    The names of the files begin with `path`. `check_room` gets their size in bytes before they are written. Raises
-    OSError if the disk is full.
+    The names of the files begin with `path`. `check_room` gets the bytes for a slice before the files are written.
+    Raises OSError if the disk is full.
     """
     kept: list[NDArray[Any]] = []
     start = 0
     for part in parts:
         features = frozen(part[..., None])
         if not kept:
-            check_room(count * sum(array[0].nbytes for array in features))
+            check_room(sum(array[0].nbytes for array in features))
             kept = [
                 _allocated(path.with_name(f"{path.name}-{i}.npy"), array.dtype, (count, *array.shape[1:]))
                 for i, array in enumerate(features)
@@ -95,13 +96,32 @@ def keep_features(
     return kept
 
 
+def check_room(stage: Stage, folder: Path, slice_bytes: int, *, train: int, validation: int, made: int = 0) -> None:
+    """Raise NoRoom if the features of a stage, of `slice_bytes` for a slice, would use the disk's reserve.
+
+    Without the reserve no other work is claimed, and a stage may take hours. `train`, `validation`: numbers of slices.
+    `made`: how many copies of the training slices are on the disk already.
+    """
+    free = shutil.disk_usage(folder).free - current().reserve_bytes
+    needed = ((copies_of(stage) - made) * train + validation) * slice_bytes
+    if needed > free:
+        fit = made + (free - validation * slice_bytes) // (train * slice_bytes)
+        raise NoRoom(stage.name, folder, needed=needed, free=max(free, 0), copies=max(fit, 0))
+
+
+def copies_of(stage: Stage) -> int:
+    """Return how many augmented copies of each slice a stage keeps, if it has frozen layers."""
+    return min(stage.copies, stage.epochs)
+
+
 class Copies:
     """Batches of augmented copies of every slice. Their `frozen` layers are computed once.
 
     The epochs use the copies in turn. The features are in memory-mapped files in `folder`, which the caller removes.
-    `progress` gets the share of copies that are made.
+    `check_room` gets the bytes for a slice and, as `made`, the number of copies that are made. `progress` gets the
+    share of copies that are made.
 
-    Raises NoRoom before most of the work is done, and OSError if the disk is full in spite of that check.
+    Raises what `check_room` raises before most of the work is done, and OSError if the disk is full in spite of that.
     """
 
     def __init__(
@@ -112,26 +132,18 @@ class Copies:
         seed: int,
         frozen: Callable[[Pixels], list[NDArray[Any]]],
         folder: Path,
+        check_room: Callable[..., None],
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         self._labels, self._stage, self._seed = data.labels.astype(np.float32), stage, seed
-        self._folder = folder
         pixels = shrink(data.pixels, stage.size)
         self._copies: list[list[NDArray[Any]]] = []
-        count = min(stage.copies, stage.epochs)
+        count = copies_of(stage)
         for copy in range(count):
             parts = augmented_copy(pixels, augmenter, seed, copy)
-            check = partial(self._check_room, count - copy)
+            check = partial(check_room, made=copy)
             self._copies.append(keep_features(parts, len(pixels), frozen, folder / f"copy-{copy}", check))
             progress((copy + 1) / count)
-
-    def _check_room(self, copies: int, size: int) -> None:
-        """Raise NoRoom if the remaining `copies`, of `size` bytes each, do not fit on the disk."""
-        free = shutil.disk_usage(self._folder).free
-        if copies * size <= free:
-            return
-        fit = len(self._copies) + free // size
-        raise NoRoom(self._stage.name, self._folder.parent, needed=copies * size, free=free, copies=fit)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch: features of the frozen layers, and float32[b]. They are the same each time."""

@@ -241,8 +241,8 @@ Measured with the engine {metrics.measured_with}, on {metrics.n} slices of {metr
 
 | difference | value |
 |---|---|
-| verdicts that became COVID | {int8.get("to_covid", "not measured")} |
-| verdicts that became non-COVID | {int8.get("to_non_covid", "not measured")} |
+| labels that became COVID | {int8.get("to_covid", "not measured")} |
+| labels that became non-COVID | {int8.get("to_non_covid", "not measured")} |
 | 99th percentile of the differences | {int8.get("p99_difference", "not measured")} |
 | largest difference | {int8.get("largest_difference", "not measured")} |
 

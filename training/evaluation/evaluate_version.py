@@ -3,11 +3,13 @@
 import io
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db import TRAIN, VALIDATION
+from db.background import run_with_heartbeat
 from db.database import in_transaction, read_scope, session_scope
 from db.datasets.slices import DatasetError, lack_of_patient, rows_of, without_patient
 from db.evaluation import evaluations
@@ -49,7 +51,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
 
     def work(heartbeat: Heartbeat) -> None:
         try:
-            _carry_out(evaluation, claim, _reporter(claim, heartbeat, progress))
+            _carry_out(evaluation, claim, heartbeat, _reporter(claim, heartbeat, progress))
         except KeyboardInterrupt:
             with session_scope() as s:
                 evaluations.give_back(s, claim)
@@ -100,7 +102,7 @@ def _reporter(claim: Claim, heartbeat: Heartbeat, progress: Progress) -> Progres
     return report
 
 
-def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None:
+def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progress: Progress) -> None:
     if evaluation.attempts > evaluations.MAX_CLAIMS:
         raise EvaluationError(
             f"{evaluations.MAX_CLAIMS} workers died during this evaluation; check whether the machine has enough memory"
@@ -135,7 +137,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
         )
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
-    _finish(claim, evaluation, scores.logit, data, result, progress)
+    _finish(claim, evaluation, scores.logit, data, result, heartbeat)
 
 
 def _result(evaluation: Evaluation, engine: str, data: Labelled, scores: Scores) -> EvaluationResult:
@@ -161,28 +163,35 @@ def _finish(
     logit: NDArray[np.float32],
     data: Labelled,
     result: EvaluationResult,
-    progress: Progress,
+    heartbeat: Heartbeat,
 ) -> None:
     """Record the result, with comparisons to all finished evaluations on the same slices.
 
-    If other evaluations finish meanwhile, compare with them too before recording.
+    If other evaluations finish meanwhile, compare with them too before recording. Wait while the database is
+    unreachable.
     """
     packed = io.BytesIO()
     np.save(packed, logit, allow_pickle=False)
-    sha256 = storage().put(packed.getvalue())
+    sha256 = run_with_heartbeat(lambda: storage().put(packed.getvalue()), heartbeat.progress)
     ours = _verdicts(evaluation.model_version, result.engine, logit)
     against: dict[int, PairedMetrics] = {}
-    while True:
+
+    def others() -> list[Evaluation]:
         with read_scope() as s:
-            others = evaluations.done_beside(s, evaluation)
-        for other in others:
-            if other.id not in against:
-                progress(1.0)  # a comparison takes half a minute for 100,000 slices
-                theirs = _verdicts_of(other)
-                against[other.id] = compare(ours, theirs, data.labels, data.groups) if theirs else {}
+            return evaluations.done_beside(s, evaluation)
+
+    def finish() -> bool:
         with session_scope() as s:
-            if evaluations.finish(s, claim, sha256, result, against):
-                return
+            return evaluations.finish(s, claim, sha256, result, against)
+
+    while True:
+        for other in claimed.patiently(heartbeat, others):
+            if other.id not in against:
+                heartbeat.progress()  # a comparison takes half a minute for 100,000 slices
+                theirs = claimed.patiently(heartbeat, partial(_verdicts_of, other, heartbeat))
+                against[other.id] = compare(ours, theirs, data.labels, data.groups) if theirs else {}
+        if claimed.patiently(heartbeat, finish):
+            return
 
 
 def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) -> Verdicts:
@@ -190,11 +199,11 @@ def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) ->
     return Verdicts(probability(logit, temperature), threshold)
 
 
-def _verdicts_of(evaluation: Evaluation) -> Verdicts | None:
+def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat) -> Verdicts | None:
     """Return the answers of another version on the slices, or None if its scores are gone."""
     sha256 = evaluation.scores_sha256 or ""
     try:
-        logit = np.load(storage().verified_path(sha256), allow_pickle=False)
+        logit = np.load(storage().verified_path(sha256, heartbeat.progress), allow_pickle=False)
     except (FileMissing, FileDamaged) as error:
         log.warning("scores are gone or damaged", extra={"evaluation": evaluation.id})
         if isinstance(error, FileDamaged):

@@ -12,8 +12,8 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
 A slice is not evidence if the model was trained on it, or its threshold was chosen on it, or it is near-identical to
 such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. This
 holds too for slices that DICOM headers group, if nearly each slice is a patient by these headers. Nor is a slice whose
-group has the name of a group that the model was trained or tuned on. If one of these kinds makes up more than one in a
-hundred slices, there is not enough evidence.
+group has the name of a group that the model was trained or calibrated on. If one of these kinds makes up more than one
+in a hundred slices, there is not enough evidence.
 """
 
 import math
@@ -38,7 +38,7 @@ class Evidence:
     """How much the slices count as evidence, as shares of slices.
 
     `seen`: the model was trained on them, or its threshold was chosen on them. `named`: other slices, whose group has
-    the name of a group that the model was trained or tuned on. `without_patient`: no patient, series or folder is
+    the name of a group that the model was trained or calibrated on. `without_patient`: no patient, series or folder is
     known. `lack`: what these slices lack, as the end of a sentence. `ood`: out of distribution, or None. `reviewed`:
     the labels are reviews of a job, whose readers may have seen a model's answers. `gone`: how many slices that the
     model learned from are gone. `unknown`: a line for each reason why slices that the model learned from are not in
@@ -95,13 +95,13 @@ def _no_evidence(evidence: Evidence) -> list[str]:
     reasons = []
     if evidence.seen > TOLERATED:
         reasons.append(
-            f"the model was trained or tuned on {evidence.seen:.0%} of these slices, or near-identical ones: they are"
-            " not evidence"
+            f"the model was trained or calibrated on {evidence.seen:.0%} of these slices, or near-identical ones: they"
+            " are not evidence"
         )
     if evidence.named > TOLERATED:
         reasons.append(
             f"{evidence.named:.0%} of these slices are in groups with the names of groups that the model was trained or"
-            " tuned on: if they are other patients, give them other names in a CSV (file, label, group)"
+            " calibrated on: if they are other patients, give them other names in a CSV (file, label, group)"
         )
     if evidence.without_patient > TOLERATED:
         reasons.append(

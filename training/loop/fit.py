@@ -9,6 +9,7 @@ from training.config import Config
 from training.data.slices import Data
 from training.loop.observer import Checkpoint, TrainingObserver
 from training.loop.stage import Fitting
+from training.loop.stage_data import check_later_stages
 from training.network.backend import memory_errors
 
 
@@ -37,14 +38,17 @@ def fit(
     """Train `network` (uint8[n,224,224,1] to logit and cam) in place.
 
     Each stage leaves its best or its last weights in the network, unless it made them worse. `folder` is for the
-    features of frozen layers during a stage.
+    features of frozen layers during a stage. If those of a later stage do not fit on its disk, nothing is trained.
 
     Raises Diverged, NoRoom, MemoryError, and what the observer raises.
     """
     observer = observer or TrainingObserver()
     history = list(resume.history) if resume else []
     kept = resume.network_stage if resume else None
-    for index in range(resume.stage if resume else 0, len(config.stages)):
+    first = resume.stage if resume else 0
+    if not observer.stopped():
+        check_later_stages(network, config, first, data, folder)
+    for index in range(first, len(config.stages)):
         at = resume if resume and resume.stage == index else None
         if at:
             network.set_weights(at.network)

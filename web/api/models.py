@@ -77,7 +77,7 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 
     New jobs then get this version. Existing jobs keep their version. The answer to a refusal (409) has the gate's
     metrics as `gate`. If the version was not compared with the champion yet, the comparison is queued. `force` with a
-    reason overrides a refusal. For admins.
+    reason promotes a version that is refused or not compared yet. For admins.
     """
     models.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
     return shown(model_id)

@@ -16,7 +16,8 @@ from web.schemas.jobs import JobOut
 def csv_lines(job: Job) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
 
-    `left_out` has the form `truncated: 2; little_lung: 40`. The notice is the last column of each row.
+    `uploads` are separated by semicolons. `left_out` has the form `truncated: 2; little_lung: 40`. The notice is the
+    last column of each row.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -24,6 +25,7 @@ def csv_lines(job: Job) -> Iterator[str]:
     for rows in _pieces(job):
         for row in rows:
             values = row.model_dump()
+            values["uploads"] = "; ".join(row.uploads)
             values["left_out"] = "; ".join(f"{reason}: {count}" for reason, count in row.left_out.items())
             values["notes"] = " ".join(row.notes)
             writer.writerow([*map(safe_cell, values.values()), RESEARCH_USE_ONLY])

@@ -38,13 +38,16 @@ def json_lines(rows: Iterator[BaseModel]) -> Iterator[str]:
 
 
 def file_name(job: Job, kind: str, ending: str = "") -> str:
-    """Return the file name of a job's export: NAME-ID, `ending`, `.kind`. NAME is the job's name in safe characters."""
+    """Return the file name of a job's export: NAME-ID, then `ending`, then a dot and `kind`.
+
+    NAME is the job's name in safe characters.
+    """
     name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
     return f"{name}-{job.id}{ending}.{kind}"
 
 
 def download(pieces: Iterator[str] | Iterator[bytes], filename: str, content_type: str) -> Response:
-    """Return a response that streams the pieces as a file of this name. A header has the notice."""
+    """Return a response that streams the pieces as a file of this name. `X-Notice` says: for research only."""
     response = Response(pieces, content_type=content_type)
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY

@@ -81,7 +81,7 @@ class LedgerCollector(KeptCollector):
             ("ctbatch_ready", "Pieces of work that may be claimed now.", "ready"),
             (
                 "ctbatch_oldest_ready_seconds",
-                "Seconds that the oldest of them waits.",
+                "Longest time since the message for one of them was last sent.",
                 "oldest_seconds",
             ),
             ("ctbatch_running", "Pieces of work under a lease that holds.", "running"),

@@ -95,7 +95,8 @@ class ModelDetail(ModelOut):
 class PromoteIn(In):
     """Why a version becomes the champion.
 
-    `reason` may be empty only if the version passed. `force` overrides a refusal.
+    `reason` may be empty only if the version passed. `force` promotes a version that is refused or not
+    compared yet.
     """
 
     reason: Reason = ""

@@ -31,7 +31,8 @@ _SESSION_KEY = "token"
 def current_user() -> User | None:
     """Return the user of this request, or None if nobody is signed in. The user is looked up only once.
 
-    If there is an `Authorization` header, only this header decides. With a bad token, a cookie does not help.
+    If there is an `Authorization: Bearer` header, only this header decides. With a bad token, a cookie does not help.
+    Other schemes are for a proxy in front of ctbatch, and are ignored.
     """
     if "user" not in g:
         g.user = _find_user()
@@ -40,7 +41,7 @@ def current_user() -> User | None:
 
 
 def _find_user() -> User | None:
-    if "Authorization" in request.headers:
+    if _is_bearer():
         secret, touches = bearer_token(), False
     else:
         secret, touches = session.get(_SESSION_KEY), _is_activity()
@@ -72,10 +73,11 @@ def _touch(secret: str) -> None:
 
 def bearer_token() -> str | None:
     """Return the token of an `Authorization: Bearer …` header (RFC 6750, section 2.1), or None."""
-    authorization = request.authorization
-    if authorization is None or authorization.type != "bearer":
-        return None
-    return authorization.token
+    return request.authorization.token if request.authorization and _is_bearer() else None
+
+
+def _is_bearer() -> bool:
+    return request.authorization is not None and request.authorization.type == "bearer"
 
 
 def require_user() -> User:
@@ -125,7 +127,7 @@ def check_admin() -> None:
 
 def _check_api_request() -> None:
     require_user()
-    if request.method in SAFE_METHODS or "Authorization" in request.headers:
+    if request.method in SAFE_METHODS or _is_bearer():
         return
     try:
         check_token(request.headers.get("X-CSRFToken"))

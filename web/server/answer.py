@@ -62,7 +62,10 @@ class Answer:
 
 
 def call(app: Application, environ: Environ, answer: Answer) -> FileWrapper | None:
-    """Call the application, and put its answer. If the answer is a file, return it. The loop sends and closes it."""
+    """Call the application, and put the body that it returns into `answer`.
+
+    If the body is a file, return it instead. The caller must send and close it.
+    """
 
     def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None) -> None:
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

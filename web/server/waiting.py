@@ -1,4 +1,4 @@
-"""Notes since when a request waits for its client. Such a connection can be closed to make room for another one."""
+"""Records when a request began to wait for its client. Its connection can be closed to make room for another one."""
 
 import time
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextvars import ContextVar
 
 
 class Waiting:
-    """Since when a request has been waiting for its client to send or to read.
+    """The time at which a request began to wait for its client to send or to read.
 
-    `since`: seconds of `time.monotonic`, or None if the request does not wait.
+    `since`: this time, in seconds of `time.monotonic`, or None if the request does not wait.
     """
 
     since: float | None = None

@@ -1,4 +1,5 @@
-// What every page does: the slice dialog, confirmations, copying, the menu, and saying when the server is away.
+// What every page does: the slice dialog, confirmations, copying, the menu, and saying when the server refuses something
+// or is away.
 (() => {
   "use strict";
   const byId = (id) => document.getElementById(id);
@@ -116,6 +117,65 @@
       if (event.key === "Escape") { menu.open = false; menu.querySelector("summary").focus(); }
     });
   }
+
+  // --- The session ------------------------------------------------------------------------------------------------
+  const SIGNED_OUT = ["You are signed out", "Sign in again in another tab, then try again."];
+  const userOf = (page) => page.querySelector("meta[name=user]")?.content;
+
+  // Give all forms of this page the token of the present session, which differs after a new sign-in. Return null, or a
+  // title and a sentence if the user of this page is not signed in any more.
+  async function renewToken() {
+    let fresh;
+    try {
+      const answer = await fetch(location.pathname);
+      if (answer.redirected) return SIGNED_OUT;
+      fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    } catch {
+      return ["The server does not answer", "Nothing was sent. Try again in a moment."];
+    }
+    const [then, now] = [userOf(document), userOf(fresh)];
+    if (now !== then) {
+      return ["Another user is signed in", `This page is for ${then}, but now ${now ?? "nobody"} is signed in. Reload it.`];
+    }
+    const token = fresh.querySelector("meta[name=csrf-token]").content;
+    for (const input of document.querySelectorAll("input[name=csrf_token]")) input.value = token;
+    return null;
+  }
+
+  window.ctbatch = {renewToken, SIGNED_OUT};
+
+  // --- The server refuses something -------------------------------------------------------------------------------
+  let repeated = null; // the form that was sent again with a new token
+
+  function refuse(sentence) {
+    const alert = byId("refused");
+    const dialog = byId("slice-dialog");
+    (dialog?.open ? dialog : byId("main")).prepend(alert);
+    if (byId("refused-detail").textContent !== sentence) byId("refused-detail").textContent = sentence;
+    alert.hidden = sentence === "";
+  }
+
+  document.addEventListener("htmx:response:error", async ({detail: {ctx}}) => {
+    if (ctx.response.status === 401 || ctx.response.status >= 500) return;
+    const page = new DOMParser().parseFromString(ctx.text, "text/html");
+    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${ctx.response.status}.`;
+    const form = ctx.sourceElement;
+    if (page.querySelector("[data-problem=csrf]") && form !== repeated) {
+      const problem = await renewToken();
+      if (problem === null) {
+        repeated = form;
+        return form.requestSubmit(ctx.request.submitter);
+      }
+      sentence = problem.join(". ");
+    }
+    refuse(sentence);
+  });
+
+  document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
+    if (ctx.response.status >= 400 || /[?&]poll=1/.test(ctx.request.action)) return;
+    repeated = null;
+    refuse("");
+  });
 
   // --- The server is away -----------------------------------------------------------------------------------------
   const away = (yes) => { if (byId("offline")) byId("offline").hidden = !yes; };

@@ -9,16 +9,33 @@
   const SHOWN = 8;
   const IGNORED = new Set([".ds_store", "thumbs.db"]);
 
-  let files = []; // {file, name}: a file of a folder is named by its path in it
+  let files = []; // {file, path, name}: a file of a folder is named by its path in it
+  let leftOut = 0; // of the files that were added last: how many were chosen before
   let key = null; // the same submission, sent again, makes the same job
   let request = null;
 
   // --- The chosen files --------------------------------------------------------------------------------------------
-  function add(entries) {
-    const chosen = new Set(files.map((one) => `${one.name}/${one.file.size}`));
-    for (const one of entries) {
-      if (IGNORED.has(one.file.name.toLowerCase()) || chosen.has(`${one.name}/${one.file.size}`)) continue;
-      files.push(one);
+  const same = ({file, path}) => `${path}/${file.size}/${file.lastModified}`;
+  const rootOf = (path) => (path.includes("/") ? path.slice(0, path.indexOf("/")) : "");
+
+  // Add batches of {file, path}: a batch is a file, or the files of a folder. A file that was chosen before is left out.
+  // If none of a folder was, but another folder has its name, it gets a new name, so that both stay apart.
+  function add(batches) {
+    const chosen = new Map(files.map((one) => [same(one), rootOf(one.name)]));
+    const roots = new Set(chosen.values());
+    leftOut = 0;
+    for (const batch of batches) {
+      const wanted = batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase()));
+      const root = rootOf(wanted[0]?.path ?? "");
+      const before = wanted.find((one) => chosen.has(same(one)));
+      let name = before ? chosen.get(same(before)) : root;
+      for (let number = 2; root && !before && roots.has(name); number += 1) name = `${root} (${number})`;
+      roots.add(name);
+      for (const one of wanted) {
+        if (chosen.has(same(one))) { leftOut += 1; continue; }
+        chosen.set(same(one), name);
+        files.push({...one, name: name + one.path.slice(root.length)});
+      }
     }
     key = null;
     hideProblem();
@@ -31,9 +48,10 @@
     list.hidden = files.length === 0;
     const sum = byId("chosen-sum");
     sum.hidden = files.length === 0;
+    const again = leftOut ? `; left out ${leftOut} that ${leftOut === 1 ? "was" : "were"} chosen before` : "";
     const bytes = files.reduce((total, one) => total + one.file.size, 0);
     const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
-    sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}`;
+    sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}${again}`;
     if (!byId("send").dataset.noModel) byId("send").disabled = bytes > MAX_BYTES;
     if (bytes > MAX_BYTES) problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
   }
@@ -52,6 +70,7 @@
     remove.textContent = "×";
     remove.addEventListener("click", () => {
       files = files.filter((other) => other !== one);
+      leftOut = 0;
       key = null;
       hideProblem();
       draw();
@@ -68,29 +87,33 @@
     return `${bytes.toFixed(1)} TiB`;
   }
 
-  function fromInput(input) {
-    add([...input.files].map((file) => ({file, name: file.webkitRelativePath || file.name})));
-    input.value = "";
-  }
+  const loose = (list) => [...list].map((file) => [{file, path: file.name}]);
 
-  byId("files").addEventListener("change", (event) => fromInput(event.target));
-  byId("folder").addEventListener("change", (event) => fromInput(event.target));
+  byId("files").addEventListener("change", ({target}) => {
+    add(loose(target.files));
+    target.value = "";
+  });
+  byId("folder").addEventListener("change", ({target}) => {
+    add([[...target.files].map((file) => ({file, path: file.webkitRelativePath}))]);
+    target.value = "";
+  });
   byId("folder").disabled = false;
   byId("folder").tabIndex = 0;
   byId("folder-label").hidden = false;
 
   // --- Dropping ---------------------------------------------------------------------------------------------------
-  async function walk(entry, path) {
+  // Put the files of an entry into `found`.
+  async function walk(entry, path, found) {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      return [{file, name: path + entry.name}];
+      found.push({file, path: path + entry.name});
+      return;
     }
     const reader = entry.createReader();
-    const entries = [];
     for (;;) { // a reader gives at most 100 entries at a time
       const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-      if (some.length === 0) return entries;
-      for (const child of some) entries.push(...await walk(child, `${path}${entry.name}/`));
+      if (some.length === 0) return;
+      for (const child of some) await walk(child, `${path}${entry.name}/`, found);
     }
   }
 
@@ -102,15 +125,15 @@
     event.preventDefault();
     drop.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((one) => one.webkitGetAsEntry?.()).filter(Boolean);
-    if (entries.length === 0) return add([...event.dataTransfer.files].map((file) => ({file, name: file.name})));
+    if (entries.length === 0) return add(loose(event.dataTransfer.files));
     try {
-      for (const entry of entries) add(await walk(entry, ""));
+      const batches = entries.map(() => []);
+      for (const [at, entry] of entries.entries()) await walk(entry, "", batches[at]);
+      add(batches);
     } catch {
       problem("Not readable", "The browser could not read the dropped files. Choose them instead.");
     }
   });
-
-  const SIGNED_OUT = ["You are signed out", "Sign in again in another tab, then submit again."];
 
   // --- Sending ----------------------------------------------------------------------------------------------------
   function newKey() {
@@ -134,19 +157,12 @@
     sendWithToken(body);
   });
 
-  // The session may have ended since the page was opened. Ask first, so that no upload is refused after it is sent.
-  // After a new sign-in, the page has the token of the new session.
+  // The session may have ended since the page was opened, or be another user's. Ask first, so that no upload is refused
+  // after it is sent.
   async function sendWithToken(body) {
-    let page;
-    try {
-      page = await fetch(window.location.pathname);
-      if (page.redirected) return failed(...SIGNED_OUT);
-      const fresh = new DOMParser().parseFromString(await page.text(), "text/html").getElementById(form.id);
-      form.elements.csrf_token.value = fresh.elements.csrf_token.value;
-    } catch {
-      return failed("The server does not answer", "Nothing was sent. Submit again in a moment.");
-    }
-    send(body);
+    const refusal = await window.ctbatch.renewToken();
+    if (refusal) failed(...refusal);
+    else send(body);
   }
 
   // --- A TAR of all files: a form takes only so many. The browser reads a file only when its turn to be sent comes. ----
@@ -217,7 +233,7 @@
   async function answerLost() {
     try {
       const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
-      if (listed.status === 401) return failed(...SIGNED_OUT);
+      if (listed.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
       const [job] = listed.ok ? (await listed.json()).items : [];
       if (job) return window.location.assign(job.links.page);
     } catch { /* the server is away */ }
@@ -230,7 +246,7 @@
       window.location.assign(answer.links.page);
       return;
     }
-    if (request.status === 401) return failed(...SIGNED_OUT);
+    if (request.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
     if (answer?.type?.endsWith(":idempotency-conflict")) return answerLost();
     failed("This submission was not accepted", answer?.detail || `The server answered ${request.status}.`,
       answer?.file ? `${answer.file} · ${answer.code}` : "");

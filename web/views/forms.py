@@ -1,4 +1,4 @@
-"""Checks the parameters of addresses and forms with the schemas of the API, and makes the pages that answer them."""
+"""Checks the fields of forms and of addresses by the schemas of the API, and makes pages that show what is wrong."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -18,7 +18,7 @@ from web.security.auth import require_user
 from web.security.guards import guard_pages
 from web.views.findings.part import PartQuery, findings_part
 from web.views.forms import page_response, parsed
-from web.views.results import asked, results_part, slice_part
+from web.views.results import Switches, asked, kept, results_part, slice_part, switches_blind
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)
@@ -66,8 +66,14 @@ def live(job_id: str) -> str:
 
 @blueprint.get("/jobs/<job_id>/results")
 def results(job_id: str) -> Response:
-    """Return the results part of a job's page. The address bar then shows the filters, the order and the page."""
+    """Return the results part of a job's page. The address bar then shows the filters, the order and the page.
+
+    If blind review was switched on or off, load the whole page anew, because the switch is for all its parts.
+    """
     query = asked()
+    if switches_blind():
+        address = url_for("jobs.show", job_id=job_id, _anchor="results", **kept(query))
+        return Response(headers={"HX-Redirect": address})
     with reading_job(job_id) as (s, job):
         shown = results_part(s, job, query)
         response = page_response("jobs/_results.html", job=job_view(s, job), **shown)
@@ -80,7 +86,7 @@ def results(job_id: str) -> Response:
 def findings(job_id: str) -> str:
     """Return a page of the findings of a job, or of its series while it runs."""
     with reading_job(job_id) as (s, job):
-        shown = _findings(s, job) | {"job": job_view(s, job), "blind": request.args.get("blind") == "1"}
+        shown = _findings(s, job) | {"job": job_view(s, job), "blind": Switches.of_request().blind}
         return render_template("jobs/_findings_list.html", **shown)
 
 
@@ -97,7 +103,7 @@ def cancel(job_id: str) -> ResponseReturnValue:
     """Cancel a job."""
     with writing_job(job_id) as (s, job):
         cancel_job(s, job)
-    return redirect(url_for("jobs.show", job_id=job_id), 303)
+    return redirect(url_for("jobs.show", job_id=job_id, blind=request.args.get("blind")), 303)
 
 
 @blueprint.post("/jobs/<job_id>/retry")
@@ -105,7 +111,7 @@ def retry(job_id: str) -> ResponseReturnValue:
     """Retry the failed slices and files of a job."""
     with writing_job(job_id) as (s, job):
         retry_job(s, job)
-    return redirect(url_for("jobs.show", job_id=job_id), 303)
+    return redirect(url_for("jobs.show", job_id=job_id, blind=request.args.get("blind")), 303)
 
 
 def _findings(s: Session, job: Job) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def _findings(s: Session, job: Job) -> dict[str, Any]:
 def _live(s: Session, job: Job) -> dict[str, Any]:
     view = job_view(s, job)
     rejected = _rejected(s, job) if view.counts.rejected + view.counts.quarantined else []
-    return {"job": view, "rejected": rejected}
+    return {"job": view, "rejected": rejected, "blind": Switches.of_request().blind}
 
 
 def _rejected(s: Session, job: Job) -> list[ResultRow]:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for
@@ -42,6 +43,12 @@ class Switches:
         return cls(heat=request.args.get("heat") == "1", blind=request.args.get("blind") == "1")
 
 
+def switches_blind() -> bool:
+    """Return whether this request switches blind review on or off on the page that sent it."""
+    shown = parse_qs(urlsplit(request.headers.get("HX-Current-URL", request.url)).query)
+    return Switches.of_request().blind != ("1" in shown.get("blind", ()))
+
+
 def asked() -> ResultsQuery:
     """Return the query for results in this request's address, with the page size of the web pages."""
     return parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
@@ -49,9 +56,11 @@ def asked() -> ResultsQuery:
 
 def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows the first page of these results."""
-    values = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
-    if query.series and query.sort == "series":
-        del values["sort"]  # the default inside a series; it must not stay when all slices are shown
+    values = query.model_dump(mode="json", exclude={"limit", "cursor", "sort"}, exclude_defaults=True)
+    if (
+        query.sort != ResultsQuery.model_validate({"series": query.series}).sort
+    ):  # the default in a series must not stay outside it
+        values["sort"] = query.sort
     if query.ood is not None:
         values["ood"] = int(query.ood)
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}

@@ -3,6 +3,7 @@
 import logging
 
 from db import CLASSES
+from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import in_transaction, read_scope, session_scope
 from db.datasets import datasets
@@ -80,22 +81,28 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
             f" groups that it has not seen, so there must be several (patients, series). {_advice(collector)}".rstrip()
         )
     sha256 = collector.sha256()
-    with read_scope() as s:
-        twin = datasets.twin_of(s, dataset, sha256)
-    report = make_report(collector, similar, twin)
-    storage().sync()
-    heartbeat.progress()
+    report = make_report(collector, similar, claimed.patiently(heartbeat, lambda: _twin(dataset, sha256)))
+    run_with_heartbeat(storage().sync, heartbeat.progress)
     crash_point("before-dataset-commit")
-    with session_scope() as s:
-        datasets.finish_dataset(
-            s,
-            claim,
-            collector.columns(),
-            size=collector.size,
-            sha256=sha256,
-            arrays=collector.arrays,
-            report=report,
-        )
+
+    def finish() -> None:
+        with session_scope() as s:
+            datasets.finish_dataset(
+                s,
+                claim,
+                collector.columns(),
+                size=collector.size,
+                sha256=sha256,
+                arrays=collector.arrays,
+                report=report,
+            )
+
+    claimed.patiently(heartbeat, finish)
+
+
+def _twin(dataset: Dataset, sha256: str) -> str | None:
+    with read_scope() as s:
+        return datasets.twin_of(s, dataset, sha256)
 
 
 def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
@@ -104,8 +111,9 @@ def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
         return
     sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
     files = list_files(sources, lambda: note(0.0))
-    labels, collector.labels_from = label_files(files, dataset.labels_sha256)
-    read_files(sources, files, labels, collector, note, folders_first=dataset.folders_first)
+    labels = label_files(files, dataset.labels_sha256)
+    collector.labels_from, collector.label_warnings = labels.origin, labels.warnings
+    read_files(sources, files, labels.of_files, collector, note, folders_first=dataset.folders_first)
 
 
 def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:

@@ -44,6 +44,21 @@ def class_folders(all_folders: Sequence[Sequence[str]]) -> list[tuple[int, int] 
     return words if any(words) else [_nearest(folders, _NUMBERS.get) for folders in all_folders]
 
 
+def paths_in_archive(archive: str, names: Sequence[str]) -> list[str]:
+    """Return the paths of an archive's files. They begin with the archive's name if it names the class of the files.
+
+    The archive's name counts only if no folder in the archive names a class. So the class does not depend on the name
+    under which a folder with class folders is sent. A word counts before the numbers `0` and `1`.
+    """
+    inside, outside = [folder_of(name).split("/") for name in names], slashed(archive).split("/")
+    for label_of in (_class_of_word, _NUMBERS.get):
+        if any(_nearest(folders, label_of) for folders in inside):
+            break
+        if _nearest(outside, label_of):
+            return [f"{archive}/{name}" for name in names]
+    return list(names)
+
+
 def _nearest(folders: Sequence[str], label_of: Callable[[str], int | None]) -> tuple[int, int] | None:
     labels = ((at, label_of(folders[at])) for at in range(len(folders) - 1, -1, -1))
     return next(((at, label) for at, label in labels if label is not None), None)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
@@ -61,7 +61,8 @@ class Collector:
     """Keeps items in the order in which they come. Stores prepared pixels in files of ARRAY_SLICES slices.
 
     `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files. `groups_from`: how many slices got
-    their group from each origin. `headers`: the slices whose group comes from their DICOM header.
+    their group from each origin. `headers`: the slices whose group comes from their DICOM header. `label_warnings`:
+    what a person should check about the labels.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class Collector:
         self.groups_from: Counter[str] = Counter()
         self.headers = HeaderGroups()
         self.labels_from = ""
+        self.label_warnings: Sequence[str] = ()
         self._waiting: list[NDArray[np.uint8]] = []
         self._pictures = Pictures()  # keyed by the SHA-256 of their pixels
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ FILES = ("groups.csv", "labels.csv")
 """A submitted file with such a name may be the label file."""
 MAX_BYTES = 64 * 1024 * 1024
 
+COLUMNS = ("file", "label", "group", "split", "source")
+
 _LISTED = 5
+_OF_PATIENT = re.compile(r"(patient|subject|person|case|group)s?(id|no|nr|number|name|code|key)?|pid|mrn")
 
 
 class BadLabels(Exception):
@@ -51,17 +55,27 @@ def is_label_name(path: str) -> bool:
 
 def has_label_columns(content: bytes) -> bool:
     """Return whether this is a CSV with the columns of a label file."""
+    return {"file", "label"} <= set(_head(content))
+
+
+def _head(content: bytes) -> list[str]:
     text = content[:4096].decode("utf-8-sig", errors="replace").lstrip()
     # This does not check every line, because `read_csv` reports broken lines.
-    head = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
-    return {"file", "label"} <= {cell.strip().lower() for cell in head}
+    return _names(next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), []))
+
+
+def _names(head: Sequence[str]) -> list[str]:
+    return [cell.strip().lower() for cell in head]
 
 
 def read_csv(content: bytes) -> list[LabelLine]:
     """Return the lines of a CSV of labels.
 
     The CSV has the columns `file` and `label`. The columns `group`, `split` and `source` (the hospital or the scanner)
-    are optional. The CSV is in UTF-8, with commas, semicolons or tabs. Raises BadLabels, which names the line.
+    are optional, and other columns are ignored. The CSV is in UTF-8, with commas, semicolons or tabs.
+
+    Raises BadLabels, which names the line. It is also raised if two columns have one name, and if a column seems to
+    name patients but there is no column `group`.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -94,17 +108,32 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
         if not any(cell.strip() for cell in cells):
             continue
         if columns is None:
-            columns = {cell.strip().lower(): place for place, cell in enumerate(cells)}
-            if missing := {"file", "label"} - columns.keys():
-                raise BadLabels(
-                    f"the labels file has no column {' and '.join(sorted(missing))}; its first line names the columns"
-                    " file, label, group and, if wanted, split and source"
-                )
+            _check_columns(names := _names(cells))
+            columns = {name: names.index(name) for name in COLUMNS if name in names}
             width = len(cells)
             continue
         if len(cells) != width:
             raise BadLabels(f"line {line} of the labels file has {len(cells)} columns, the first line has {width}")
         yield _label_line(line, {name: cells[place].strip() for name, place in columns.items()})
+
+
+def _check_columns(names: list[str]) -> None:
+    if missing := {"file", "label"} - set(names):
+        raise BadLabels(
+            f"the labels file has no column {' and '.join(sorted(missing))}; its first line names the columns file,"
+            " label, group and, if wanted, split and source"
+        )
+    if repeated := [name for name in COLUMNS if names.count(name) > 1]:
+        raise BadLabels(f"the labels file has several columns named {repeated[0]}; keep the right one")
+    if "group" not in names and (of_patients := [name for name in names if _names_patients(name)]):
+        raise BadLabels(
+            f"the labels file has no column group, but a column {display_name(of_patients[0])}; name the column of"
+            " patients group, because a split keeps the slices of a group together"
+        )
+
+
+def _names_patients(column: str) -> bool:
+    return _OF_PATIENT.fullmatch(re.sub(r"[\W_]", "", column)) is not None
 
 
 def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -134,7 +163,7 @@ def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, F
     """Return the labels of the files that a CSV names, by the index of the file.
 
     A line means the file with the same path. If there is no such file, it means the file whose path ends with the
-    line's path. If there is no such file either, it means the file whose path is the end of the line's path.
+    line's path. If no file has a folder, it means the file with the same name.
 
     Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines contradict
     each other.
@@ -145,10 +174,11 @@ def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, F
         whole[path].append(index)
         for end in _ends(path):
             ends[end].append(index)
+    by_name = {} if _have_folders(files) else whole
     line_of: dict[int, LabelLine] = {}
     missing: list[LabelLine] = []
     for line in lines:
-        indices = whole.get(line.file) or ends.get(line.file) or _ending(line.file, whole)
+        indices = whole.get(line.file) or ends.get(line.file) or by_name.get(line.file.rpartition("/")[2])
         if not indices:
             missing.append(line)
             continue
@@ -170,8 +200,24 @@ def _ends(path: str) -> Iterable[str]:
     return ("/".join(parts[start:]) for start in range(1, len(parts)))
 
 
-def _ending(file: str, whole: dict[str, list[int]]) -> list[int]:
-    return next((whole[end] for end in _ends(file) if end in whole), [])
+def _have_folders(files: Iterable[str]) -> bool:
+    return any("/" in plain(path) for path in files)
+
+
+def warnings_of(content: bytes, lines: Sequence[LabelLine], files: Sequence[str]) -> list[str]:
+    """Return what a person should check after a CSV was read and matched to the files, one sentence each.
+
+    `content`: the CSV. `lines`: its lines. `files`: the paths of the files.
+    """
+    warnings = []
+    if ignored := [display_name(name) for name in _head(content) if name and name not in COLUMNS]:
+        warnings.append(f"these columns of the labels file are ignored: {', '.join(ignored)}")
+    if not _have_folders(files) and (count := sum("/" in line.file for line in lines)):
+        warnings.append(
+            f"{count} {'line' if count == 1 else 'lines'} of the labels file state folders, but the files were sent"
+            " without folders: only the names were compared, so check that these are the right files"
+        )
+    return warnings
 
 
 def _check_agree(first: LabelLine, second: LabelLine) -> None:

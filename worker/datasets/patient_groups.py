@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from worker.datasets.class_folders import class_folders, names_class, names_part, plain
@@ -56,46 +56,47 @@ def series_key(series: SeriesInfo | None) -> str | None:
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     """Return the group of each file, or "" if its folders do not name one.
 
-    A file is given as the number of its archive and its path, which begins with the archive's name. The group is the
-    name of
+    A file is given as the number of its archive and its path in it. The group is the name of
     * the first folder below the class folder: `COVID/patient1/scan2/7.png`;
     * or else the first folder above the class folder: `patient1/COVID/7.png`;
     * or else, without a class folder (a CSV states the class), the first folder of all.
 
     Folders with the same name are the same group, in both classes and in every archive. It is better to take two
-    patients for one than to have one patient in two parts of a split. Folders that all files share, such as an
-    archive's own folder, are ignored. So are folders that name a class or a part of a split (train, val, test).
+    patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. A
+    folder is not ignored if some files lie next to it, because it may be a patient's. Folders that name a class or a
+    part of a split (train, val, test) are always ignored.
     """
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
         by_archive[archive].append(place)
-    below: list[Folders] = [[] for _ in paths]
-    above: list[Folders] = [[] for _ in paths]
+    below: dict[int, Folders] = {}
+    above: dict[int, Folders] = {}
     for places in by_archive.values():
-        around = _around_class([_folders(paths[place][1]) for place in places])
-        outers = _beyond_common([outer for _, outer in around])
-        for place, (inner, _), outer in zip(places, around, outers, strict=True):
-            below[place], above[place] = inner, outer
-    return [(inner or outer or [""])[0] for inner, outer in zip(_beyond_common(below), above, strict=True)]
+        around = dict(zip(places, _around_class([_folders(paths[place][1]) for place in places]), strict=True))
+        below |= {place: inner for place, (inner, _) in around.items() if inner is not None}
+        above |= _beyond_common({place: outer for place, (_, outer) in around.items()})
+    below = _beyond_common(below)
+    return [(below.get(place) or above[place] or [""])[0] for place in range(len(paths))]
 
 
 def _folders(path: str) -> Folders:
     return [folder for folder in plain(path).split("/")[:-1] if folder not in ("", ".")]
 
 
-def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders, Folders]]:
+def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders | None, Folders]]:
     """Return, for each file of an archive, the folders below its class folder and those above it.
 
-    Leave out folders that cannot name a patient. If some files are outside of every class folder, the folders `0` and
-    `1` number patients and are not classes.
+    Leave out folders that cannot name a patient. If a file is outside of every class folder, it has None below, and all
+    its folders above. If there are such files, the folders `0` and `1` number patients and are not classes.
     """
     named_folders = class_folders(all_folders)
     numbers_are_classes = None not in named_folders
-    around = []
+    around: list[tuple[Folders | None, Folders]] = []
     for folders, named in zip(all_folders, named_folders, strict=True):
-        is_class = named is not None and (numbers_are_classes or names_class(folders[named[0]]))
-        at = named[0] if named and is_class else len(folders)
-        around.append((_patient_folders(folders[at + 1 :]), _patient_folders(folders[:at])))
+        if named and (numbers_are_classes or names_class(folders[named[0]])):
+            around.append((_patient_folders(folders[named[0] + 1 :]), _patient_folders(folders[: named[0]])))
+        else:
+            around.append((None, _patient_folders(folders)))
     return around
 
 
@@ -103,8 +104,8 @@ def _patient_folders(folders: Iterable[str]) -> Folders:
     return [folder for folder in folders if not names_class(folder) and not names_part(folder)]
 
 
-def _beyond_common(chains: Sequence[Folders]) -> list[Folders]:
-    """Remove from each chain of folders the first folders that all chains share. Ignore empty chains."""
-    filled = [chain for chain in chains if chain] or [[]]
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(filled), max(filled), strict=False)))
-    return [chain[shared:] for chain in chains]
+def _beyond_common(chains: Mapping[int, Folders]) -> dict[int, Folders]:
+    """Remove from each chain of folders the first folders that all chains share."""
+    first, last = min(chains.values(), default=[]), max(chains.values(), default=[])
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return {place: chain[shared:] for place, chain in chains.items()}

@@ -60,7 +60,8 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "identical_to": twin,
     }
     identity_warning = warning_of(identity)
-    return report | {"warnings": ([identity_warning] if identity_warning else []) + _warnings(report)}
+    first = [*([identity_warning] if identity_warning else []), *collector.label_warnings]
+    return report | {"warnings": first + _warnings(report)}
 
 
 def _by_class(slices: Iterable[Item], key: Callable[[Item], str | None], most: int | None = None) -> ByClass:

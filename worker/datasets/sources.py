@@ -7,9 +7,17 @@ from functools import partial
 from db import CLASSES
 from db.datasets.slices import BY_CSV, BY_FOLDERS
 from db.storage import storage
-from worker.datasets.class_folders import classes_of_paths
+from worker.datasets.class_folders import classes_of_paths, paths_in_archive
 from worker.datasets.collector import Collector, Item
-from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
+from worker.datasets.label_table import (
+    BadLabels,
+    FileLabels,
+    has_label_columns,
+    is_label_name,
+    match_files,
+    read_csv,
+    warnings_of,
+)
 from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
 from worker.decoding import new_decoders, read_decoded, stored_entries
 from worker.imaging.archives.archive import Entry
@@ -48,8 +56,9 @@ class Source:
 class File:
     """A file of a source. `source`: the number of the source. `ordinal`: the place of the file in the source.
 
-    `path`: its path in the source, which may name a class folder. `name`: the path for people, which begins with the
-    archive's name if there are several sources. `table`: the bytes of a label file, or None for other files.
+    `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
+    which begins with the archive's name if there are several sources. `table`: the bytes of a label file, or None for
+    other files.
     """
 
     source: int
@@ -67,13 +76,16 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     files: list[File] = []
     for number, source in enumerate(sources):
         try:
-            for entry in stored_entries(source.sha256, source.filename, progress):
-                is_loose = entry.name == display_name(source.filename)
-                path = entry.name if is_loose else f"{source.stem}/{entry.name}"
-                name = path if len(sources) > 1 else entry.name
-                files.append(File(number, entry.ordinal, path, name, _label_table(entry)))
+            entries = stored_entries(source.sha256, source.filename, progress)
+            listed = [(entry.ordinal, entry.name, _label_table(entry)) for entry in entries]
         except ArchiveRefused as error:
             raise NotBuildable(f"{display_name(source.filename)} cannot be read: {error}") from error
+        names = [name for _, name, _ in listed]
+        is_loose = names == [display_name(source.filename)]
+        paths = names if is_loose else paths_in_archive(source.stem, names)
+        for (ordinal, name, table), path in zip(listed, paths, strict=True):
+            full_name = name if is_loose or len(sources) == 1 else f"{source.stem}/{name}"
+            files.append(File(number, ordinal, path, full_name, table))
     return files
 
 
@@ -83,51 +95,74 @@ def _label_table(entry: Entry) -> bytes | None:
     return content if isinstance(content, bytes) and has_label_columns(content) else None
 
 
-def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[int, FileLabels], str]:
-    """Return the labels of files by index, and a text that says where the labels come from.
+@dataclass(frozen=True)
+class Labels:
+    """The labels of files, by the index of the file. `origin`: a text that says where they come from.
+
+    `warnings`: what a person should check, one sentence each.
+    """
+
+    of_files: dict[int, FileLabels]
+    origin: str
+    warnings: Sequence[str] = ()
+
+
+def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
+    """Return the labels of files.
 
     If a CSV was sent, it labels all files. If not, each source is labelled by the CSV among its files, or by its class
     folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
     FileDamaged.
     """
     if labels_sha256 is not None:
-        lines = read_csv(storage().read(labels_sha256))
-        labels, origin = match_files(lines, [file.name for file in files]), "the CSV that was sent"
+        labels = _by_table(storage().read(labels_sha256), files, "the CSV that was sent")
     else:
-        by_source: dict[int, list[int]] = {}
-        for index, file in enumerate(files):
-            by_source.setdefault(file.source, []).append(index)
-        labels, origins = {}, []
-        for indices in by_source.values():
-            of_source, origin = _label_source([files[index] for index in indices])
-            labels |= {indices[at]: label for at, label in of_source.items()}
-            origins.append(origin)
-        origin = " and ".join(dict.fromkeys(origins))
-    check_classes({label.label for label in labels.values()}, origin, len(files))
-    if 0 < (split := sum(bool(label.split) for label in labels.values())) < len(labels):
+        labels = _by_source(files)
+    of_files, origin = labels.of_files, labels.origin
+    check_classes({label.label for label in of_files.values()}, origin, len(files))
+    if 0 < (split := sum(bool(label.split) for label in of_files.values())) < len(of_files):
         raise BadLabels(
-            f"{split} of {len(labels)} slices have a split, the others have none ({origin}): give all of them one, or"
+            f"{split} of {len(of_files)} slices have a split, the others have none ({origin}): give all of them one, or"
             " none"
         )
-    folders = folder_groups([(files[index].source, files[index].path) for index in labels])
-    with_folders = zip(labels.items(), folders, strict=True)
-    return {index: replace(label, folder=folder) for (index, label), folder in with_folders}, origin
+    folders = folder_groups([(files[index].source, files[index].path) for index in of_files])
+    with_folders = zip(of_files.items(), folders, strict=True)
+    return replace(labels, of_files={index: replace(label, folder=folder) for (index, label), folder in with_folders})
 
 
-def _label_source(files: Sequence[File]) -> tuple[dict[int, FileLabels], str]:
+def _by_table(table: bytes, files: Sequence[File], origin: str) -> Labels:
+    lines, names = read_csv(table), [file.name for file in files]
+    return Labels(match_files(lines, names), origin, warnings_of(table, lines, names))
+
+
+def _by_source(files: Sequence[File]) -> Labels:
+    by_source: dict[int, list[int]] = {}
+    for index, file in enumerate(files):
+        by_source.setdefault(file.source, []).append(index)
+    of_files: dict[int, FileLabels] = {}
+    origins: list[str] = []
+    warnings: list[str] = []
+    for indices in by_source.values():
+        labels = _label_source([files[index] for index in indices])
+        of_files |= {indices[at]: label for at, label in labels.of_files.items()}
+        origins.append(labels.origin)
+        warnings += labels.warnings
+    return Labels(of_files, " and ".join(dict.fromkeys(origins)), warnings)
+
+
+def _label_source(files: Sequence[File]) -> Labels:
     tables = [file for file in files if file.table is not None]
     if len(tables) > 1:
         names = " and ".join(table.name for table in tables[:2])
         raise BadLabels(f"there are {len(tables)} files of labels ({names}); send only one, as the labels")
     if not tables:
         classes = enumerate(classes_of_paths([file.path for file in files]))
-        return {index: FileLabels(label) for index, label in classes if label is not None}, "class folders"
+        return Labels({index: FileLabels(label) for index, label in classes if label is not None}, "class folders")
     [table] = tables
     try:
-        labels = match_files(read_csv(table.table or b""), [file.name for file in files])
+        return _by_table(table.table or b"", files, f"{table.name} among the files")
     except BadLabels as error:
         raise BadLabels(f"{table.name}: {error}") from error
-    return labels, f"{table.name} among the files"
 
 
 def check_classes(labels: set[int], origin: str, count: int) -> None:

@@ -55,7 +55,7 @@ NEOVERSE = {0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0x
 
 INT8_SPEED = (  # feature, slices/s of the bare int8 engine on two cores, where that was measured; docs/benchmarks.md
     ("AMX", "425 to 461", "a Xeon with AMX"),
-    ("VNNI", "85 to 106", "a Zen 4 with VNNI"),
+    ("VNNI", "85 to 94", "a Zen 4 with VNNI"),
     ("AVX2", "28 to 36", "a Zen 3 with AVX2 alone"),
 )
 

@@ -18,6 +18,7 @@ ARCHIVE_MAGIC = {
 PACKED = ("gz", "bz2", "xz")
 """Kinds of `archive_kind` that pack one file, often a TAR."""
 
+_TAR_NAMES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _ARCHIVE_NAMES = (b".zip", b".tar", b".gz", b".tgz", b".bz2", b".tbz2", b".xz", b".txz")
 
 HEAD = 1024
@@ -30,12 +31,20 @@ _TAR_BLOCK = 512
 _NIFTI_1, _NIFTI_2 = (b"n+1\0", b"ni1\0"), b"n+2\0\r\n\x1a\n"
 
 
-def archive_kind(head: bytes) -> str | None:
-    """Return `zip`, `tar`, `gz`, `bz2` or `xz`, or a kind that cannot be read (`7z`, `rar`, `zstd`, `lz4`), or None."""
+def archive_kind(head: bytes, name: str = "") -> str | None:
+    """Return `zip`, `tar`, `gz`, `bz2` or `xz`, or a kind that cannot be read (`7z`, `rar`, `zstd`, `lz4`), or None.
+
+    `name`: of the file, for `is_tar`.
+    """
     for magic, kind in ARCHIVE_MAGIC.items():
         if head.startswith(magic):
             return kind
-    return "tar" if is_tar(head) else None
+    return "tar" if is_tar(head, name) else None
+
+
+def is_tar_name(name: str) -> bool:
+    """Return whether a name is that of a TAR, packed or not."""
+    return name.lower().endswith(_TAR_NAMES)
 
 
 def is_archive_name(name: bytes) -> bool:
@@ -43,12 +52,15 @@ def is_archive_name(name: bytes) -> bool:
     return name[-5:].lower().endswith(_ARCHIVE_NAMES)
 
 
-def is_tar(head: bytes) -> bool:
-    """Return whether a TAR starts here: a header whose checksum is right, or the zero blocks of an empty TAR."""
+def is_tar(head: bytes, name: str) -> bool:
+    """Return whether a TAR starts here: a header whose checksum is right, or the zero blocks of an empty TAR.
+
+    Broken copies of other files begin with zeros too. So an empty TAR must also have the name of a TAR.
+    """
     if len(head) < _TAR_BLOCK:
         return False
     if not any(head[:_TAR_BLOCK]):
-        return len(head) >= 2 * _TAR_BLOCK and not any(head[: 2 * _TAR_BLOCK])
+        return is_tar_name(name) and len(head) >= 2 * _TAR_BLOCK and not any(head[: 2 * _TAR_BLOCK])
     return head[0] != 0 and checksum_holds(head[:_TAR_BLOCK])
 
 

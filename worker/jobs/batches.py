@@ -16,6 +16,7 @@ from db.series.rows import FOLDER
 from db.timing.stages import Stage, timed
 from worker.decoding import Read
 from worker.imaging.archives.archive import Entry
+from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.lungs import lung_fraction
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
@@ -29,19 +30,20 @@ BATCH_SECONDS = 5.0  # limits batches of slow files, because other jobs get thei
 class Batch:
     """The rows that one transaction records, and the arrays of the prepared slices.
 
-    `is_last`: the upload has no more entries.
+    `is_last`: the upload has no more entries. `error`: why the next entry cannot be read, or None.
     """
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
     began: float = 0.0  # when the first entry was added; decoders may have started before that
     is_last: bool = False
+    error: Exception | None = None
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
-        """Add an entry: a row for a rejection, or a row and an array for each prepared frame."""
+        """Add an entry: a row for each frame that was rejected, or a row and an array for each prepared frame."""
         self.began = self.began or time.monotonic()
         if isinstance(result, SliceRejected):
-            self.rows.append(rejected_row(entry, result, sha256))
+            self.rows += _rejected_rows(entry, result, sha256)
             return
         for prepared in result:
             with timed(Stage.HASH, 0):
@@ -56,18 +58,27 @@ class Batch:
 
 
 def batches(read: Iterator[Read]) -> Iterator[Batch]:
-    """Yield the entries in batches. The first one is small, so that predicting starts soon. Then the size doubles."""
+    """Yield the entries in batches. The first one is small, so that predicting starts soon. Then the size doubles.
+
+    If an entry cannot be read, the last batch holds the entries before it, and the error. Raises the error if there are
+    none.
+    """
     settings = current()
     full, seconds = settings.first_chunk_slices, FIRST_BATCH_SECONDS
     batch = Batch()
-    for entry, sha256, result in read:
-        batch.add(entry, sha256, result)
-        if batch.is_full(full, min(seconds, BATCH_SECONDS)):
-            yield batch
-            batch = Batch()
-            full, seconds = min(full * 2, settings.chunk_slices), min(seconds * 2, BATCH_SECONDS)
+    try:
+        for entry, sha256, result in read:
+            batch.add(entry, sha256, result)
+            if batch.is_full(full, min(seconds, BATCH_SECONDS)):
+                yield batch
+                batch = Batch()
+                full, seconds = min(full * 2, settings.chunk_slices), min(seconds * 2, BATCH_SECONDS)
+    except Exception as error:
+        if not batch.rows:
+            raise
+        batch.error = error
     if batch.rows:
-        batch.is_last = True
+        batch.is_last = batch.error is None
         yield batch
 
 
@@ -78,10 +89,21 @@ def cancelled_row(entry: Entry) -> ReadSlice:
 
 def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = None) -> ReadSlice:
     """Return the row of a rejected entry. `sha256`: of the entry's bytes, or None if they were not read."""
-    row = ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
-    if rejection.series is None or not rejection.series.series_uid:
-        return row
-    return replace(row, **_place(rejection.series, folder_of(entry.name)))
+    return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+
+
+def _rejected_rows(entry: Entry, rejection: SliceRejected, sha256: str | None) -> list[ReadSlice]:
+    """Return a row for each frame that a rejected entry states, as far as files may have them, if it states its series.
+
+    Otherwise return one row.
+    """
+    row = rejected_row(entry, rejection, sha256)
+    series = rejection.series
+    if series is None or not series.series_uid:
+        return [row]
+    place = _place(series, folder_of(entry.name))
+    frames = min(max(series.frames or 1, 1), DecodeLimits.max_pages)
+    return [replace(row, frame=frame, **place) for frame in range(frames)]
 
 
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int, *, is_stack: bool) -> ReadSlice:
@@ -110,7 +132,7 @@ def _place(info: SeriesInfo | None, folder: str) -> Any:
         "series_uid": series.series_uid if series else FOLDER + folder,
         "series_label": _series_label(series, folder),
         **{name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")},
-        **{name: getattr(info, name, None) for name in ("instance_number", "position")},
+        **{name: getattr(info, name, None) for name in ("instance_number", "position", "location")},
     }
 
 

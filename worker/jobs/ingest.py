@@ -1,5 +1,6 @@
 """Unpacks uploads: reads the entries, decodes them in the sandbox, and records slices and prepared chunks in order."""
 
+import errno
 import logging
 import time
 from collections import deque
@@ -12,8 +13,10 @@ from itertools import chain, islice
 
 from sqlalchemy.orm import Session
 
+from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import get_engine, in_transaction, read_scope, session_scope
+from db.installation import is_storage_at_hand
 from db.ledger import queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
@@ -25,6 +28,7 @@ from worker import claimed
 from worker.decoding import new_decoders, npy_bytes, read_decoded, stored_entries
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry, PassedOver
+from worker.imaging.archives.entries import NoRoom
 from worker.imaging.rejections import ArchiveRefused
 from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row
@@ -32,7 +36,7 @@ from worker.jobs.budget import OVER_BUDGET, Budget, count_failures
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims of an upload whose worker died without progress; outages are not counted
+MAX_ATTEMPTS = 5  # claims without progress whose worker died, or whose own file was at fault; outages are not counted
 TURN_SECONDS = 60.0  # after this time, an upload is given back if an upload of another job waits
 
 Row = Callable[[Entry], ReadSlice]
@@ -89,7 +93,7 @@ def unpack_next(worker: str) -> bool:
     def work(heartbeat: Heartbeat) -> None:
         _unpack(Reading(claim, upload, job, budget, heartbeat))
 
-    claimed.carry_out(Upload, [claim], work, fail=fail)
+    claimed.carry_out(Upload, [claim], work, fail=fail, put_off=lambda error: _put_off(claim, upload, error))
     return True
 
 
@@ -106,6 +110,27 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
     with timed(Stage.RECORD, 0), session_scope() as s:
         recording.close_upload(s, claim, upload, error)
         publish(s)
+
+
+def _put_off(claim: Claim, upload: Upload, error: Exception) -> None:
+    """Put off an upload. If only its own file is at fault, this counts as an attempt. After the last one, it fails."""
+    is_own_fault = _is_own_fault(error)
+    with session_scope() as s:
+        if not is_own_fault or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
+            recording.put_off_upload(s, claim, upload, is_attempt=is_own_fault)
+        elif isinstance(error, NoRoom):
+            recording.close_upload(s, claim, upload, "no_room")
+        else:
+            recording.close_upload(s, claim, upload, "file_damaged")
+
+
+def _is_own_fault(error: Exception) -> bool:
+    """Return whether only this upload's file causes an error. EIO is a block that the disk of this machine cannot read.
+
+    A whole disk or share that is away may cause EIO too.
+    """
+    is_unreadable = isinstance(error, OSError) and error.errno == errno.EIO
+    return isinstance(error, NoRoom) or (is_unreadable and is_storage_at_hand())
 
 
 class End(Enum):
@@ -146,8 +171,7 @@ class Reading:
         transaction would delay the worker that is woken to predict the batch.
         """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
-            array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
-            storage().sync()
+            array = run_with_heartbeat(partial(_store, batch), self.heartbeat.progress)  # storage may hang
         crash_point("after-array-before-record")
         self.budget.spend(count_failures(batch.rows), decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch, array, decode_seconds))
@@ -173,6 +197,13 @@ class Reading:
         """Give the upload back if an upload of another job waits for its turn. Return whether it was given back."""
         give = partial(queue.give_way, claim=self.claim, upload=self.upload)
         return claimed.patiently(self.heartbeat, lambda: in_transaction(give))
+
+
+def _store(batch: Batch) -> str | None:
+    """Store the arrays of a batch, and return their SHA-256, or None if there are none. Make all files durable."""
+    array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
+    storage().sync()
+    return array
 
 
 def _unpack(reading: Reading) -> None:
@@ -218,6 +249,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
         for batch in batches(read):
             before, used = used, pool.cpu_seconds
             cancelled = reading.record(batch, used - before)
+            if batch.error is not None:
+                raise batch.error
             while ahead and ahead[0].ordinal <= batch.rows[-1].ordinal:
                 ahead.popleft()
             if batch.is_last and not cancelled:
@@ -244,11 +277,16 @@ def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _list_rest(reading: Reading, entries: Iterable[Entry], row: Row) -> None:
-    """Record the entries without reading them, because every received entry must get an outcome."""
+    """Record the entries without reading them, because every received entry must get an outcome.
+
+    If the listing breaks off, record what was listed before.
+    """
     batch = Batch()
-    for entry in entries:
-        batch.rows.append(row(entry))
-        if len(batch.rows) >= ROWS_A_TRANSACTION:
-            reading.record(batch, 0.0)
-            batch = Batch()
-    reading.record(batch, 0.0)
+    try:
+        for entry in entries:
+            batch.rows.append(row(entry))
+            if len(batch.rows) >= ROWS_A_TRANSACTION:
+                reading.record(batch, 0.0)
+                batch = Batch()
+    finally:
+        reading.record(batch, 0.0)

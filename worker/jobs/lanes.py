@@ -27,7 +27,7 @@ class Lanes(Generic[T]):
         self._ends = time.monotonic() + TURN_SECONDS
 
     def run(self, first: T) -> None:
-        """Carry out this work, and all that can be claimed meanwhile and later. Raises what the functions raise."""
+        """Carry out `first`, and claim and carry out more work in both lanes. Raises what the functions raise."""
         self._busy = 1
         with ThreadPoolExecutor(1, "second-lane") as executor:
             second = executor.submit(self._go_on)
@@ -52,7 +52,7 @@ class Lanes(Generic[T]):
                 self._changed.notify_all()
 
     def _next(self) -> T | None:
-        """Return the next work, or None. While the other lane is busy, wait, because more work may come."""
+        """Claim and return work, or return None. If there is none, wait as long as the other lane is busy."""
         with self._changed:
             while time.monotonic() < self._ends:
                 if (work := self._claim()) is not None:

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
-from db.ledger import chunks, leases, queue
+from db.installation import is_storage_at_hand
+from db.ledger import chunks, queue
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, ModelVersion
 from db.registry import champions, engine_proofs
@@ -186,31 +187,62 @@ def _left_to_others(s: Session) -> list[int]:
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
     loaded = load(version, heartbeat.progress)
     shares = open_shares(taken)
-    hashes, slices = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
-    with _pace.of(len(slices)):
-        scores = dict(zip(hashes, score(loaded, slices, heartbeat), strict=True))
+    pixels = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
+    _give_up(pixels, heartbeat)
+    with _pace.of(len(pixels.slices)):
+        scores = dict(zip(pixels.hashes, score(loaded, pixels.slices, heartbeat), strict=True))
     crash_point("mid-predict")
-    record(shares, loaded.engine.name, scores, heartbeat)
-    log.info("predicted", extra={"chunks": len(shares), "slices": len(slices), "engine": loaded.engine.name})
+    record(pixels.shares, loaded.engine.name, scores, heartbeat)
+    counts = {"chunks": len(pixels.shares), "slices": len(pixels.slices)}
+    log.info("predicted", extra=counts | {"engine": loaded.engine.name})
 
 
-def _pixels(shares: list[Share]) -> tuple[list[str], NDArray[np.uint8]]:
-    """Return the distinct slices of all shares: the hashes of their pixels, and the pixels, uint8[n, 224, 224].
+@dataclass(frozen=True)
+class _Pixels:
+    """The distinct slices of `shares`: the hashes of their pixels, and the pixels, uint8[n, 224, 224].
 
-    Check the hashes of the files. Raises FileMissing, FileDamaged.
+    `lost`: the shares whose file is missing or damaged, each with its error.
     """
+
+    shares: list[Share]
+    hashes: list[str]
+    slices: NDArray[np.uint8]
+    lost: list[tuple[Share, Exception]]
+
+
+def _pixels(shares: list[Share]) -> _Pixels:
+    """Read the slices of all shares, and check the hashes of the files. Raises OSError."""
     hashes: dict[str, None] = {}  # in order
     parts = [np.empty((0, SIDE, SIDE), np.uint8)]
+    whole: list[Share] = []
+    lost: list[tuple[Share, Exception]] = []
     for share in shares:
-        with timed(Stage.CHUNK_FILE, 0):
-            path = storage().verified_path(share.chunk.array_sha256)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            rows = {
-                hash_: row for hash_, row in zip(share.pixels, share.array_rows, strict=True) if hash_ not in hashes
-            }
-            hashes |= dict.fromkeys(rows)
-            parts.append(array[list(rows.values())])  # read now, because reading a mapped file may hang too
-    return list(hashes), np.concatenate(parts) if len(parts) > 2 else parts[-1]
+        rows = {hash_: row for hash_, row in zip(share.pixels, share.array_rows, strict=True) if hash_ not in hashes}
+        try:
+            with timed(Stage.CHUNK_FILE, 0):
+                path = storage().verified_path(share.chunk.array_sha256)
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                parts.append(array[list(rows.values())])  # read now, because reading a mapped file may hang too
+        except (FileMissing, FileDamaged) as error:
+            lost.append((share, error))
+            continue
+        hashes |= dict.fromkeys(rows)
+        whole.append(share)
+    return _Pixels(whole, list(hashes), np.concatenate(parts) if len(parts) > 2 else parts[-1], lost)
+
+
+def _give_up(pixels: _Pixels, heartbeat: Heartbeat) -> None:
+    """Put off the shares whose file is lost, so that they do not keep the others from being predicted.
+
+    Raises the error of the first one if there are no others, or if the whole storage may be away.
+    """
+    if not pixels.lost:
+        return
+    if not pixels.shares or not is_storage_at_hand():
+        raise pixels.lost[0][1]
+    claims = [share.claim for share, _ in pixels.lost]
+    log.error("files of chunks are lost", extra={"ids": [claim.id for claim in claims]})
+    claimed.patiently(heartbeat, lambda: _put_off(claims, "file_lost"))
 
 
 def rest_and_end() -> None:
@@ -224,11 +256,9 @@ def _put_off(claims: list[Claim], reason: str | None = None) -> None:
     for claim in claims:
         try:
             with session_scope() as s:
-                if reason is None:
-                    leases.put_off(s, Chunk, claim)
-                elif s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
+                if reason is not None and s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
                     chunks.quarantine_chunk(s, claim, reason)
                 else:
-                    leases.put_off(s, Chunk, claim, is_attempt=True)
+                    chunks.put_off_chunk(s, claim, is_attempt=reason is not None)
         except StaleClaim:
             continue

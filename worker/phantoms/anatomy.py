@@ -251,7 +251,8 @@ class PhantomSlice:
     def _vessels(self) -> Field:
         """Draw vessels, which get thinner outwards.
 
-        Each of two random fields is 0 on a sheet. The sheets cross in a curve. A tube around it looks like a vessel.
+        Two random fields are each 0 on some surface. Where the two surfaces meet, there is a curve. A tube around this
+        curve looks like a vessel.
         """
         p = self.patient
         outward = np.sqrt((np.abs(self.x) - 30) ** 2 + self.y**2) / np.float32(90)

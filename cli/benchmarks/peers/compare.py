@@ -71,10 +71,10 @@ def largest_difference(ours: Verdicts, theirs: Verdicts) -> float:
 COLUMNS = (
     "system",
     "slices/s",
-    "ctbatch is faster by",
+    "ctbatch / system",
     "seconds",
     "start, seconds",
-    "other verdicts",
+    "other labels",
     "largest difference",
     "disturbed",
 )
@@ -83,7 +83,7 @@ COLUMNS = (
 def table(ours: list[Row], peers: list[Row]) -> list[dict[str, object]]:
     """Return a line for each measurement of ctbatch, and one for each peer.
 
-    The value "ctbatch is faster by" is the mean speed of ctbatch divided by the speed of the line's system.
+    The value "ctbatch / system" is the mean speed of ctbatch divided by the speed of the line's system.
     """
     rate = sum(row.rate for row in ours) / len(ours)
     lines = []
@@ -93,10 +93,10 @@ def table(ours: list[Row], peers: list[Row]) -> list[dict[str, object]]:
             {
                 "system": row.name,
                 "slices/s": round(row.rate, 1),
-                "ctbatch is faster by": round(rate / row.rate, 2),
+                "ctbatch / system": round(rate / row.rate, 2),
                 "seconds": round(row.seconds, 2),
                 "start, seconds": round(row.start_seconds, 1),
-                "other verdicts": len(odd),
+                "other labels": len(odd),
                 "largest difference": round(largest_difference(ours[0].verdicts, row.verdicts), 4),
                 "disturbed": row.disturbed,
                 "others": row.others,

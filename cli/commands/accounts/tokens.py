@@ -6,7 +6,7 @@ from datetime import timedelta
 import click
 
 from cli.errors import NotFoundOrDenied, UsageError
-from cli.local.session import existing_user, reading, writing
+from cli.local.session import enabled_user, existing_user, reading, writing
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_rows, say
 from db.access import accounts
@@ -34,7 +34,7 @@ def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
     if days is not None and math.isnan(days):
         raise UsageError("--days is not a number")
     with writing() as session:
-        user = existing_user(session, user_name)
+        user = enabled_user(session, user_name)
         life = timedelta(days=days) if days is not None else None
         secret = api_tokens.issue_token(session, user, label or "command line", life)
         view = _view(api_tokens.list_tokens(session, user)[0])

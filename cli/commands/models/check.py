@@ -41,9 +41,15 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     not enough evidence: in all other cases; if possible, prints how
       many more groups would give a clear verdict
 
-    The verdict is also `not enough evidence` if more than 1 % of DATASET's slices were used to train or tune the model,
-    or if more than 1 % of them have no known patient. If the slices that trained MODEL are not in this database, a line
-    says so.
+    The verdict is also `not enough evidence` if more than 1 % of DATASET's slices are of one of these kinds:
+
+    \b
+      slices that were used to train or calibrate the model, or are
+        near-identical to such a slice
+      slices in groups with the name of a training or validation group
+      slices without a known patient
+
+    If the slices that trained MODEL are not in this database, a line says so.
     """
     from training.evaluation.site_check import MUCH_OOD
 

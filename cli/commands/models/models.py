@@ -83,7 +83,7 @@ def show(version: str, as_json: bool) -> None:
 @models.command()
 @click.argument("version", metavar="VERSION")
 @reason_option
-@click.option("--force", is_flag=True, help="Promote even if the gate refuses. Needs --reason.")
+@click.option("--force", is_flag=True, help="Promote even if refused or not compared yet. Needs --reason.")
 @json_option
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     """Make VERSION the champion, if the gate allows it. New jobs use the champion. Older jobs keep their version.
@@ -100,17 +100,18 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     not shown: VERSION may be as good as the champion, or worse; the
       evidence does not decide
     not enough evidence: a class has fewer than 20 groups, or more than
-      1 % of the slices were used to train a version that VERSION was
-      trained from
+      1 % of the slices were used to train VERSION or a version that it
+      was trained from, or are in the same groups as such slices
+    not compared yet: an evaluation failed, or its scores are gone
     nothing to compare on: there is no champion, or the test part is not
       in this database
 
     An imported VERSION must first pass a trial on a machine of this installation. If it has not passed one yet, this
     machine tries it now: the network must load and return finite numbers. Nothing overrides a failed trial.
 
-    If the verdict is `passed`, no reason is needed. If it is `refused`, add --force and --reason. In all other cases,
-    add --reason. The metrics, the reason, the time and the user are kept. The exit code is 1 if VERSION was not
-    promoted.
+    If the verdict is `passed`, no reason is needed. If it is `refused` or `not compared yet`, add --force and --reason.
+    In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code is 1 if
+    VERSION was not promoted.
 
     If VERSION is `demo`, the demo model of ctbatch is promoted. It needs no reason if there is no champion.
     """

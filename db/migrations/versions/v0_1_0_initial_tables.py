@@ -486,6 +486,7 @@ def upgrade() -> None:
         sa.Column("notes", sa.JSON(), nullable=False),
         sa.Column("instance_number", sa.Integer(), nullable=True),
         sa.Column("position", sa.Double(), nullable=True),
+        sa.Column("location", sa.Double(), nullable=True),
         sa.Column("orientation", sa.String(), nullable=True),
         sa.Column("sop_uid", sa.String(), nullable=True),
         sa.Column("series_rank", sa.Integer(), nullable=True),
@@ -501,10 +502,12 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("slice", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slice_chunk_id"), ["chunk_id"], unique=False)
-        batch_op.create_index("ix_slice_job", ["job_id", "id"], unique=False)
+        batch_op.create_index("ix_slice_job", ["job_id", "upload_id", "ordinal", "frame"], unique=False)
         batch_op.create_index("ix_slice_job_name", ["job_id", "name_key", "id"], unique=False)
-        batch_op.create_index("ix_slice_job_state", ["job_id", "state", "id", "reason"], unique=False)
-        batch_op.create_index("ix_slice_series", ["series_id"], unique=False)
+        batch_op.create_index(
+            "ix_slice_job_state", ["job_id", "state", "upload_id", "ordinal", "frame", "reason"], unique=False
+        )
+        batch_op.create_index("ix_slice_series", ["series_id", "upload_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_slice_sha256"), ["sha256"], unique=False)
 
     op.create_table(

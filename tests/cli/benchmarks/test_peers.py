@@ -55,13 +55,13 @@ def row(name: str, seconds: float, verdicts: Verdicts) -> Row:
     return Row(name, len(verdicts), seconds, 1.0, verdicts, disturbed=False, others="")
 
 
-def test_table_has_ratios_to_ctbatch_and_verdicts_that_differ() -> None:
+def test_table_has_ratios_to_ctbatch_and_labels_that_differ() -> None:
     ours = {"a": Verdict(0.4, False), "b": Verdict(0.9, True)}
     theirs = {"b": Verdict(0.9, True), "a": Verdict(0.6, True)}
     first, second, peer = table([row("ctbatch", 1.0, ours), row("ctbatch", 1.0, ours)], [row("peer", 2.0, theirs)])
-    assert (first["slices/s"], first["ctbatch is faster by"], first["other verdicts"]) == (2.0, 1.0, 0)
+    assert (first["slices/s"], first["ctbatch / system"], first["other labels"]) == (2.0, 1.0, 0)
     assert second == first
-    assert (peer["slices/s"], peer["ctbatch is faster by"], peer["largest difference"]) == (1.0, 2.0, 0.2)
+    assert (peer["slices/s"], peer["ctbatch / system"], peer["largest difference"]) == (1.0, 2.0, 0.2)
     assert peer["differences"] == [{"slice": 0, "ctbatch": 0.4, "peer": 0.6}]
 
 

@@ -18,6 +18,7 @@ from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.models import Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
 from db.models.documents import FindingRule, Rate, Tuning
+from db.series.rows import LOOSE
 from tests.builders.series import predict_all, read_upload, submit_uploads
 from tests.builders.statements import recorded_statements
 
@@ -40,6 +41,10 @@ def slices(count: int, series: str = "1", study: str = "1", patient: str = "p", 
 
 def rejected(reason: str, count: int, folder: str, **values: Any) -> list[ReadSlice]:
     return [ReadSlice(0, 0, f"{folder}/bad {reason} {i}", Outcome.REJECTED, reason, **values) for i in range(count)]
+
+
+def not_read(count: int, folder: str) -> list[ReadSlice]:
+    return [ReadSlice(0, 0, f"{folder}/{i}.dcm", Outcome.CANCELLED) for i in range(100, 100 + count)]
 
 
 def probability_of(name: str) -> float:
@@ -194,7 +199,6 @@ def test_files_lost_in_the_folder_of_a_series_are_missing_from_it(ann: User) -> 
     by_series = [(one.reason, one.left_out) for one in findings(job) if one.level == Level.SERIES]
     assert by_series == [("missing", {"truncated": 5}), (None, {})]
     assert only(job, Level.STUDY).left_out == {"truncated": 5}
-    assert only(job).verdict is not None
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -234,6 +238,45 @@ def test_series_without_a_verdict_does_not_decide(ann: User) -> None:
     assert [one.reason for one in by_series] == [None, "missing", "no_lung", "ood"]
     assert only(job).score == by_series[0].score
     assert only(job).used == 51
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(0.0, "COVID"), (1.0, "non-COVID")])
+def test_series_out_of_distribution_silences_neither_its_study_nor_its_patient(
+    ann: User, threshold: float, verdict: str
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    lung, soft = slices(60, "lung"), slices(60, "soft")
+    job = run_job(ann, [*lung, *soft], ood=[row.name for row in soft])
+    by_level = [(one.level, one.verdict, one.reason, one.ood) for one in findings(job)]
+    of_parts = [("patient", verdict, None, 60), ("study", verdict, None, 60), ("series", verdict, None, 0)]
+    assert by_level == [*of_parts, ("series", None, "ood", 60)]
+
+
+@pytest.mark.parametrize(("threshold", "outcome"), [(0.0, ("COVID", None)), (1.0, (None, "missing"))])
+@pytest.mark.parametrize(("whole", "cut", "lost"), [(40, 5, 3), (5, 5, 30), (5, 0, 5)])
+def test_patient_with_a_series_that_lacks_slices_may_be_covid_but_not_non_covid(
+    ann: User, whole: int, cut: int, lost: int, threshold: float, outcome: tuple[str | None, str | None]
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    damaged = [replace(row, state=Outcome.REJECTED, reason="malformed") for row in slices(cut + lost, "2")[cut:]]
+    job = run_job(ann, [*slices(whole), *slices(cut, "2"), *damaged])
+    assert [(one.verdict, one.reason) for one in findings(job)][:2] == [outcome] * 2
+    assert findings(job)[-1].reason == "missing"
+
+
+@pytest.mark.parametrize(("threshold", "outcome"), [(0.0, ("COVID", None)), (1.0, (None, "missing"))])
+@pytest.mark.parametrize(("owned", "lost"), [(0, 6), (2, 4)])
+def test_study_that_lacks_slices_of_unknown_series_does_not_decide(
+    ann: User, owned: int, lost: int, threshold: float, outcome: tuple[str | None, str | None]
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    together = [replace(row, name=f"ct/{row.name.replace('/', ' ')}") for row in [*slices(8), *slices(8, "2")]]
+    damaged = [replace(row, state=Outcome.REJECTED, reason="malformed") for row in slices(8 + owned)[8:]]
+    rows = [*together, *damaged, *rejected("truncated", lost, "ct"), *slices(99, "3", "2")]
+    by_level = [(one.level, one.verdict, one.reason) for one in findings(run_job(ann, rows))]
+    assert by_level[0] == ("patient", *outcome)
+    assert ("study", None, "missing") in by_level
+    assert ("series", None, "missing") not in by_level
 
 
 def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
@@ -307,6 +350,72 @@ def test_study_of_two_patients_gives_no_verdict(ann: User) -> None:
 
 def test_upload_that_breaks_off_gives_no_verdict(ann: User) -> None:
     assert only(run_job(ann, slices(5), error="truncated_archive")).reason == "upload_failed"
+
+
+@pytest.mark.parametrize(("unread", "reason"), [(3, None), (4, "missing"), (87, "missing")])
+def test_files_that_a_cancelled_job_did_not_read_are_missing(ann: User, unread: int, reason: str | None) -> None:
+    job = run_job(ann, [*slices(10), *not_read(unread, "1/1")])
+    assert {(one.reason, one.left_out["cancelled"]) for one in findings(job)} == {(reason, unread)}
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        (not_read(5, "ct"), "upload_failed"),
+        (rejected("decoder_budget", 5, "ct"), "upload_failed"),
+        (rejected("truncated", 5, "ct"), None),
+        (not_read(5, "other"), None),
+    ],
+)
+def test_files_not_read_cut_off_all_patients_of_their_folder(
+    ann: User, lost: list[ReadSlice], reason: str | None
+) -> None:
+    patients = [*slices(10), *slices(10, "2", "2", "q")]
+    job = run_job(ann, [*(replace(row, name=f"ct/{row.name.replace('/', ' ')}") for row in patients), *lost])
+    assert {one.reason for one in findings(job)} == {reason}
+
+
+@pytest.mark.parametrize(("lost", "reason"), [(3, None), (4, "missing")])
+@pytest.mark.parametrize(
+    ("error", "code"), [("file_missing", "file_missing"), ("3 workers died while unpacking it", "upload_failed")]
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_loose_files_that_cannot_be_unpacked_are_missing_from_their_folder(
+    ann: User, lost: int, reason: str | None, error: str, code: str
+) -> None:
+    files = [jobs.ReceivedFile(f"{i}.dcm", f"{i:064}", 10, LOOSE, None) for i in range(10 + lost)]
+    with session_scope() as s:
+        job = jobs.create_job(s, owner=ann, files=files)[0]
+    for i, row in enumerate(slices(10)):
+        read_upload([replace(row, name=f"{i}.dcm")])
+    for _ in range(lost):
+        read_upload([], error=error)
+    predict_all()
+    assert {(one.reason, one.left_out[code]) for one in findings(job)} == {(reason, lost)}
+
+
+@pytest.mark.parametrize(
+    ("error", "slices_of_it", "failed"),
+    [
+        ("truncated_archive: no end", [], {"1", "2"}),
+        ("file_missing", rejected("format", 1, "a"), {"1", "2"}),
+        ("truncated_archive: no end", slices(2, "3", "3", "r"), {"3"}),
+        ("no_images: nothing", [], set()),
+    ],
+)
+def test_archive_that_fails_before_its_first_slice_cuts_off_all_series_that_it_may_hold(
+    ann: User, error: str, slices_of_it: list[ReadSlice], failed: set[str]
+) -> None:
+    picture = {"patient": "", "study_uid": None, "series_uid": "folder:png"}
+    job = submit_uploads(ann, 2)
+    read_upload([*slices(5), *slices(5, "2", "2", "q"), *(replace(row, **picture) for row in slices(5, "png"))])
+    read_upload(slices_of_it, error=error)
+    predict_all()
+    for level in Level:
+        assert sum(one.reason == "upload_failed" for one in findings(job) if one.level == level) == len(failed)
+    with read_scope() as s:
+        query = select(Series.uid).join(Finding, Finding.series_id == Series.id).where(Finding.job_id == job.id)
+        assert set(s.scalars(query.where(Finding.reason == "upload_failed"))) == failed
 
 
 def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> None:

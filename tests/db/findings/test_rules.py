@@ -89,6 +89,7 @@ ABSTAINED = {
     "upload not unpacked": (Evidence(SLICES, upload_failed=True), "upload_failed"),
     "rejected slices": (Evidence(SLICES, left_out={"truncated": 1, "worker_lost": 1}), "missing"),
     "cancelled slices": (Evidence(SLICES, left_out={"cancelled": 2}), "missing"),
+    "rejected and conflicting": (Evidence(SLICES, left_out={"truncated": 1, "uid_conflict": 1}), "missing"),
     "nothing predicted": (Evidence(NONE, left_out={"localizer": 3}), "nothing_predicted"),
     "no lung": (Evidence(NONE, left_out={"little_lung": 3}), "no_lung"),
     "out of distribution": (Evidence(SLICES, ood=2), "ood"),

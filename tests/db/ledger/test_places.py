@@ -1,6 +1,7 @@
 """The order of names, and where slices and pages stand among the results of a job; on both databases."""
 
 from datetime import timedelta
+from itertools import permutations
 
 import pytest
 from sqlalchemy import select
@@ -9,14 +10,16 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import job_view, jobs
 from db.ledger.places import page_place, slice_place
-from db.ledger.results import ResultsQuery, results_page
+from db.ledger.results import ResultsQuery, iter_results, results_page
 from db.ledger.series import PAGE_ROWS, SeriesQuery, series_label, series_page
 from db.models import Chunk, Job, User, Work
 from db.models.slices import natural_key
+from db.paging import BadCursor
+from tests.builders.series import submit_uploads
 from tests.web.actors import WorkerPart
 
 pytestmark = pytest.mark.usefixtures("champion")
-SORTS = ("position", "name", "probability", "-probability")
+SORTS = ("position", "series", "name", "probability", "-probability")
 
 
 def submit(owner: User) -> str:
@@ -51,6 +54,27 @@ def test_results_in_the_order_of_names_have_2_before_10(ann: User) -> None:
     assert [row.name for row in page.items] == [f"{number}.png" for number in range(12)]
 
 
+@pytest.mark.parametrize("filters", [{}, {"state": "open"}])
+def test_slices_are_listed_as_submitted_whichever_upload_is_read_first(ann: User, filters: dict[str, str]) -> None:
+    job = submit_uploads(ann, 2)
+    first, second = WorkerPart(), WorkerPart()
+    for worker in (first, second):
+        worker.start()
+    second.read(2, names="second {}")
+    first.read(2, names="first {}")
+    second.reject("second.txt", "format")
+    first.reject("first.txt", "format")
+    query = ResultsQuery.model_validate({"limit": 3, **filters})
+    with read_scope() as s:
+        page = results_page(s, job, query)
+        rest = results_page(s, job, query.model_copy(update={"cursor": page.next_cursor}))
+    assert [row.name for row in page.items + rest.items if row.state == "open"] == [
+        *("first 0", "first 1"),
+        *("second 0", "second 1"),
+    ]
+    assert [row.name for row in iter_results(job)][-2:] == ["first.txt", "second.txt"]
+
+
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("filters", [{}, {"label": "non-COVID"}, {"state": "predicted"}])
 def test_neighbours_lead_through_all_slices_that_match(job_id: str, sort: str, filters: dict[str, str]) -> None:
@@ -71,6 +95,15 @@ def test_slice_that_does_not_match_has_neighbours_but_no_number(job_id: str) -> 
         ids = [row.slice_id for row in results_page(s, job, ResultsQuery()).items]
         place = slice_place(s, job, ids[1], ResultsQuery(label="COVID"))
     assert (place.number, place.total, place.previous_id, place.next_id) == (None, 3, ids[0], ids[3])
+
+
+@pytest.mark.parametrize(("sort", "other"), permutations(SORTS, 2))
+def test_cursor_of_another_order_is_refused(job_id: str, sort: str, other: str) -> None:
+    with read_scope() as s:
+        job = s.get_one(Job, job_id)
+        cursor = results_page(s, job, ResultsQuery.model_validate({"sort": sort, "limit": 2})).next_cursor
+        with pytest.raises(BadCursor):
+            results_page(s, job, ResultsQuery.model_validate({"sort": other, "cursor": cursor}))
 
 
 @pytest.mark.parametrize("sort", SORTS)

@@ -19,6 +19,7 @@ from db.models import Job, JobState, ModelVersion, Outcome, Patient, Prediction,
 from db.series.geometry import TRACKED
 from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job, read_upload, submit_uploads
+from tests.builders.statements import recorded_statements
 
 pytestmark = pytest.mark.usefixtures("champion")
 
@@ -255,6 +256,18 @@ def test_two_issuers_of_an_id_are_two_patients(ann: User, issuers: tuple[str, ..
     check_sums(job)
 
 
+@pytest.mark.parametrize("facts", [{}, {"patient": ""}], ids=["known", "unknown"])
+def test_statements_do_not_grow_with_the_patients_of_a_batch(ann: User, facts: dict[str, str]) -> None:
+    numbers = []
+    for count in (2, 128):
+        studies = [{"study_uid": f"1.{n}", "series_uid": f"1.{n}.1", "patient": f"{n}"} | facts for n in range(count)]
+        submit_uploads(ann, 1)
+        with recorded_statements() as statements:
+            read_upload([ct(f"{n}", **study) for n, study in enumerate(studies)], batch=count)
+        numbers.append(len(statements))
+    assert numbers[0] == numbers[1]
+
+
 def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None:
     blank = {"patient": ""}
     slices = [
@@ -346,6 +359,43 @@ def test_series_in_time_and_copies_of_a_slice_are_no_bolus_tracking(ann: User, d
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_series_in_time_is_kept_whole_if_the_share_of_lung_varies_at_some_places(ann: User) -> None:
+    def share(place: int, time: int) -> float:
+        return 0.2 + (0.03 * time if place < 2 else 0)
+
+    in_time = [ct(f"{p} {n}", p, lung_fraction=share(p, n)) for p in range(4) for n in range(TRACKED)]
+    assert set(outcomes(read_job(ann, in_time)).values()) == {"open"}
+
+
+def test_series_in_time_is_predicted_whole_after_a_retry(ann: User) -> None:
+    in_time = [ct(f"{place} {time}", place) for place in range(4) for time in range(TRACKED)]
+    job = submit_uploads(ann, 2)
+    read_upload([ct("other", 1, series_uid="1.2.4")])
+    read_upload(in_time[: 2 * TRACKED], error="file_damaged")
+    predict_all()
+    assert list(outcomes(job).values()).count("bolus_tracking") == 2 * TRACKED
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 1 + 2 * TRACKED
+    read_upload(in_time)
+    predict_all()
+    assert check_sums(job).counts.predicted == 1 + 4 * TRACKED
+
+
+def test_bolus_tracking_stays_rejected_after_a_retry(ann: User) -> None:
+    tracking = [ct(f"track {n}", 3.0) for n in range(TRACKED)]
+    job = submit_uploads(ann, 1)
+    read_upload(tracking, error="file_damaged")
+    predict_all()
+    with session_scope() as s:
+        jobs.retry_job(s, s.get_one(Job, job.id))
+    predict_all()
+    read_upload([*tracking, ct("scan", 7.0)])
+    predict_all()
+    assert outcomes(job) == {**{row.name: "bolus_tracking" for row in tracking}, "scan": "predicted"}
+    check_sums(job)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_scan_whose_slices_all_state_one_position_is_no_bolus_tracking(ann: User) -> None:
     def at_one_position(series: str, shares: Sequence[float]) -> list[ReadSlice]:
         facts = {"series_uid": series}
@@ -360,6 +410,26 @@ def test_scan_whose_slices_all_state_one_position_is_no_bolus_tracking(ann: User
     assert names_in_order(job, "scan") == [row.name for row in scan]
     with read_scope() as s:
         assert s.scalars(select(Series.notes).where(Series.uid == "scan")).one() == ["doubled"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("locations", "expected"),
+    [
+        ([10.0 * n for n in range(8)], {"open"}),
+        ([10.0] * 8, {"bolus_tracking"}),
+        ([None, *(10.0 * n for n in range(7))], {"bolus_tracking"}),
+    ],
+)
+def test_locations_count_if_all_slices_state_one_position(
+    ann: User, locations: list[float | None], expected: set[str]
+) -> None:
+    scan = [ct(f"{n}.dcm", 5.0, location=location, lung_fraction=0.3) for n, location in enumerate(locations)]
+    job = read_job(ann, scan[::-1])
+    assert set(outcomes(job).values()) == expected
+    if expected == {"open"}:
+        assert names_in_order(job) == [f"{n}.dcm" for n in range(8)]
+        assert notes(job) == []
 
 
 def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:

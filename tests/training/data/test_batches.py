@@ -4,20 +4,21 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from db import database
 from training.config import Stage
 from training.data.slices import Labelled
 
 PROJECT = Path(__file__).parents[3]
 MOUNT = "mount -t tmpfs -o size=1m none"
 FILLS_UP = """
-import shutil, sys
+import sys
 from pathlib import Path
-from collections import namedtuple
 from types import SimpleNamespace
 import numpy as np
 sys.modules["training.data.augment"] = SimpleNamespace(Augmenter=None)  # it would load TensorFlow
@@ -25,13 +26,15 @@ from training.data.batches import Copies
 from training.config import Stage
 from training.data.slices import Labelled
 
-shutil.disk_usage = lambda folder: namedtuple("Usage", "free")(1 << 30)  # as it was before somebody else filled it
+def check(size, made):
+    "Find enough room, as if somebody else filled the disk afterwards."
+
 folder, count = Path(sys.argv[1]), 64
 data = Labelled(np.ones((count, 224, 224), np.uint8), np.zeros(count, np.uint8), ["g"] * count)
 try:
     (folder / "features").mkdir()
     stage = Stage(name="head", unfreeze=0, epochs=2)
-    Copies(data, stage, lambda pixels, seed: pixels, 1, lambda part: [part], folder / "features")
+    Copies(data, stage, lambda pixels, seed: pixels, 1, lambda part: [part], folder / "features", check)
 except OSError as error:
     print(error.errno)
 """
@@ -55,15 +58,24 @@ def test_full_disk_raises_instead_of_killing_the_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("free", "message"),
-    [(250_000, r"--set stages\.head\.copies=2"), (30_000, "need 0.0 GB in .* make room there, or set CTBATCH_HOME")],
+    ("free", "reserve", "message"),
+    [
+        (250_000, 0, r"--set stages\.head\.copies=2"),
+        (250_000, 120_000, r"0.0 GB are free besides the reserve .*--set stages\.head\.copies=1"),
+        (30_000, 0, "need 0.0 GB in .*; make room there, or set CTBATCH_HOME"),
+        (420_000, 0, r"--set stages\.head\.copies=3"),  # the validation slices do not fit too
+        (420_000, 1_000_000, "where 0.0 GB are free"),
+    ],
 )
-def test_too_small_disk_is_reported_before_features_are_computed(free, message, tmp_path, monkeypatch):
-    from training.data.batches import Copies
+def test_too_small_disk_is_reported_before_features_are_computed(
+    free, reserve, message, settings, tmp_path, monkeypatch
+):
+    from training.data.batches import Copies, check_room
     from training.errors import NoRoom
 
     count = 100  # 102,400 bytes a copy as float32[1, 256]
     data = Labelled(np.ones((count, 32, 32), np.uint8), np.zeros(count, np.uint8), ["g"] * count)
+    database.use(settings.model_copy(update={"reserve_bytes": reserve}))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(free))
     computed = []
 
@@ -72,6 +84,7 @@ def test_too_small_disk_is_reported_before_features_are_computed(free, message, 
         return [np.zeros((len(pixels), 256), np.float32)]
 
     stage = Stage(name="head", unfreeze=0, epochs=8, size=32, copies=4)
+    check = partial(check_room, stage, tmp_path, train=count, validation=20)
     with pytest.raises(NoRoom, match=message):
-        Copies(data, stage, lambda pixels, seed: pixels, 1, frozen, tmp_path)
+        Copies(data, stage, lambda pixels, seed: pixels, 1, frozen, tmp_path, check)
     assert len(computed) == 1

@@ -421,6 +421,17 @@ def test_evaluation_whose_claim_meets_a_locked_database_is_claimed_again(
     assert seen(evaluation_id).state == "finished"
 
 
+@pytest.mark.parametrize("call", ["done_beside", "finish"])
+def test_result_is_kept_until_the_database_is_back(
+    call: str, add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
+    evaluation_id = ask(add_version(), dataset)
+    monkeypatch.setattr(evaluations, call, locked_at_first(getattr(evaluations, call)))
+    assert evaluate_next("w")
+    assert seen(evaluation_id).state == "finished"
+
+
 def test_no_evaluation_is_claimed_while_the_disk_is_at_its_reserve(
     add_version: AddVersion, dataset: Dataset, settings: Settings
 ) -> None:

@@ -111,7 +111,7 @@ def test_slices_the_model_was_trained_on_are_not_evidence():
     found = check_site(result(), Floors(), Evidence(seen=1.0))
     assert (found.verdict, found.reasons) == (
         UNKNOWN,
-        ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are not evidence"],
+        ["the model was trained or calibrated on 100% of these slices, or near-identical ones: they are not evidence"],
     )
 
 

@@ -1,7 +1,9 @@
 """Training can be watched, stopped and taken up again, and computes frozen layers once without changing a thing."""
 
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +142,35 @@ def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
     assert len(losses[cut]) == 3
     assert np.ptp(losses[cut][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
     assert list(tmp_path.iterdir()) == [], "features are left behind"
+
+
+def test_nothing_is_trained_if_the_features_of_a_later_stage_do_not_fit(settings, data, network, tmp_path, monkeypatch):
+    from training.errors import NoRoom
+    from training.loop.fit import fit
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(200_000))
+    recorder, stages = Recorder(), config(stage(0), stage(10, copies=64, epochs=64))
+    with pytest.raises(NoRoom, match="stage last-10"):
+        fit(network, stages, data, seed=1, folder=tmp_path, observer=recorder)
+    assert (recorder.steps, recorder.losses) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_size_of_features_is_known_before_the_stage(precision, settings, data, network, tmp_path, monkeypatch):
+    import training.loop.stage_data
+    from training.loop.fit import fit
+
+    sizes: list[tuple[str, int]] = []
+
+    def check(stage, folder, slice_bytes, **_):
+        sizes.append((stage.name, slice_bytes))
+
+    monkeypatch.setattr(training.loop.stage_data, "check_room", check)
+    stages = config(stage(0, epochs=1), stage(10, epochs=1)).model_copy(update={"precision": precision})
+    fit(network, stages, data, seed=1, folder=tmp_path)
+    before, *during = [size for name, size in sizes if name == "last-10"]
+    assert during == [before, before], "of the training slices and of the validation slices"
 
 
 @pytest.mark.slow

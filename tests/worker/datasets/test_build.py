@@ -163,6 +163,15 @@ def test_archives_named_for_their_class_need_no_folders(make: Make) -> None:
     assert [each.name for each in slices_of(found)] == ["COVID/1.png", "COVID/2.png", "CT_NonCOVID/1.png"]
 
 
+def test_name_of_an_archive_with_class_folders_labels_nothing(make: Make) -> None:
+    folders = ("COVID", "Normal", "Pneumonia", "Masks")
+    entries = {f"{folder}/{n}.png": png(n + 10 * at) for at, folder in enumerate(folders) for n in range(2)}
+    for archive in ("scans.zip", "COVID-19.zip"):
+        found = make({archive: entries})
+        assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 4}
+        assert found.report.as_json()["left_out"]["no_label"]["count"] == 4
+
+
 def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     lines = ["a/0.png,1,p1,train,north", "a/1.png,0,p2,test,", "2.png,0,p3,validation,CT 2"]
     entries = {f"a/{n}.png": png(n) for n in range(4)}
@@ -173,6 +182,16 @@ def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     rows = [(each.name, each.label, each.group, each.given_part) for each in slices_of(found, reason=None)]
     assert rows == [("a/0.png", 1, "p1", "train"), ("a/1.png", 0, "p2", "test"), ("a/2.png", 0, "p3", "validation")]
     assert found.report.as_json()["left_out"]["no_label"]["examples"] == ["a/3.png"]
+
+
+def test_doubts_about_a_csv_are_warnings_of_the_report(make: Make) -> None:
+    table = "file,label,group,age\np/0.png,0,p,40\nq/1.png,1,q,50\n"
+    loose = {"0.png": png(0), "1.png": png(1)}
+    for found in (make(loose, table), make(loose | {"labels.csv": table.encode()})):
+        assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 0}
+        ignored, folders, *_ = found.report.warnings
+        assert ignored == "these columns of the labels file are ignored: age"
+        assert folders.startswith("2 lines of the labels file state folders, but the files were sent without folders")
 
 
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
@@ -588,6 +607,15 @@ def test_dataset_whose_claim_meets_a_locked_database_is_claimed_again(
 ) -> None:
     dataset = ask(two_classes())
     monkeypatch.setattr(datasets, "claim_dataset", locked_at_first(datasets.claim_dataset))
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
+@pytest.mark.parametrize("call", ["twin_of", "finish_dataset"])
+def test_built_dataset_is_kept_until_the_database_is_back(call: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
+    dataset = ask(two_classes())
+    monkeypatch.setattr(datasets, call, locked_at_first(getattr(datasets, call)))
     assert build_next("w")
     assert view(dataset).state == "ready"
 

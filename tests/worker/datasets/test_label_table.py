@@ -2,8 +2,16 @@
 
 import pytest
 
-from worker.datasets.class_folders import classes_of_paths
-from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
+from worker.datasets.class_folders import classes_of_paths, paths_in_archive
+from worker.datasets.label_table import (
+    BadLabels,
+    FileLabels,
+    has_label_columns,
+    is_label_name,
+    match_files,
+    read_csv,
+    warnings_of,
+)
 
 HEAD = b"file,label,group\n"
 
@@ -41,6 +49,26 @@ def test_numbers_are_not_classes_where_words_are() -> None:
     assert classes_of_paths(paths[2:]) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("archive", "names", "labels"),
+    [
+        ("scans", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
+        ("covid19", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
+        ("normal", ["set\\COVID\\1.png", "2.png"], [1, None]),
+        ("1", ["0/1.png", "1/2.png", "masks/3.png"], [0, 1, None]),
+        ("COVID", ["p1/1.png", "2.png"], [1, 1]),
+        ("COVID", ["0/1.png", "1/2.png", "3.png"], [1, 1, 1]),  # the folders number patients
+        ("normal/p1", ["0/1.png", "2.png"], [0, 0]),
+        ("0", ["p1/1.png", "2.png"], [0, 0]),
+        ("set", ["0/1.png", "1/2.png", "3.png"], [0, 1, None]),
+    ],
+)
+def test_name_of_an_archive_is_a_class_only_if_no_folder_in_it_is(
+    archive: str, names: list[str], labels: list[int | None]
+) -> None:
+    assert classes_of_paths(paths_in_archive(archive, names)) == labels
+
+
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("mark", [b",", b";", b"\t"])
 def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes) -> None:
@@ -57,6 +85,10 @@ def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes)
         (HEAD, "names no file"),
         (b"name,class\na.png,1\n", "no column file and label"),
         (b"file,group\na.png,1\n", "no column label"),
+        (b"file,label,label,group\na.png,1,0,g\n", "several columns named label; keep the right one"),
+        (b"file,label,group,Group \na.png,1,0,g\n", "several columns named group"),
+        (b"file,label,patient_id\na.png,1,g\n", "no column group, but a column patient_id; name the column"),
+        (b"file,label,age,Subject No.\na.png,1,40,g\n", "no column group, but a column subject no"),
         (HEAD + b"a.png,1,g\nb.png,maybe,g\n", r"line 3 .* the label 'maybe' is neither"),
         (HEAD + b"a.png,,g\n", "line 2 .* the label '' is neither"),
         (HEAD + b",1,g\n", "line 2 of the labels file names no file"),
@@ -75,13 +107,33 @@ def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, wh
 
 def test_files_match_by_path_or_by_a_unique_path_end() -> None:
     files = ["set/COVID/1.png", "set/non-COVID/1.png", "set/COVID/2.png", "3.png", "unnamed.png"]
-    lines = b"COVID/1.png,1,a\n./set/non-COVID/1.png,0,b\n2.png,1,a\n/home/me/3.png,0,c\n"
+    lines = b"COVID/1.png,1,a\n./set/non-COVID/1.png,0,b\n2.png,1,a\n3.png,0,c\n"
     assert match_files(read_csv(HEAD + lines), files) == {
         0: FileLabels(1, "a"),
         1: FileLabels(0, "b"),
         2: FileLabels(1, "a"),
         3: FileLabels(0, "c"),
     }
+
+
+def test_folders_of_lines_are_ignored_only_if_no_file_has_a_folder() -> None:
+    content = HEAD + b"p1/1.png,1,p1\n/home/me/2.png,0,p2\n3.png,0,p3\n"
+    lines, files = read_csv(content), ["1.png", "2.png", "3.png"]
+    labels = match_files(lines, files)
+    assert {index: label.group for index, label in labels.items()} == {0: "p1", 1: "p2", 2: "p3"}
+    [warning] = warnings_of(content, lines, files)
+    assert warning.startswith("2 lines of the labels file state folders")
+    with pytest.raises(BadLabels, match=r"not there: p1/1.png \(line 2\), home/me/2.png \(line 3\)$"):
+        match_files(lines, [*files, "x/4.png"])
+
+
+def test_columns_that_are_not_used_are_named_in_a_warning() -> None:
+    content = b"File;Label;group;Age;patient_age;;\na.png;1;g;40;40;;\n"
+    lines = read_csv(content)
+    assert lines[0].labels == FileLabels(1, "g")
+    assert warnings_of(content, lines, ["a.png"]) == ["these columns of the labels file are ignored: age, patient_age"]
+    assert read_csv(content.replace(b"group", b"source"))[0].labels == FileLabels(1, source="g")
+    assert warnings_of(HEAD + b"x/a.png,1,g\n", lines, ["x/a.png"]) == []
 
 
 def test_whole_path_goes_before_a_path_end() -> None:
@@ -98,7 +150,7 @@ def test_composed_and_decomposed_names_are_the_same() -> None:
     [
         (b"1.png,1,a\n", "line 2 .*: 1.png may be COVID/1.png and non-COVID/1.png; write more of its path"),
         (b"COVID/1.png,1,a\nCOVID/1.png,0,a\n", "lines 2 and 3 .* give COVID/1.png another label each"),
-        (b"COVID/1.png,1,a\nset/COVID/1.png,1,b\n", "lines 2 and 3 .* another group each"),
+        (b"COVID/1.png,1,a\n./COVID/1.png,1,b\n", "lines 2 and 3 .* another group each"),
         (b"n1,1,a\nn2,1,a\nn3,1,a\nn4,1,a\nn5,1,a\nn6,1,a\nn7,1,a\n", r"n1 \(line 2\), .*, n5 \(line 6\) and 2 more"),
     ],
 )

@@ -22,7 +22,6 @@ from worker.datasets.patient_groups import folder_groups
         (["s/set/COVID/1.png", "s/set/non-COVID/1.png"], ["", ""]),
         (["s/./set/COVID/1.png", "s/./set/non-COVID/1.png"], ["", ""]),
         (["s/COVID/images/1.png", "s/non-COVID/images/1.png"], ["", ""]),
-        (["s/COVID/images/1.png", "s/non-COVID/1.png"], ["", ""]),
         (["s/COVID/images/p1/1.png", "s/non-COVID/images/p2/1.png"], ["p1", "p2"]),
         (["s/set/p1/COVID/images/1.png", "s/set/p2/COVID/images/1.png"], ["p1", "p2"]),
         # parts of a split, and words for classes
@@ -32,6 +31,9 @@ from worker.datasets.patient_groups import folder_groups
         (["s/COVID/positive/1.png", "s/normal/negative/1.png"], ["", ""]),
         # some have a folder, some have none
         (["s/COVID/p1/1.png", "s/COVID/2.png", "s/normal/p2/1.png"], ["p1", "", "p2"]),
+        (["s/COVID/1.png", "s/normal/p1/1.png", "s/normal/2.png"], ["", "p1", ""]),
+        (["COVID/1.png", "p1/COVID/2.png", "p1/normal/1.png"], ["", "p1", "p1"]),
+        (["s/images/COVID/p1/1.png", "s/images/COVID/p2/1.png", "s/images/1.png"], ["p1", "p2", ""]),
         # labels by CSV: no folder of a class, or numbers that are patients
         (["s/images/p1/1.png", "s/images/p2/1.png"], ["p1", "p2"]),
         (["s/0/1.png", "s/1/1.png", "s/2/1.png"], ["0", "1", "2"]),
@@ -49,3 +51,8 @@ def test_archive_folder_is_not_a_patient_and_a_name_is_one_group_in_all_archives
     assert folder_groups(paths) == ["", "", "", ""]
     paths = [(0, "COVID/p1/1.png"), (0, "COVID/p2/1.png"), (1, "normal/p2/1.png"), (1, "normal/p3/1.png")]
     assert folder_groups(paths) == ["p1", "p2", "p2", "p3"]
+
+
+def test_file_outside_of_class_folders_does_not_make_a_shared_folder_a_patient() -> None:
+    paths = [(0, "COVID/images/p1/1.png"), (0, "normal/images/p2/1.png"), (1, "p3/1.png"), (1, "p4/1.png")]
+    assert folder_groups(paths) == ["p1", "p2", "p3", "p4"]

@@ -1,6 +1,10 @@
 """Uploads whose reading is broken off, put off or cancelled, and what the next reading does again."""
 
+import errno
+import gzip
+import io
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,14 +20,16 @@ from db.ledger.leases import StaleClaim, count_put_offs
 from db.models import Chunk, Job, JobState, Upload, User, Work
 from db.settings import MIB
 from db.storage import storage
-from tests.builders.files import zip_of
+from tests.builders.files import png, zip_of
 from tests.builders.leases import let_leases_end
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives import archive, tar
 from worker.imaging.archives.compressed import PackedSource
+from worker.imaging.archives.entries import Allowance, NoRoom
 from worker.imaging.rejections import DecoderUnavailable
 from worker.jobs import ingest, predict
 from worker.jobs.batches import Batch, batches
+from worker.received_files import inspect_received
 
 Entries = Callable[..., dict[str, bytes]]
 View = Callable[[Job], job_view.JobView]
@@ -117,6 +123,27 @@ def test_damaged_packed_tar_is_unpacked_once_a_turn(
     assert view(job).state == JobState.FAILED
 
 
+def test_slices_read_before_the_damage_of_a_packed_tar_keep_their_outcomes(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    real = ingest.read_decoded
+
+    def read(*given: Any) -> Iterator[Any]:
+        for entry, *rest in real(*given):
+            decoded.append(entry.name)
+            yield entry, *rest
+
+    job = submit(ann, slices(30), kind="tar.gz")
+    with read_scope() as s:
+        stored = storage().local_path(s.scalars(select(Upload.sha256)).one())
+    stored.write_bytes(gzip.compress(gzip.decompress(stored.read_bytes())[:40_000]))
+    monkeypatch.setattr(ingest, "read_decoded", read)
+    work()
+    assert view(job).state == JobState.FAILED
+    assert 8 < view(job).counts.predicted == len(decoded) < 30
+
+
 @pytest.mark.parametrize("kind", ["zip", pytest.param("tar.gz", marks=pytest.mark.slow)])
 def test_zip_a_patient_goes_on_where_it_was_broken_off_and_can_be_cancelled(
     kind: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +201,96 @@ def test_upload_that_is_recorded_whole_is_not_opened_again(
     work()
     assert view(job).counts.predicted == 20
     assert opened == []
+
+
+def large_inside(stated: int) -> bytes:
+    """A packed TAR of a slice, much filler, and an archive whose header states so many bytes."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, data in {"s/1.png": png(1), "filler.bin": os.urandom(17 * MIB)}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        inner = tarfile.TarInfo("s/inner.zip")
+        inner.size = stated
+        archive.addfile(inner)
+        packed.write(zip_of({"2.png": png(2)}))
+    return gzip.compress(packed.getvalue(), 1)
+
+
+def submit_bytes(owner: User, data: bytes) -> Job:
+    with storage().receive() as receiver:
+        receiver.write(data)
+        received = inspect_received(receiver.path, "a.tar.gz", receiver.finish(), whole=False)
+        receiver.publish()
+    with session_scope() as s:
+        return jobs.create_job(s, owner=owner, files=[received])[0]
+
+
+def test_archive_inside_that_states_more_than_is_accepted_fails_at_once(ann: User, view: View) -> None:
+    job = submit_bytes(ann, large_inside(1 << 50))
+    work()
+    assert view(job).state == JobState.FAILED
+    assert (view(job).error or "").startswith("too_large_unpacked")
+    assert view(job).counts.predicted == 1
+
+
+def no_room(*_: Any) -> None:
+    raise NoRoom(errno.ENOSPC, "No space left on device")
+
+
+def unreadable(*_: Any) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(no_room, "no_room"), (unreadable, "file_damaged")])
+def test_upload_whose_own_file_is_at_fault_fails_after_some_tries(
+    fault: Callable[..., None],
+    reason: str,
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = submit(ann, {**slices(3), "s/x.zip": zip_of(slices(2, start=10))})
+    monkeypatch.setattr(Allowance, "scratch", fault)
+    for _ in range(ingest.MAX_ATTEMPTS):
+        assert view(job).is_open
+        ingest.unpack_next("w")
+        predict.predict_next("w")
+        let_time_pass()
+    assert (view(job).state, view(job).error, view(job).counts.predicted) == (JobState.FAILED, reason, 3)
+
+
+def test_upload_waits_while_the_whole_disk_cannot_be_read(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, {"s/x.zip": zip_of(slices(2))})
+    with monkeypatch.context() as patch:
+        patch.setattr(Allowance, "scratch", unreadable)
+        patch.setattr(storage(), "owner", unreadable)
+        for _ in range(ingest.MAX_ATTEMPTS + 1):
+            assert ingest.unpack_next("w")
+            let_time_pass()
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 2)
+
+
+def test_cancelled_job_ends_though_its_files_cannot_be_listed(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, {**slices(3), "s/x.zip": zip_of(slices(2, start=10))})
+    with session_scope() as s:
+        jobs.cancel_job(s, job)
+    with monkeypatch.context() as patch:
+        patch.setattr(Allowance, "scratch", no_room)
+        work()
+    assert (view(job).state, view(job).error, view(job).counts.cancelled) == (JobState.CANCELLED, "not_listed", 3)
+    with session_scope() as s:
+        assert jobs.retry_job(s, job)
+    work()
+    assert (view(job).state, view(job).counts.predicted, view(job).counts.received) == (JobState.FINISHED, 5, 5)
 
 
 AWAY = [

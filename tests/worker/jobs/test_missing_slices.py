@@ -94,6 +94,18 @@ def test_a_damaged_series_gives_no_verdict_though_others_of_its_patient_do(ann: 
     assert told(job, Level.PATIENT) == {(None, 21, ("malformed", 3)): 1}
 
 
+@pytest.mark.parametrize(
+    ("stated", "rows", "reason"), [("", 1, None), ("3", 3, None), ("20", 20, "missing"), ("9999999", 2048, "missing")]
+)
+def test_each_frame_of_a_damaged_file_is_missing(
+    ann: User, submit: Any, stated: str, rows: int, reason: str | None
+) -> None:
+    job = submit(ann, cts(range(12)) | {"many.dcm": ct(12, NumberOfFrames=stated)[:-5000]})
+    work()
+    for level in Level:
+        assert told(job, level) == {(reason, 12, ("malformed", rows)): 1}
+
+
 def test_a_series_of_damaged_slices_only_is_listed(ann: User, submit: Any) -> None:
     job = submit(ann, cts(range(3)) | {f"x{n}": ct(n, series="2")[:-5000] for n in range(2)})
     work()

@@ -1,5 +1,6 @@
 """What a worker does while database or storage are away, and with work that is no longer its own."""
 
+import errno
 import logging
 import time
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from db.ledger.predictions import PredictedSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
 from db.registry import versions
 from db.settings import Settings
-from db.storage import storage
+from db.storage import FileMissing, storage
 from tests.builders.buckets import bucket_away
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_champion
@@ -141,6 +142,78 @@ def test_bucket_that_cannot_be_reached_costs_no_attempt(
         let_time_pass()
         assert work("w")
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
+
+
+def lose(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.unlink()
+
+
+def damage(path: Path, _: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"other bytes")
+
+
+def make_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def open_(self: Path, *given: Any, **named: Any) -> Any:
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+@pytest.mark.parametrize("harm", [lose, damage, make_unreadable], ids=lambda harm: harm.__name__)
+def test_chunk_whose_file_is_lost_does_not_keep_others_from_being_predicted(
+    harm: Callable[[Path, pytest.MonkeyPatch], None],
+    ann: User,
+    bob: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost, healthy = submit(ann, slices(3)), submit(bob, slices(5, start=100))
+    while ingest.unpack_next("w"):
+        pass
+    with read_scope() as s:
+        file = storage().local_path(s.scalars(select(Chunk.array_sha256).where(Chunk.job_id == lost.id)).one())
+    harm(file, monkeypatch)
+    assert predict.predict_next("w")
+    assert (view(healthy).state, view(healthy).counts.predicted) == (JobState.FINISHED, 5)
+    with read_scope() as s:
+        chunk = s.scalars(select(Chunk).where(Chunk.job_id == lost.id)).one()
+    assert (chunk.state, chunk.attempts, chunk.put_offs) == (Work.READY, 1, 1)
+    for _ in range(predict.MAX_ATTEMPTS - 1):
+        let_time_pass()
+        assert predict.predict_next("w")
+    assert (view(lost).state, view(lost).rejections) == (JobState.FINISHED, {"file_lost": 3})
+
+
+@pytest.mark.parametrize("attempts", [0, predict.MAX_ATTEMPTS])
+@pytest.mark.parametrize("error", [OSError("the storage is away"), FileMissing("lost")], ids=["away", "lost"])
+def test_job_that_is_cancelled_while_its_chunk_cannot_be_read_ends(
+    error: Exception,
+    attempts: int,
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = submit(ann, slices(3))
+    assert ingest.unpack_next("w")
+
+    def cancel_and_fail(*_: Any) -> None:
+        with session_scope() as s:
+            jobs.cancel_job(s, job)
+        raise error
+
+    with session_scope() as s:
+        s.execute(update(Chunk).values(attempts=attempts))
+    monkeypatch.setattr(storage(), "verified_path", cancel_and_fail)
+    assert predict.predict_next("w")
+    assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 3)
 
 
 def let_time_pass() -> None:
@@ -292,3 +365,27 @@ def test_storage_that_hangs_is_waited_for(
     done = run_apart(HANGING, database, **short)
     assert done.returncode == 0, done.stderr
     assert view(job).counts.predicted == 1
+
+
+HANGING_SYNC = """
+import time
+from db.storage import Storage
+from worker.jobs import ingest
+answer = Storage.sync
+def hang(*given, **named):
+    time.sleep(8)
+    return answer(*given, **named)
+Storage.sync = hang
+assert ingest.unpack_next("w")
+"""
+
+
+@pytest.mark.slow
+def test_storage_that_hangs_while_slices_are_stored_is_waited_for(
+    ann: User, submit: Any, slices: Entries, view: View, database: Settings
+) -> None:
+    job = submit(ann, slices(1))
+    short = {"CTBATCH_STALL_SECONDS": "4", "CTBATCH_HEARTBEAT_SECONDS": "0.2"}
+    done = run_apart(HANGING_SYNC, database, **short)
+    assert done.returncode == 0, done.stderr
+    assert view(job).counts.open == 1

@@ -30,7 +30,7 @@ from worker.imaging.archives.tar import TarReader
 from worker.imaging.archives.zip import read_zip
 from worker.imaging.archives.zip_directory import check_directory
 from worker.imaging.display_names import display_name
-from worker.imaging.file_types import HEAD, PACKED, archive_kind, is_tar
+from worker.imaging.file_types import HEAD, PACKED, archive_kind, is_tar, is_tar_name
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 __all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "PassedOver", "inspect_archive", "read_entries"]
@@ -46,12 +46,12 @@ class _LookedEnough(Exception):
 def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = True) -> Inspection:
     """Check a submission before it is queued.
 
-    The bytes decide the kind. `filename` is only for display. The directory of a ZIP is read, or the headers of a TAR.
-    A packed TAR is unpacked once (gzip about 300 MB/s, xz 100, bzip2 30), because only its end shows whether it is
-    complete. An archive that is compressed inside an archive is unpacked too. Unless `whole`, at most 16 MiB are
-    unpacked. If there is more, the number of entries stays unknown, and `read_entries` finds faults of the rest. A
-    loose file is never refused, because its row can state its fault. In a ZIP, each entry takes 16 bytes of memory;
-    otherwise memory does not grow with the entries.
+    The bytes decide the kind. `filename` is for display. If the bytes are zeros or damaged, it also decides whether
+    they are a TAR. The directory of a ZIP is read, or the headers of a TAR. A packed TAR is unpacked once (gzip about
+    300 MB/s, xz 100, bzip2 30), because only its end shows whether it is complete. An archive that is compressed inside
+    an archive is unpacked too. Unless `whole`, at most 16 MiB are unpacked. If there is more, the number of entries
+    stays unknown, and `read_entries` finds faults of the rest. A loose file is never refused, because its row can state
+    its fault. In a ZIP, each entry takes 16 bytes of memory; otherwise memory does not grow with the entries.
 
     Raises ArchiveRefused, and OSError if the disk has no room to unpack an inner archive. In a submission that passes,
     `read_entries` may still reject single files.
@@ -114,19 +114,29 @@ def _entries(allowance: Allowance, progress: Progress, file: Region, filename: s
 
     Raises ArchiveRefused.
     """
-    kind = archive_kind(file.pread(HEAD, 0))
+    kind = archive_kind(file.pread(HEAD, 0), filename)
     if kind == "zip":
         return kind, read_zip(file, allowance, progress)
     if kind == "tar":
         return kind, TarReader(PlainSource(file), allowance).entries()
     if kind in PACKED:
         source = PackedSource(file, kind, allowance, progress)
-        if is_tar(PackedSource(file, kind, allowance).read(HEAD)):
+        if _packs_tar(PackedSource(file, kind, allowance), filename):
             return f"tar.{kind}", TarReader(source, allowance).entries()
         return "file", _one(filename, file.size, partial(_read_packed, source, allowance), allowance)
     if kind is not None:
         raise ArchiveRefused("unsupported_archive", f"A {kind} archive; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.")
     return "file", _one(filename, file.size, partial(_read_loose, file, allowance), allowance)
+
+
+def _packs_tar(source: PackedSource, filename: str) -> bool:
+    """Return whether a packed file is a TAR. If it cannot be unpacked, its name decides: raise ArchiveRefused."""
+    try:
+        return is_tar(source.read(HEAD), filename)
+    except ArchiveRefused:
+        if is_tar_name(filename):
+            raise
+        return False
 
 
 def _one(filename: str, size: int, read: Callable[[], Content], allowance: Allowance) -> Entries:

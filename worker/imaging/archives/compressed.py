@@ -1,4 +1,4 @@
-"""Reads the bytes of a TAR from front to back, packed or not. Never unpacks more bytes than allowed.
+"""Reads the bytes of a TAR, compressed or not, from front to back. Never decompresses more bytes than allowed.
 
 The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits how many bytes it returns. That of `lzma`
 does not limit its memory. And they differ in how they report bytes after the last stream.
@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 class PlainSource:
-    """An unpacked TAR."""
+    """A TAR that is not compressed."""
 
     def __init__(self, file: Region) -> None:
         self._file = file
@@ -73,7 +73,7 @@ _UNPACKERS: dict[str, Callable[[], Unpacker]] = {
 
 
 class PackedSource:
-    """A TAR inside gzip, bzip2 or xz, in one or several streams. It is unpacked in parts of a quarter of a megabyte.
+    """A TAR compressed by gzip, bzip2 or xz, in one or several streams. It is decompressed in parts of 256 KiB.
 
     `progress` is called for each part, whether it is read or skipped. Errors that `progress` raises are passed on.
 
@@ -106,6 +106,8 @@ class PackedSource:
         return count - left
 
     def take_out(self, count: int) -> Region:
+        if count > self._allowance.left:
+            raise ArchiveRefused("too_large_unpacked", "It unpacks to more than is accepted.")
         copy = self._allowance.scratch(count)
         while count and (part := self._take(count)):
             count -= copy.write(part)

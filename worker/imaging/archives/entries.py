@@ -63,6 +63,10 @@ class PassedOver:
     dicomdirs: int = 0
 
 
+class NoRoom(OSError):
+    """An archive inside the archive needs more disk space than is free above the reserve. Its errno is ENOSPC."""
+
+
 class Allowance:
     """How much one reading of a submission may still unpack, including the archives inside the archive.
 
@@ -98,9 +102,9 @@ class Allowance:
         return is_ignored(name)
 
     def scratch(self, size: int) -> BinaryIO:
-        """Return a nameless temporary file for `size` bytes, in the folder of the submission. Raises OSError."""
+        """Return a nameless temporary file for `size` bytes, beside the submission. Raises NoRoom, OSError."""
         if shutil.disk_usage(self._folder).free < size + self.limits.reserve_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise NoRoom(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return tempfile.TemporaryFile(dir=self._folder)
 
 

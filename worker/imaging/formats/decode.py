@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImag
 from db.reasons import SET_APART
 from worker.imaging.file_types import IMAGE_HEAD, image_kind
 from worker.imaging.formats.dicom import decode_dicom
-from worker.imaging.formats.nifti import decode_nifti
+from worker.imaging.formats.memory_file import MemoryFile
+from worker.imaging.formats.nifti import LOWEST_AIR, decode_nifti
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
-from worker.imaging.formats.plain_jpeg import read_plain_jpeg
+from worker.imaging.formats.plain_jpeg import check_jpeg_end, read_plain_jpeg
 from worker.imaging.formats.plain_png import read_plain_png
 from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected, unreadable
@@ -27,15 +28,18 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
 _FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _HIGHEST_HU = 7168  # HU of metal, with a margin; scanners store at most 13 bits
 _HU_OFFSETS = (1024, 32768)  # offsets of HU in the TIFF files of COVID-CTset, and in the PNG files of DeepLesion
+_LEAST_TISSUE = -200  # HU; the highest value of a slice of the body is this or more
+_WRAPPED = 8192  # values of int16 that were stored as uint16 are less than this away from 0 or from 65,536
 _BRIGHT = 40960  # a picture of the full range has at least one pixel this bright
 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
+_DEEP = 16  # bits of a sample
 MIB = 1024 * 1024
 _BYTES_A_LIMIT = 40 * MIB
 _MOST_LIMITS = 9  # with a larger factor, a file could outlast `stall_seconds`, after which a worker kills itself
-_INTERLACED = 28  # index of the byte of a PNG that says whether it is interlaced
+_DEPTH, _INTERLACED = 24, 28  # bytes of a PNG: the bits of a sample, and whether it is interlaced
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,21 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | RGB | luminance, ITU-R 601-2: (19595 R + 38470 G + 7471 B + 32768) >> 16 |
     | P | its palette's colours, then as RGB |
     | 1 | 0 and 255 |
-    | I;16 (unsigned 16-bit grey, PNG or TIFF), all from 0 to 8,191 | HU + 1024: lung window |
-    | I;16, all from 31,744 to 39,935 | HU + 32768: lung window |
+    | I;16 (unsigned 16-bit grey, PNG or TIFF), from 0 to 8,191 with air and tissue | HU + 1024: lung window |
+    | I;16, from 31,744 to 39,935 with air and tissue | HU + 32768: lung window |
     | I;16, the brightest 40,960 or more | the full range: round(v / 257) |
-    | I;16, other | `unsupported`: neither HU nor a picture of the full range |
-    | RGB of 16 bits | the high byte of each, then as RGB |
+    | I;16, all 0 | black |
+    | I;16, other; or all below 8,192 or from 57,344 on, as of negative numbers | `unsupported` |
+    | LA, RGB, RGBA of 16 bits, the brightest 40,960 or more | the high byte of each, then as LA, RGB, RGBA |
+    | LA, RGB, RGBA of 16 bits, other | `unsupported` |
     | DICOM CT, each frame | lung window: see `dicom.decode_dicom` |
     | NIfTI, each axial slice | lung window: see `nifti.decode_nifti` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
-    Of an APNG, only the default picture is read. Metadata is removed without reading it: text, profiles and EXIF, also
-    the EXIF orientation. So no remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A
-    truncated picture is never padded.
+    HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. Of an APNG, only the default
+    picture is read. Metadata is removed without reading it: text, profiles and EXIF, also the EXIF orientation. So no
+    remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A truncated picture is never
+    padded.
 
     Raises SliceRejected with a code of `db.reasons.OF_FILES`.
     """
@@ -111,11 +118,14 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
     if kind in _PLAIN and isinstance(checked, bytes) and (plain := _PLAIN[kind](checked)):
         yield _prepare(plain, kind, 0, limits)
         return
-    with Image.open(BytesIO(checked), formats=(kind,)) as image:
+    with Image.open(cast("BinaryIO", MemoryFile(checked)), formats=(kind,)) as image:
         if kind != "TIFF":
-            slice_ = _prepare(image, kind, 0, limits)
+            is_deep = isinstance(checked, bytes) and kind == "PNG" and checked[_DEPTH] == _DEEP
+            slice_ = _prepare(image, kind, 0, limits, is_deep=is_deep)
             if isinstance(checked, bytes) and kind == "PNG" and (checked[_INTERLACED] or not _reaches_last_row(image)):
                 check_png_rows(checked)
+            if isinstance(checked, bytes) and kind == "JPEG":
+                check_jpeg_end(checked, image)
             yield slice_
             return
         for page in range(limits.max_pages + 1):
@@ -125,8 +135,8 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
                 return
             if page == limits.max_pages:
                 raise SliceRejected("pages", f"More than the {limits.max_pages} pages accepted.")
-            _check_page(image, len(data))
-            yield _prepare(image, kind, page, limits)
+            bits = _checked_bits(image, len(data))
+            yield _prepare(image, kind, page, limits, is_deep=_DEEP in bits)
 
 
 def _reaches_last_row(image: Image.Image) -> bool:
@@ -147,19 +157,24 @@ def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -
     return data
 
 
-def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) -> PreparedSlice:
+def _prepare(
+    image: Image.Image, kind: str, frame: int, limits: DecodeLimits, *, is_deep: bool = False
+) -> PreparedSlice:
+    """Return a slice. `is_deep`: the file has 16 bits a sample, even if Pillow's mode has only 8."""
     check_pixels(image.width, image.height, limits.max_pixels)
-    grey, mode, notes = _luminance(image)
+    grey, mode, notes = _luminance(image, is_deep=is_deep)
     return PreparedSlice(fit(grey), frame, kind, mode, grey.width, grey.height, notes=notes)
 
 
-def _luminance(image: Image.Image) -> tuple[Image.Image, str, tuple[str, ...]]:
+def _luminance(image: Image.Image, *, is_deep: bool) -> tuple[Image.Image, str, tuple[str, ...]]:
     """Return the picture in mode L by the table of `decode`, its mode before, and a note if values were read as HU."""
     image.load()
     if image.mode == "L":
         return image, "L", ()
     if image.mode in _LUMINANCE:
         image.info.clear()  # otherwise Pillow would look for a transparent colour
+        if is_deep:  # Pillow has kept the high bytes
+            _check_full_range(np.left_shift(np.asarray(image.convert("RGB")), 8, dtype=np.uint16))
         return image.convert("L"), image.mode, ()
     if image.mode in _SIXTEEN_BITS:
         return _from_16_bits(np.asarray(image), image.mode)
@@ -169,17 +184,34 @@ def _luminance(image: Image.Image) -> tuple[Image.Image, str, tuple[str, ...]]:
 def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, str, tuple[str, ...]]:
     low, high = int(values.min()), int(values.max())
     for offset in _HU_OFFSETS:
-        if offset - 1024 <= low and high < offset + _HIGHEST_HU:
+        has_air = offset - 1024 <= low <= offset + LOWEST_AIR
+        if has_air and offset + _LEAST_TISSUE <= high < offset + _HIGHEST_HU:
             grey = Image.fromarray(lung_window(values.astype(np.int32) - offset))
             return grey, f"{mode} HU+{offset}", (f"hu_{offset}",)
-    if high < _BRIGHT:
-        detail = f"16-bit values from {low} to {high}: neither HU nor grey levels over the full 16 bits."
-        raise SliceRejected("unsupported", detail)
+    if high:  # a picture of zeros is black in any case, such as a blank page among others
+        _check_full_range(values)
     return Image.fromarray(_FROM_16_BITS[values]), mode, ()
 
 
-def _check_page(image: Image.Image, size: int) -> None:
-    """Refuse a TIFF page whose data is beyond the end of the file, or whose samples Pillow would misread."""
+def _check_full_range(values: NDArray[np.uint16]) -> None:
+    """Raise SliceRejected(`unsupported`) unless the values are grey levels or colours over the full 16 bits.
+
+    If all are near 0 or near 65,536, negative HU were stored as unsigned numbers. Nothing states their offset.
+    """
+    low, high = int(values.min()), int(values.max())
+    is_wrapped = high >= 65536 - _WRAPPED and not ((values >= _WRAPPED) & (values < 65536 - _WRAPPED)).any()
+    if is_wrapped or high < _BRIGHT:
+        detail = f"16-bit values from {low} to {high}: neither HU in grey nor grey levels over the full 16 bits."
+        if is_wrapped:
+            detail = "16-bit values that look like negative numbers stored as unsigned ones; store HU + 1024 instead."
+        raise SliceRejected("unsupported", detail)
+
+
+def _checked_bits(image: Image.Image, size: int) -> set[int]:
+    """Return the bits that the samples of a TIFF page have.
+
+    Refuse a page whose data is beyond the end of the file, or whose samples Pillow would misread.
+    """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     for offsets, counts in _DATA_TAGS:
         if any(at + count > size for at, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)):
@@ -187,6 +219,7 @@ def _check_page(image: Image.Image, size: int) -> None:
     bits, signs = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
     if signs != {_UNSIGNED} or bits & {12, 32} or (bits == {16} and tags.get(_PHOTOMETRIC) == 0):
         raise SliceRejected("unsupported", "TIFF with signed, floating, 12- or 32-bit or inverted 16-bit samples.")
+    return bits
 
 
 def _rejection(error: Exception, kind: str) -> SliceRejected:

@@ -18,7 +18,7 @@ from db.reasons import DAMAGED, SET_APART, SLICE_NOTES
 from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
 from worker.imaging.formats.dicom_notes import file_notes, frame_notes, in_order
-from worker.imaging.formats.dicom_objects import check_object, check_place
+from worker.imaging.formats.dicom_objects import axes_of, check_object, check_place, check_values
 from worker.imaging.formats.dicom_pixels import Cells, frames_of
 from worker.imaging.formats.dicom_values import (
     integer_of,
@@ -33,9 +33,6 @@ from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected, unreadable
 
-_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-_ENHANCED_CT = (_CT_IMAGE + ".1", _CT_IMAGE + ".2")
-_STANDARD_OBJECT = "1.2.840.10008.5.1.4.1."
 _HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
 _UNSPECIFIED = "US"
 _CT_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
@@ -69,7 +66,6 @@ def decode_dicom(
     file = read_dicom(memoryview(data), 4 * max_pixels)
     dataset = file.dataset
     check_object(dataset, rules)
-    _check_is_ct(dataset)
     places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     try:
         yield from _slices(file, places, max_pixels, max_frames, rules)
@@ -93,8 +89,10 @@ def _slices(
     mode = text_of(dataset, "PhotometricInterpretation")
     notes = file_notes(file, frames * rows * columns * allocated // 8)
     for index, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
-        groups = _groups(dataset, places[index] if index < len(places) else None)
+        place = places[index] if index < len(places) else None
+        groups = _groups(dataset, place)
         check_place(dataset, groups["type"], groups["orientation"], rules)
+        check_values(dataset, groups["type"], _items(dataset, place, "RealWorldValueMappingSequence"))
         grey = Image.fromarray(_grey_of(cells, dataset, groups, is_lossy="lossy" in notes))
         odd = in_order(notes.union(frame_notes(dataset, groups, cells)), SLICE_NOTES)
         yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups), odd)
@@ -149,16 +147,6 @@ def _grey_table(meaning: _Meaning) -> NDArray[np.uint8]:
     return table
 
 
-def _check_is_ct(dataset: Dataset) -> None:
-    sop_class, modality = text_of(dataset, "SOPClassUID"), text_of(dataset, "Modality")
-    is_ct_class = sop_class == _CT_IMAGE or sop_class in _ENHANCED_CT
-    if not sop_class:
-        raise SliceRejected("malformed", "The file does not state its SOP class.")
-    if not is_ct_class or modality not in ("", "CT"):
-        kind = "object" if sop_class.startswith(_STANDARD_OBJECT) else "unknown object"
-        raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, {kind} {display_name(sop_class)[:64]}.")
-
-
 def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
     """Return rows, columns and BitsAllocated. Raise SliceRejected if such pixels cannot be read."""
     dataset = file.dataset
@@ -187,15 +175,15 @@ def _groups(dataset: Dataset, frame: Dataset | None) -> dict[str, Dataset]:
 
     A value is stated for the frame, or else for all frames in common, or else in the data set itself.
     """
+    return {name: next(iter(_items(dataset, frame, sequence)), dataset) for name, sequence in _SEQUENCES.items()}
+
+
+def _items(dataset: Dataset, frame: Dataset | None, sequence: str) -> Sequence[Dataset]:
+    """Return the items of a sequence that is stated for the frame, for all frames in common, or in the data set."""
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), None)
-
-    def find(sequence: str) -> Dataset:
-        for group in (frame, shared):
-            for item in (group.get(sequence) if group is not None else None) or ():
-                return item
-        return dataset
-
-    return {name: find(sequence) for name, sequence in _SEQUENCES.items()}
+    return next(
+        (items for group in (frame, shared, dataset) if group is not None and (items := group.get(sequence))), ()
+    )
 
 
 _SEQUENCES = {
@@ -259,7 +247,7 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return the series of the slice, with all that the file states about it."""
-    axes = _orientation(groups)
+    axes = axes_of(groups["orientation"])
     patient = _stated(dataset, "PatientID")  # unique within its issuer (PS3.3 C.2.2)
     return SeriesInfo(
         patient=_digest(patient),
@@ -272,9 +260,11 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
         description=label_of(dataset, "SeriesDescription"),
         instance_number=integer_or_none(dataset, "InstanceNumber"),
         sop_uid=uid_of(dataset, "SOPInstanceUID"),
-        position=_position(groups, axes),
+        position=_position(dataset, groups["position"], axes),
+        location=_location(groups["position"]),
         orientation="\\".join(f"{axis:.6g}" for axis in axes),
         burned_in=label_of(dataset, "BurnedInAnnotation").upper() == "YES",
+        frames=integer_or_none(dataset, "NumberOfFrames"),
     )
 
 
@@ -292,27 +282,29 @@ def _digest(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest() if all(texts) else ""
 
 
-def _orientation(groups: dict[str, Dataset]) -> list[float]:
-    """Return the direction cosines of rows and columns, six numbers. Return [] if they are missing or span no plane."""
-    try:
-        axes = numbers_of(groups["orientation"], "ImageOrientationPatient")
-    except SliceRejected:
-        return []
-    return axes if len(axes) == 6 and np.cross(axes[:3], axes[3:]).any() else []
-
-
-def _position(groups: dict[str, Dataset], axes: list[float]) -> float | None:
+def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | None:
     """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1).
 
     If it is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In some files
-    it points to the feet, for example if columns run upwards. It is then reversed.
+    it points to the feet, for example if columns run upwards. It is then reversed. If a file of several frames states
+    one position in the data set itself, it is not the position of every frame: return None.
     """
+    if place is dataset and (integer_or_none(dataset, "NumberOfFrames") or 1) > 1:
+        return None
     try:
-        corner = numbers_of(groups["position"], "ImagePositionPatient")
-        if not axes or len(corner) != 3:
-            return number_of(groups["position"], "SliceLocation")
+        corner = numbers_of(place, "ImagePositionPatient")
     except SliceRejected:
         return None
+    if not axes or len(corner) != 3:
+        return _location(place)
     normal = np.cross(axes[:3], axes[3:])
     position = float(normal @ np.array(corner) / np.linalg.norm(normal) * (-1 if normal[2] < 0 else 1))
     return round(position, POSITION_DIGITS) if math.isfinite(position) else None
+
+
+def _location(place: Dataset) -> float | None:
+    """Return SliceLocation in mm, or None."""
+    try:
+        return number_of(place, "SliceLocation")
+    except SliceRejected:
+        return None

@@ -1,6 +1,5 @@
 """Reads the elements of a DICOM data set up to its pixels, with pydicom. Skips faults that do not affect the pixels."""
 
-import io
 from typing import Literal
 
 from pydicom.charset import convert_encodings, decode_bytes, default_encoding, python_encoding
@@ -11,6 +10,7 @@ from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 from pydicom.valuerep import TEXT_VR_DELIMS
 
+from worker.imaging.formats.memory_file import MemoryFile
 from worker.imaging.rejections import SliceRejected
 
 MAX_DEPTH = 32
@@ -43,7 +43,7 @@ class Elements:
     """
 
     def __init__(self, data: memoryview, *, is_implicit: bool, is_big_endian: bool) -> None:
-        self._data, self._file = data, _View(data)
+        self._data, self._file = data, MemoryFile(data)
         self._is_implicit, self._is_big_endian = is_implicit, is_big_endian
         self._order: Literal["big", "little"] = "big" if is_big_endian else "little"
         self._elements: dict[BaseTag, RawDataElement | DataElement] = {}
@@ -157,34 +157,9 @@ class Elements:
             field = slice(at + 4, at + 8) if self._is_implicit else slice(at + 6, at + 8)
             end = min(at + 8 + int.from_bytes(blank[field], self._order), len(blank))
             blank[at + 8 : end] = b" " * (end - at - 8)
-        self._data, self._file = memoryview(blank), _View(memoryview(blank))
+        self._data, self._file = memoryview(blank), MemoryFile(memoryview(blank))
         self._elements, self._stopped_at = {}, None
         self.notes = {"bad_charset"}
-
-
-class _View(io.RawIOBase):
-    """A file that reads from memory without copying it. `is_cut`: a read was cut short by the end."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data, self._at = data, 0
-        self.is_cut = False
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else self._at + size
-        part = bytes(self._data[self._at : end])
-        self._at += len(part)
-        self.is_cut |= 0 < len(part) < size
-        return part
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def has_more(self) -> bool:
-        return self._at < len(self._data)
 
 
 def _check_depth(dataset: Dataset, depth: int = 0) -> None:

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from worker.imaging.formats.dicom_file import DicomFile
+from worker.imaging.formats.dicom_objects import axes_of, is_projection
 from worker.imaging.formats.dicom_values import integer_of, raw_of, text_of
 
 _UNSPECIFIED = "US"
@@ -16,6 +17,7 @@ _HU = ("HU", "HU_MOD")  # the names in the standard
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, "1.2.840.10008.1.2.4.111")
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _LONGEST_UID = 64
+_UPRIGHT = 0.7  # cosine of 45 degrees, rounded: least part of rows that runs to the left, and of columns to the back
 _NUMBERS = {
     "rescale": ("RescaleSlope", "RescaleIntercept"),
     "position": ("ImagePositionPatient", "SliceLocation"),
@@ -31,8 +33,8 @@ def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
 def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.unsignedinteger[Any]]) -> Iterator[str]:
     """Yield the notes of one frame.
 
-    `groups`: the data sets that state the frame's rescale, position and orientation. `cells`: the frame's stored values
-    as unsigned numbers.
+    `groups`: the data sets that state the frame's rescale, position, orientation and type. `cells`: the frame's stored
+    values as unsigned numbers.
     """
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
@@ -40,6 +42,11 @@ def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.
     kind = text_of(groups["rescale"], "RescaleType")
     if kind not in _HU:
         yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
+    axes = axes_of(groups["orientation"])
+    if axes and (axes[0] < _UPRIGHT or axes[4] < _UPRIGHT):
+        yield "turned"
+    if is_projection(dataset, groups["type"]):
+        yield "projection"
     stored, allocated = integer_of(dataset, "BitsStored"), 8 * cells.dtype.itemsize
     if stored < allocated:
         yield from _of_unused_bits(cells, stored, signed=integer_of(dataset, "PixelRepresentation") == 1)

@@ -33,6 +33,7 @@ from pydicom.uid import (
 )
 
 from worker.imaging.formats.dicom_file import ITEM, DicomFile
+from worker.imaging.formats.plain_jpeg import decode_jpeg_frame
 from worker.imaging.rejections import SliceRejected
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
@@ -48,7 +49,7 @@ _jpeg_xl: Decode = partial(imagecodecs.jpegxl_decode, numthreads=1)
 _rle = imagecodecs.dicomrle_decode
 
 _DECODERS: dict[str, Decode] = {
-    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), imagecodecs.jpeg8_decode),
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), decode_jpeg_frame),
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), imagecodecs.jpegls_decode),
     **dict.fromkeys((JPEG2000Lossless, JPEG2000), _jpeg2000),
     **dict.fromkeys((HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), imagecodecs.htj2k_decode),
@@ -167,7 +168,7 @@ def _decoder_for(frame: bytes) -> Decode | None:
     at = 2
     while frame.startswith(b"\xff\xd8") and frame[at : at + 1] == b"\xff":
         if frame[at + 1] in _JPEG_FRAMES:
-            return imagecodecs.jpegls_decode if frame[at + 1] == _JPEG_LS_FRAME else imagecodecs.jpeg8_decode
+            return imagecodecs.jpegls_decode if frame[at + 1] == _JPEG_LS_FRAME else decode_jpeg_frame
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None
 

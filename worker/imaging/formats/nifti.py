@@ -22,6 +22,8 @@ from worker.imaging.rejections import SliceRejected
 
 LOWEST_AIR = -500
 """A CT volume of the chest holds air, so its lowest value is this or less; masks, labels and greys begin near 0."""
+HIGHEST_TISSUE = -200
+"""It also holds tissue, so its highest value is this or more. dcm2niix may write CT of Philips in other units."""
 HU_RANGE = (-32768, 32767)
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -36,6 +38,7 @@ _FIELDS_1: dict[str, tuple[int, str]] = {
     "pixdim": (76, "8f4"),
     "vox_offset": (108, "f4"),
     "scl": (112, "2f4"),
+    "units": (123, "u1"),
     "codes": (252, "2i2"),
     "quatern": (256, "6f4"),
     "srow": (280, "(3,4)f4"),
@@ -49,7 +52,9 @@ _FIELDS_2: dict[str, tuple[int, str]] = {
     "codes": (344, "2i4"),
     "quatern": (352, "6f8"),
     "srow": (400, "(3,4)f8"),
+    "units": (500, "i4"),
 }
+_UNITS = {1: 1000.0, 3: 0.001}  # mm in a metre and in a micrometre, by the lowest three bits of xyzt_units
 
 
 def decode_nifti(
@@ -63,7 +68,8 @@ def decode_nifti(
     Raises SliceRejected, by its code:
         no_orientation: qform_code and sform_code are 0, or the axes do not span a space.
         volumes: there are several volumes in the file.
-        not_hu: the values are not HU: the lowest is above `LOWEST_AIR`, or some are outside `HU_RANGE`.
+        not_hu: the values are not HU: the lowest is above `LOWEST_AIR`, the highest below `HIGHEST_TISSUE`, or some are
+            outside `HU_RANGE`.
         not_axial: no plane of the volume is axial. Raised only if `rules` has this code.
         unsupported: colours, complex numbers, or a header whose voxels are in a second file.
         truncated, malformed, pixels, pages.
@@ -166,7 +172,7 @@ def _check_hu(volume: _Volume) -> None:
     voxels = volume.voxels
     low, high = (float(edge(voxels)) for edge in (np.nanmin, np.nanmax))
     low, high = sorted((low * volume.slope + volume.inter, high * volume.slope + volume.inter))
-    if not (HU_RANGE[0] <= low <= LOWEST_AIR and high <= HU_RANGE[1]):
+    if not (HU_RANGE[0] <= low <= LOWEST_AIR and HIGHEST_TISSUE <= high <= HU_RANGE[1]):
         raise SliceRejected("not_hu", f"The values run from {low:g} to {high:g}.")
 
 
@@ -227,7 +233,10 @@ def _scaling(header: Any) -> tuple[float, float]:
 
 
 def _affine(header: Any) -> NDArray[np.float64]:
-    """Return the affine float64[3, 4]: sform, or else qform. Raises SliceRejected(`no_orientation`)."""
+    """Return the affine float64[3, 4] in mm: sform, or else qform. Raises SliceRejected(`no_orientation`).
+
+    A file without a unit is taken to be in mm.
+    """
     qform, sform = (int(code) for code in header["codes"])
     if sform <= 0 and qform <= 0:
         raise SliceRejected("no_orientation", "Its qform and sform codes are 0.")
@@ -235,7 +244,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
     volume = float(np.prod(np.linalg.norm(affine[:, :3], axis=0)))
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:, :3])) > _LEAST_SPAN * volume > 0:
         raise SliceRejected("no_orientation", "Its axes do not span a space.")
-    return affine
+    return affine * _UNITS.get(int(header["units"]) & 7, 1.0)
 
 
 def _of_quaternion(header: Any) -> NDArray[np.float64]:

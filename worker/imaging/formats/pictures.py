@@ -5,7 +5,8 @@ Pillow alone is not enough. Each function prevents a fault of Pillow:
 * `bare_png`: Pillow inflates text chunks and profiles, reads a PNG without its end mark, and does not check CRCs of
   pixels.
 * `check_png_rows`: if the compressed stream ends properly but lacks rows, Pillow leaves these rows black.
-* `bare_jpeg`: Pillow parses EXIF and further pictures, and converts CMYK without the colour profile.
+* `bare_jpeg`: Pillow reads a progressive picture without its last scans, parses EXIF and further pictures, and converts
+  CMYK without the colour profile.
 * `check_tiff`: if a file is cut off before its directory, Pillow reports an unknown format.
 * `check_bmp`: Pillow silently pads run-length coded pixels.
 """
@@ -22,6 +23,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _INFLATE = 1024 * 1024
 _JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF and Adobe, which say how colours are coded
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
+_PROGRESSIVE, _JPEG_SCAN = 0xC2, b"\xff\xda"
 _JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
@@ -84,13 +86,13 @@ def check_png_rows(bare: bytes) -> None:
 def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
     """Return the JPEG without EXIF, profiles, comments and further pictures (APP1 to APP13, APP15, COM).
 
-    Raises SliceRejected: `truncated` without the end mark, `unsupported` for CMYK, 12 bits, lossless and arithmetic
-    coding, `corrupt`, `pixels`.
+    Raises SliceRejected: `truncated` without the end mark or a scan, `unsupported` for CMYK, 12 bits, lossless and
+    arithmetic coding, `corrupt`, `pixels`.
     """
     view = memoryview(data)
     kept: list[bytes | memoryview] = [b"\xff\xd8"]
     at = 2
-    framed = False
+    frame = b""
     while True:
         while at + 1 < len(view) and view[at] == view[at + 1] == 0xFF:
             at += 1
@@ -104,17 +106,32 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
         if marker == 0xDA:
             break
         if marker in _JPEG_FRAMES or marker in _JPEG_OTHER_FRAMES:
-            _check_frame(marker, bytes(view[at + 4 : end]), max_pixels)
-            framed = True
+            frame = bytes(view[at + 1 : end])
+            _check_frame(marker, frame[3:], max_pixels)
         if marker in _JPEG_KEPT_APPS or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(view[at:end])
         at = end
     rest = bytes(view[at:])
-    if not framed:
+    if not frame:
         raise SliceRejected("corrupt", "The JPEG's pixels come before its size.")
     if rest.rfind(b"\xff\xd9") < 0:  # the end mark is near the end, if there is one
         raise SliceRejected("truncated", "The JPEG ends before its end mark.")
+    if _uncoded(frame, rest):
+        raise SliceRejected("truncated", "The JPEG ends before its last scan.")
     return b"".join([*kept, rest])
+
+
+def _uncoded(frame: bytes, scans: bytes) -> bool:
+    """Return whether no scan codes some coefficient of a component to its last bit (ITU-T T.81 G.1.1.1)."""
+    left = {component: set(range(64)) for component in frame[9::3]}
+    at = scans.find(_JPEG_SCAN)
+    while at >= 0:
+        count = scans[at + 4]
+        first, last, bits = scans[at + 5 + 2 * count : at + 8 + 2 * count] if frame[0] == _PROGRESSIVE else (0, 63, 0)
+        for component in scans[at + 5 : at + 5 + 2 * count : 2] if not bits & 15 else b"":
+            left.get(component, set()).difference_update(range(first, last + 1))
+        at = scans.find(_JPEG_SCAN, at + 2)
+    return any(left.values())
 
 
 def check_tiff(data: bytes | memoryview) -> None:

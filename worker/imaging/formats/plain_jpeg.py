@@ -1,33 +1,122 @@
-"""Reads plain grey JPEG with libjpeg-turbo but without Pillow. The pixels are the same, in a fifth less time."""
+"""Decodes JPEG with libjpeg-turbo, and refuses pixels that the decoder invented because its bytes ran out.
 
+If a scan ends too early, libjpeg-turbo only warns, and fills the rest with grey or with the last value. The TurboJPEG
+library, through kornia-rs, reports a warning as an error. It reads pictures of 8 bits, in less time than Pillow.
+Pillow and imagecodecs do not report warnings. With them, more bytes are put before the end mark of a picture that may
+be cut. If its pixels then differ, its scan took these bytes as its own, so it had not ended.
+"""
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
 from imagecodecs import jpeg8_decode
+from kornia_rs.io import decode_image_jpegturbo
+from numpy.typing import NDArray
 from PIL import Image
 
-_FRAMES, _OTHER_FRAMES = (0xC0, 0xC1), (0xC2,)  # sequential; progressive. `bare_jpeg` lets no others pass
-_RESTARTS, _SCAN = 0xDD, 0xDA
-_END_MARK = b"\xff\xd9"
+from worker.imaging.rejections import SliceRejected
+
+_MOST_PIXELS = 4_000_000
+"""Rust ends the process if memory runs out. A larger picture is left to Pillow, which raises MemoryError."""
+_FRAMES, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
+_TABLES, _SCAN, _FILL, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xd9"
+_MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))  # libjpeg-turbo goes on with zeros
+_WRAP = 1 << 16  # lossless differences are modulo this
+_FROM_THE_LEFT = 1  # the predictor of a lossless scan: the pixel on the left, or in the first column the one above
 
 
 def read_plain_jpeg(bare: bytes) -> Image.Image | None:
-    """Return the picture of a `pictures.bare_jpeg`, in mode L, or None if Pillow has to read it.
+    """Return the picture of a `pictures.bare_jpeg`, in mode L or RGB, or None if Pillow has to read it.
 
-    Only sequential grey pictures without restart markers are read here. Their one scan ends at the first marker, and
-    the picture must end with the end mark. So the decoder never runs out of bytes. If it did, it would invent pixels.
+    The pixels are those of Pillow. Pillow also has to read what libjpeg-turbo warns of (see `check_jpeg_end`).
     """
-    at, is_grey = 2, False
-    while (marker := bare[at + 1]) != _SCAN:
-        if marker == _RESTARTS or marker in _OTHER_FRAMES:
-            return None
-        is_grey |= marker in _FRAMES and bare[at + 9] == 1
-        at = _end(bare, at)
-    if not is_grey or not bare.endswith(_END_MARK, _end(bare, at)):
+    frame = next(bare[at + 4 :] for marker, at in _segments(bare) if marker in _FRAMES)
+    height, width, components = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big"), frame[5]
+    if width * height > _MOST_PIXELS:
         return None
     try:
-        return Image.fromarray(jpeg8_decode(bare))
+        pixels = decode_image_jpegturbo(bare, "mono" if components == 1 else "rgb")
     except Exception:  # Pillow then tries, and its errors get reason codes
         return None
+    return Image.fromarray(pixels[:, :, 0] if components == 1 else pixels)
 
 
-def _end(data: bytes, at: int) -> int:
+def check_jpeg_end(bare: bytes, picture: Image.Image) -> None:
+    """Raise SliceRejected(`truncated`) if Pillow invented pixels of the picture of a `pictures.bare_jpeg`."""
+    for longer in _lengthened(bare):
+        with Image.open(BytesIO(longer), formats=("JPEG",)) as other:
+            if other.tobytes() != picture.tobytes():
+                raise SliceRejected("truncated", "The JPEG ends before its pixels.")
+
+
+def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
+    """Return the pixels of a JPEG of a DICOM file, of any number of bits, lossless or not.
+
+    A frame is decoded again only if its last pixels look invented.
+
+    Raises SliceRejected(`truncated`), and the errors of imagecodecs.
+    """
+    pixels = np.asarray(jpeg8_decode(frame))
+    if _may_be_cut(frame, pixels) and any((jpeg8_decode(longer) != pixels).any() for longer in _lengthened(frame)):
+        raise SliceRejected("truncated", "A compressed frame ends before its pixels.")
+    return pixels
+
+
+def _lengthened(jpeg: bytes) -> Iterator[bytes]:
+    """Yield the JPEG with more bytes before its end mark, also after restart markers, for which it may wait."""
+    end = jpeg.rfind(_END_MARK)
+    for first, more in enumerate(_MORE):
+        # libjpeg-turbo does not go on at the two markers after the one that it waits for, so the order differs.
+        restarts = b"".join(bytes([0xFF, 0xD0 + (3 * first + number) % 8]) + more for number in range(8))
+        # A byte of 0xFF at the end would make a marker of the next byte.
+        yield jpeg[:end].rstrip(b"\xff") + more + restarts + jpeg[end:]
+
+
+def _segments(jpeg: bytes) -> list[tuple[int, int]]:
+    """Return the marker and the place of each segment up to the first scan."""
+    at, segments = 2, [(0, 0)]
+    while segments[-1][0] != _SCAN and at + 4 <= len(jpeg):
+        while jpeg[at + 1] == _FILL:
+            at += 1
+        segments.append((jpeg[at + 1], at))
+        at = _end(jpeg, at)
+    return segments[1:]
+
+
+def _end(jpeg: bytes, at: int) -> int:
     """Return the end of the segment whose marker is at `at`."""
-    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+
+
+def _may_be_cut(frame: bytes, pixels: NDArray[Any]) -> bool:
+    """Return whether the last pixels of a frame look as if libjpeg-turbo invented them.
+
+    Missing blocks and missing rows are of a middle grey. The rest of a block or row is decoded from bits of 0.
+    """
+    segments = _segments(frame)
+    row = pixels.reshape(-1, pixels.shape[-1])[-1]
+    precision = next((frame[at + 4] for marker, at in segments if marker in (*_FRAMES, _LOSSLESS)), 8)
+    if row[-1] == 1 << (precision - 1):
+        return True
+    if not any(marker == _LOSSLESS for marker, _ in segments):
+        return False
+    scan = _end(frame, segments[-1][1])
+    tables = [frame[at + 4 : _end(frame, at)] for marker, at in segments if marker == _TABLES]
+    if frame[scan - 3] != _FROM_THE_LEFT or row.size < 2 or len(tables) != 1:
+        return True
+    first = tables[0][17]  # the category of differences whose code has only zeros
+    if first == 0:
+        run = int((row[::-1] != row[-1]).argmax()) or row.size
+        length = next(length for length, count in enumerate(tables[0][1:17], 1) if count)
+        return run > 1 and not _ends_with(frame[scan:], length, run - 1)
+    return (int(row[-1]) - int(row[-2]) + (1 << first) - 1) % _WRAP == 0
+
+
+def _ends_with(scan: bytes, length: int, count: int) -> bool:
+    """Return whether a scan ends with bits of 0 for `count` codes of this length, and with bits of 1 up to a byte."""
+    end, size = scan.rfind(_END_MARK), count * length // 8 + 2
+    tail = scan[max(end - 2 * size, 0) : end].replace(b"\xff\x00", b"\xff")[-size:]
+    bits = f"{int.from_bytes(tail, 'big'):0{8 * len(tail)}b}"
+    return any(bits.endswith("0" * (count * length) + "1" * padding) for padding in range(8))

@@ -5,5 +5,8 @@ from worker.imaging.sandbox.protocol import FILTER_OPTIONAL, FILTER_REQUIRED
 
 
 def filter_choice() -> str:
-    """Return the argument for a confined process: whether it needs the filter (CTBATCH_ALLOW_UNFILTERED_DECODERS)."""
+    """Return the argument by which a confined process learns whether it must set the filter.
+
+    CTBATCH_ALLOW_UNFILTERED_DECODERS decides.
+    """
     return FILTER_OPTIONAL if current().allow_unfiltered_decoders else FILTER_REQUIRED

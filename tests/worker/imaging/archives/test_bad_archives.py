@@ -29,16 +29,16 @@ def upload(tmp_path: Path) -> Path:
 
 def inspect(upload: Path, data: bytes, limits: Limits | None = None) -> Inspection:
     upload.write_bytes(data)
-    return inspect_archive(upload, "upload.bin", limits or Limits())
+    return inspect_archive(upload, "upload.tar", limits or Limits())
 
 
 def refusal(upload: Path, data: bytes, limits: Limits | None = None) -> ArchiveRefused:
     """How an archive is refused, at submission and by whoever reads it unseen."""
     upload.write_bytes(data)
     with pytest.raises(ArchiveRefused) as inspected:
-        inspect_archive(upload, "upload.bin", limits or Limits())
+        inspect_archive(upload, "upload.tar", limits or Limits())
     with pytest.raises(ArchiveRefused) as read:
-        read_all(upload, limits)
+        read_all(upload, limits, "upload.tar")
     assert read.value.code == inspected.value.code
     assert inspected.value.code in REASONS
     return inspected.value
@@ -47,7 +47,8 @@ def refusal(upload: Path, data: bytes, limits: Limits | None = None) -> ArchiveR
 def outcomes(upload: Path, data: bytes, limits: Limits | None = None) -> list[str]:
     """Of every file of an archive that is accepted: its reason code, or `read`."""
     count = inspect(upload, data, limits).entries
-    codes = [content.code if isinstance(content, SliceRejected) else "read" for _, content in read_all(upload, limits)]
+    contents = [content for _, content in read_all(upload, limits, "upload.tar")]
+    codes = [content.code if isinstance(content, SliceRejected) else "read" for content in contents]
     assert len(codes) == count
     return codes
 
@@ -345,3 +346,22 @@ def test_row_17_xz_that_asks_for_gigabytes_is_refused(upload: Path) -> None:
 @pytest.mark.parametrize("magic", [b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07\x00", b"\x28\xb5\x2f\xfd"])
 def test_other_archives_are_refused_by_name(upload: Path, magic: bytes) -> None:
     assert refusal(upload, magic + bytes(2000)).code == "unsupported_archive"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_row_20_zeros_are_an_empty_tar_only_if_the_name_says_so(upload: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert refusal(upload, pack(bytes(10_240))).code == "no_images"
+    ((entry, content),) = read_all(upload, filename="broken.dcm")
+    assert (entry.name, content) == ("broken.dcm", bytes(10_240))
+    assert inspect_archive(upload, "broken.dcm", Limits()).entries == 1
+
+
+@pytest.mark.parametrize(("pack", "length"), [(gzip.compress, 30), (bz2.compress, 30), (lzma.compress, 60)])
+def test_row_15_a_damaged_packed_file_is_refused_only_if_its_name_is_of_a_tar(
+    upload: Path, pack: Callable[[bytes], bytes], length: int
+) -> None:
+    assert refusal(upload, pack(png())[:length]).code == "truncated_archive"
+    ((_, content),) = read_all(upload, filename="cut.nii.gz")
+    assert isinstance(content, SliceRejected)
+    assert content.code == "truncated_archive"
+    assert inspect_archive(upload, "cut.nii.gz", Limits()).entries == 1

@@ -138,6 +138,26 @@ def test_damage_within_an_inner_tar_keeps_what_was_read_and_ends_it_with_a_row(u
     assert [entry.name for entry in read_entries(upload, "x", Limits())][-2:] == ["p.tgz", "z.png"]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_inner_tar_whose_bytes_are_damaged_is_corrupt(upload: Path, method: int) -> None:
+    inner = tar_of({"1.png": png(), "2.png": png()})
+    damaged = zip_of({"p.tar": inner, "z.png": png()}, method)
+    if method == zipfile.ZIP_STORED:
+        at = damaged.index(png()) + len(png()) // 2
+        damaged = damaged[:at] + bytes([damaged[at] ^ 1]) + damaged[at + 1 :]
+    else:
+        damaged = raw_zip([RawEntry(b"p.tar", inner, method=8, crc=1), RawEntry(b"z.png", png())])
+    upload.write_bytes(damaged)
+    assert named(upload) == {"p.tar": "corrupt", "z.png": png()}
+
+
+def test_progress_is_reported_while_a_stored_tar_is_checked(upload: Path) -> None:
+    upload.write_bytes(zip_of({"p.tar": tar_of({"1.png": os.urandom(1 << 20)})}, zipfile.ZIP_STORED))
+    reports: list[None] = []
+    next(read_entries(upload, "x", Limits(), lambda: reports.append(None)))
+    assert len(reports) >= 4
+
+
 @pytest.mark.parametrize("outer", [zip_of, tar_of])
 def test_limits_count_through_both_levels(upload: Path, outer: Pack) -> None:
     upload.write_bytes(outer({name: zip_of(inside) for name, inside in PATIENTS.items()}))

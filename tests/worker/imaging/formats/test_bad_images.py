@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -14,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from db.reasons import REASONS
 from tests.worker.imaging.builders import grey, image, png, png_chunk
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.recipe import PreparedSlice, fit
+from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
@@ -238,11 +239,9 @@ RGB = (200, 30, 90)
         (Image.new("1", (8, 8), 1), "PNG", "1", 255),
         (Image.new("1", (8, 8), 1), "TIFF", "1", 255),
         (Image.new("1", (8, 8), 0), "BMP", "1", 0),
-        (Image.fromarray(np.full((8, 8), 65535, np.uint16)), "PNG", "I;16", 255),
+        (Image.fromarray(np.full((8, 8), 50115, np.uint16)), "PNG", "I;16", 195),
+        (Image.fromarray(np.zeros((8, 8), np.uint16)), "PNG", "I;16", 0),
         (Image.fromarray(np.full((8, 8), 40960, np.uint16)), "PNG", "I;16", 159),
-        (Image.fromarray(np.full((8, 8), 424, np.uint16)), "TIFF", "I;16 HU+1024", 128),
-        (Image.fromarray(np.full((8, 8), 424, np.uint16)), "PNG", "I;16 HU+1024", 128),
-        (Image.fromarray(np.full((8, 8), 32168, np.uint16)), "PNG", "I;16 HU+32768", 128),
     ],
 )
 def test_row_23_stated_conversions(verdict: Verdict, picture: Image.Image, kind: str, mode: str, expected: int) -> None:
@@ -251,21 +250,78 @@ def test_row_23_stated_conversions(verdict: Verdict, picture: Image.Image, kind:
     assert (slice_.pixels == expected).all()
 
 
+HU = np.linspace(-1000, 400, 224 * 224).reshape(224, 224).astype(np.int16)
+
+
+@pytest.mark.parametrize("offset", [1024, 32768])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_row_23_hounsfield_units_go_through_the_lung_window(verdict: Verdict, kind: str, offset: int) -> None:
+    (slice_,) = verdict(image(kind, Image.fromarray((HU.astype(np.int32) + offset).astype(np.uint16))))
+    assert (slice_.mode, slice_.notes) == (f"I;16 HU+{offset}", (f"hu_{offset}",))
+    assert (slice_.pixels == lung_window(HU)).all()
+
+
+def sixteen_bits(*values: int) -> bytes:
+    return image("PNG", Image.fromarray(np.array([values], np.uint16)))
+
+
 def test_16_bit_values_are_hounsfield_units_in_their_ranges_only(verdict: Verdict) -> None:
     def mode(low: int, high: int) -> str:
-        (slice_,) = verdict(image("PNG", Image.fromarray(np.array([[low, high]], np.uint16))))
+        (slice_,) = verdict(sixteen_bits(low, high))
         return slice_.mode
 
-    assert mode(0, 8191) == "I;16 HU+1024"
-    assert mode(31744, 39935) == "I;16 HU+32768"
+    assert mode(0, 8191) == mode(524, 824) == "I;16 HU+1024"
+    assert mode(31744, 39935) == mode(32268, 32568) == "I;16 HU+32768"
     assert mode(0, 40960) == mode(32768, 65535) == "I;16"
     for low, high in ((0, 8192), (31743, 39935), (31744, 39936), (20000, 30000)):
-        assert verdict(image("PNG", Image.fromarray(np.array([[low, high]], np.uint16)))) == "unsupported", (low, high)
+        assert verdict(sixteen_bits(low, high)) == "unsupported", (low, high)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(0, 1), (0, 255), (0, 823), (525, 3000), (1048, 4000), (32269, 33000), (31744, 32567)],
+    ids=["mask", "8-bit greys", "air alone", "no air", "HU + 2048", "no air, DeepLesion", "air alone, DeepLesion"],
+)
+def test_16_bit_values_without_air_or_without_tissue_are_not_hounsfield_units(
+    verdict: Verdict, values: tuple[int, ...]
+) -> None:
+    assert verdict(sixteen_bits(*values)) == "unsupported"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [HU, np.where(HU < -900, -2000, HU) + 1024, HU[:20]],
+    ids=["HU", "padding", "all negative"],
+)
+def test_negative_numbers_stored_as_unsigned_ones_are_unsupported(verdict: Verdict, numbers: Any) -> None:
+    assert verdict(image("PNG", Image.fromarray(numbers.astype(np.uint16)))) == "unsupported"
 
 
 def test_16_bit_picture_keeps_the_high_bits(verdict: Verdict) -> None:
-    (slice_,) = verdict(image("PNG", Image.fromarray(np.tile(np.uint16([0, 65535]), (8, 4)))))
+    (slice_,) = verdict(sixteen_bits(*[0, 32768, 65535] * 20))
     assert (slice_.pixels.min(), slice_.pixels.max()) == (0, 255)
+
+
+def deep(samples: Any, kind: str) -> bytes:
+    """A PNG or TIFF of 16 bits a sample, from uint16[h, w, channels]: grey and alpha, RGB, or RGBA."""
+    height, width, channels = samples.shape
+    if kind == "PNG":
+        header = struct.pack(">2I5B", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+        rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in samples)
+        chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+    return bytes(imagecodecs.tiff_encode(samples, photometric="rgb"))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("PNG", 2), ("PNG", 3), ("PNG", 4), ("TIFF", 3), ("TIFF", 4)])
+def test_row_23_hounsfield_units_in_colours_or_beside_alpha_are_unsupported(
+    verdict: Verdict, kind: str, channels: int
+) -> None:
+    for stored in (HU + 1024, HU.astype(np.int32) + 32768, HU):
+        samples = np.stack([stored.astype(np.uint16)] * channels, -1)
+        if channels in (2, 4):
+            samples[..., -1] = 65535
+        assert verdict(deep(samples, kind)) == "unsupported"
 
 
 def test_row_23_a_palette_is_looked_up(verdict: Verdict) -> None:
@@ -276,12 +332,11 @@ def test_row_23_a_palette_is_looked_up(verdict: Verdict) -> None:
         assert (slice_.pixels == luminance(*RGB)).all()
 
 
-def test_row_23_16_bit_colour_keeps_the_high_byte(verdict: Verdict) -> None:
-    pixel = struct.pack(">3H", *(value << 8 | 0xFF for value in RGB))
-    header = png_chunk(b"IHDR", struct.pack(">2I5B", 1, 1, 16, 2, 0, 0, 0))
-    rows = png_chunk(b"IDAT", zlib.compress(b"\x00" + pixel))
-    (slice_,) = verdict(b"\x89PNG\r\n\x1a\n" + header + rows + png_chunk(b"IEND", b""))
-    assert (slice_.pixels == luminance(*RGB)).all()
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_row_23_16_bit_colour_keeps_the_high_byte(verdict: Verdict, kind: str) -> None:
+    samples = np.full((8, 8, 3), [value << 8 | 0xFF for value in RGB], np.uint16)
+    (slice_,) = verdict(deep(samples, kind))
+    assert (slice_.mode, (slice_.pixels == luminance(*RGB)).all()) == ("RGB", True)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,19 @@ def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: f
     assert series.position == position
 
 
+def test_one_position_of_a_file_of_several_frames_is_not_that_of_each_frame() -> None:
+    stored = np.stack([grey().astype(np.int16) * 8] * 3)
+    slices = decode(dicom(stored[0], NumberOfFrames=3, PixelData=stored.tobytes()), LIMITS)
+    assert [slice_.series.position if slice_.series else 0 for slice_ in slices] == [None] * 3
+
+
+@pytest.mark.parametrize(("stated", "location"), [("-7.25", -7.25), (None, None)])
+def test_slice_location_is_read_beside_the_position(stated: str | None, location: float | None) -> None:
+    series = slice_of(dicom(SliceLocation=stated)).series
+    assert series is not None
+    assert (series.position, series.location) == (55.5, location)
+
+
 def test_a_slice_without_a_series_names_none() -> None:
     series = slice_of(dicom(SeriesInstanceUID=None)).series
     assert series is not None

@@ -46,11 +46,13 @@ FILES = {
     "no_rescale_type": dicom(STORED, RescaleType=None),
     "rescale_type_us": dicom(STORED, RescaleType="US"),
     "rescale_type_name": dicom(STORED, RescaleType="Hounsfield Units"),
+    "turned": dicom(STORED, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0]),
+    "projection": dicom(STORED, ImageType=["DERIVED", "SECONDARY", "MIP"]),
     "lossy": dicom(STORED, LossyImageCompression="01"),
     "long_uid": dicom(STORED, SeriesInstanceUID="1." + "2" * 66),
     "burned_in": dicom(STORED, BurnedInAnnotation="YES"),
     "hu_1024": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8)),
-    "hu_32768": image("PNG", Image.fromarray(grey().astype(np.uint16) + 32768)),
+    "hu_32768": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8 + 31744)),
 }
 
 
@@ -81,6 +83,30 @@ def test_each_oddity_is_noted_by_its_own_code(code: str) -> None:
 )
 def test_file_as_it_should_be_has_no_notes(data: bytes) -> None:
     assert notes(data) == ()
+
+
+@pytest.mark.parametrize(
+    ("axes", "is_turned"),
+    [
+        ([1, 0, 0, 0, 1, 0], False),
+        ([0.9, 0.436, 0, -0.436, 0.9, 0], False),  # turned by 26°
+        ([1, 0, 0, 0, 0.866, -0.5], False),  # a gantry tilt of 30°
+        ([-1, 0, 0, 0, 1, 0], True),
+        ([1, 0, 0, 0, -1, 0], True),
+        ([0, 1, 0, -1, 0, 0], True),
+    ],
+)
+def test_slice_whose_rows_or_columns_run_elsewhere_is_noted_as_turned(axes: list[float], is_turned: bool) -> None:
+    assert ("turned" in notes(dicom(STORED, ImageOrientationPatient=axes))) == is_turned
+
+
+@pytest.mark.parametrize(
+    ("name", "is_projection"),
+    [("MAX_IP", True), ("MIN_IP", True), ("MAXIMUM", True), ("MPR", False), ("AVERAGE", False)],
+)
+def test_projection_is_noted(name: str, is_projection: bool) -> None:
+    assert notes(dicom(STORED, VolumeBasedCalculationTechnique=name)) == ("projection",) * is_projection
+    assert notes(dicom(STORED, ImageType=["DERIVED", "PRIMARY", "AXIAL", name])) == ("projection",) * is_projection
 
 
 def test_notes_come_in_the_order_of_their_table() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydicom.dataset import Dataset
 
 from db.reasons import SET_APART
 from tests.conftest import make_settings
@@ -14,6 +15,25 @@ from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.rejections import SliceRejected
 
 LIMITS = DecodeLimits()
+
+
+def regions(*codes: str) -> list[Dataset]:
+    """Anatomic regions, by their codes."""
+    return [item(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning="a part") for code in codes]
+
+
+def groups(*anatomies: list[Dataset]) -> list[Dataset]:
+    """Functional groups that state an anatomy each."""
+    return [item(FrameAnatomySequence=[item(AnatomicRegionSequence=anatomy)]) for anatomy in anatomies]
+
+
+def item(**values: Any) -> Dataset:
+    dataset = Dataset()
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
     ("localizer", {"ImageType": ["DERIVED", "SECONDARY", "localizer", "X"]}),
@@ -22,8 +42,20 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("not_axial", {"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "CORONAL"]}),
     ("capture", {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}),
     ("capture", {"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]}),
+    ("capture", {"ImageType": ["DERIVED", "SECONDARY", "SCREENSAVE"]}),
+    ("capture", {"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}),
+    ("capture", {"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM7 PROT"]}),
+    ("capture", {"ImageType": ["DERIVED", "SECONDARY", "VRT"]}),
+    ("capture", {"VolumeBasedCalculationTechnique": "VOLUME_RENDER"}),
+    ("capture", {"SeriesDescription": "Patient Protocol"}),
+    ("capture", {"SeriesDescription": "Dose Report"}),
+    ("not_axial", {"VolumeBasedCalculationTechnique": "CURVED_MPR"}),
     ("not_chest", {"BodyPartExamined": "HEAD"}),
     ("not_chest", {"BodyPartExamined": "Abdomen Pelvis"}),
+    ("not_chest", {"AnatomicRegionSequence": regions("T-D1100")}),
+    ("not_chest", {"AnatomicRegionSequence": regions("69536005", "45048000")}),
+    ("not_chest", {"SharedFunctionalGroupsSequence": groups(regions("818981001"))}),
+    ("not_chest", {"PerFrameFunctionalGroupsSequence": groups(regions("12738006"), regions("12738006"))}),
     ("bolus_tracking", {"SeriesDescription": "PreMonitoring  I40f  10.0"}),
     ("bolus_tracking", {"SeriesDescription": "Monitoring  10.0  Br40 (3)"}),
     ("bolus_tracking", {"SeriesDescription": "TestBolus 10.0 B30f"}),
@@ -59,6 +91,41 @@ def test_secondary_capture_of_ct_is_a_capture() -> None:
     assert code(dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), replace(LIMITS, set_apart=())) == "not_ct"
 
 
+def test_other_object_is_not_ct_whatever_part_it_shows() -> None:
+    assert code(dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR", BodyPartExamined="BRAIN")) == "not_ct"
+
+
+def mapping(unit: str) -> Dataset:
+    return item(MeasurementUnitsCodeSequence=[item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning="unit")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "RCBF"]}, "unsupported"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"]}, "unsupported"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "STD_DEVIATION"]}, "unsupported"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "PERFUSION", "NONE"]}, ""),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, ""),
+        ({"RealWorldValueMappingSequence": [mapping("ml/100ml/s")]}, "unsupported"),
+        ({"RealWorldValueMappingSequence": [mapping("[hnsf'U]")]}, ""),
+        ({"RealWorldValueMappingSequence": [mapping("mg/ml"), mapping("[hnsf'U]")]}, ""),
+        ({"RealWorldValueMappingSequence": [item(LUTLabel="no unit")]}, ""),
+        (
+            {"SharedFunctionalGroupsSequence": [item(RealWorldValueMappingSequence=[mapping("ml/100ml/s")])]},
+            "unsupported",
+        ),
+        (
+            {"SharedFunctionalGroupsSequence": [item(CTImageFrameTypeSequence=[item(FrameType=["DERIVED", "MTT"])])]},
+            "unsupported",
+        ),
+    ],
+    ids=str,
+)
+def test_map_of_other_values_than_hounsfield_units_is_unsupported(changes: dict[str, Any], expected: str) -> None:
+    assert code(dicom(**changes)) == expected
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -70,6 +137,10 @@ def test_secondary_capture_of_ct_is_a_capture() -> None:
         {"BodyPartExamined": "CHEST_TO_PELVIS"},
         {"BodyPartExamined": "Thorax"},
         {"BodyPartExamined": ""},
+        {"AnatomicRegionSequence": regions("816094009")},
+        {"AnatomicRegionSequence": regions("unknown")},
+        {"PerFrameFunctionalGroupsSequence": groups(regions("816094009"), regions("818981001"))},
+        {"SeriesDescription": "Thorax Patient Protocol 2"},
         {"SeriesDescription": "Thorax Monitor 1.0"},
         {"SeriesDescription": "Chest monitoring 1.0"},
         {"SeriesDescription": "COVID Therapy Monitoring"},

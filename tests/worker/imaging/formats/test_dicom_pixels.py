@@ -390,3 +390,31 @@ def test_the_sandbox_reads_every_syntax(pool: DecoderPool) -> None:
     for syntax, (_, result) in zip(LOSSLESS, pool.map(enumerate(files)), strict=True):
         assert isinstance(result, list), (syntax, result)
         assert result[0].sha256_pixels == expected, syntax
+
+
+NOISE = (1000 + np.random.default_rng(3).integers(-20, 21, (48, 64)).cumsum(1)).astype(np.uint16)
+PADDED = np.where(np.hypot(*np.mgrid[-1:1:48j, -1:1:64j]) > 1, 0, NOISE).astype(np.uint16)
+
+
+@pytest.mark.parametrize("stored", [NOISE, PADDED], ids=["noise", "padded"])
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (f"{BASE}.4.57", LOSSLESS[f"{BASE}.4.57"]),
+        (f"{BASE}.4.70", LOSSLESS[f"{BASE}.4.70"]),
+        (f"{BASE}.4.51", lambda a: imagecodecs.jpeg8_encode(a, level=95, bitspersample=12)),
+        (f"{BASE}.4.50", lambda a: imagecodecs.jpeg8_encode((a >> 4).astype(np.uint8), level=95)),
+    ],
+)
+def test_jpeg_frame_that_ends_too_early_is_truncated_in_spite_of_its_end_mark(
+    syntax: str, encode: Encode, stored: Stored
+) -> None:
+    whole = encode(stored)
+    kind = np.uint8 if syntax.endswith(".50") else np.uint16
+    states = {"BitsStored": 12, "HighBit": 11} if kind == np.uint16 else {}
+    data = [ct_dataset(np.zeros(stored.shape, kind), **states) for _ in range(2)]
+    assert only(compressed([whole], data[0], syntax)).width == 64
+    for share in (0.4, 0.6, 0.8):
+        with pytest.raises(SliceRejected) as rejected:
+            decode(compressed([whole[: int(len(whole) * share)] + b"\xff\xd9"], data[1], syntax), LIMITS)
+        assert rejected.value.code == "truncated", share

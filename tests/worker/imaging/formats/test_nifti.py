@@ -129,7 +129,7 @@ def test_types_of_voxels_give_the_same_slices(kind: Any) -> None:
 
 @pytest.mark.parametrize(("slope", "inter"), [(1, -1024), (0.5, -1024), (2, -1400.5)])
 def test_scaling_of_the_header_gives_hu(slope: float, inter: float) -> None:
-    stored = np.random.default_rng(1).integers(0, 1200, SHAPE).astype(np.uint16)
+    stored = np.random.default_rng(1).integers(0, 2400, SHAPE).astype(np.uint16)
     assert_shows(
         nifti(stored, scl_slope=slope, scl_inter=inter), nibabel.Nifti1Image(stored * float(slope) + inter, AFFINE)
     )
@@ -159,6 +159,7 @@ def test_voxels_that_are_no_numbers_are_black() -> None:
         (nifti((volume() + 1400).astype(np.uint16)), "not_hu"),
         (nifti(volume() / 1400), "not_hu"),
         (nifti(volume().astype(np.float32) * 1000), "not_hu"),
+        (nifti((volume() + 1400).astype(np.uint16), scl_slope=0.001, scl_inter=-1024), "not_hu"),
         (nifti(np.full(SHAPE, np.nan, np.float32)), "not_hu"),
         (nifti(volume().astype(np.complex64)), "unsupported"),
         (nifti(vox_offset=9), "malformed"),
@@ -171,12 +172,23 @@ def test_voxels_that_are_no_numbers_are_black() -> None:
     ],
     ids=[
         "no codes", "codes of 0", "axes on one line", "an axis that is no number", "two volumes", "a mask",
-        "a mask of signs", "HU + 1400", "scaled", "too large", "no numbers", "complex", "voxels in the header",
-        "a byte short", "a header alone", "no slices", "more than there is", "a header of a pair", "between two planes",
+        "a mask of signs", "HU + 1400", "scaled", "too large", "no tissue", "no numbers", "complex",
+        "voxels in the header", "a byte short", "a header alone", "no slices", "more than there is",
+        "a header of a pair", "between two planes",
     ],
 )  # fmt: skip
 def test_volume_that_cannot_be_read_rightly_is_refused_by_name(data: bytes, reason: str) -> None:
     assert code(data) == reason
+
+
+@pytest.mark.parametrize("version", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize(("unit", "in_mm"), [("meter", 1000), ("mm", 1), ("micron", 0.001), ("unknown", 1)])
+def test_positions_are_in_mm_in_every_unit(version: Any, unit: str, in_mm: float) -> None:
+    """SimpleITK 2.5.7 converts units like this; the affine of nibabel 5.4.2 stays in the unit of the file."""
+    image = version(volume(), AFFINE / [[in_mm], [in_mm], [in_mm], [1]])
+    image.header.set_xyzt_units(unit, "sec")
+    found = [slice_.series.position for slice_ in slices_of(written(image)) if slice_.series]
+    assert found == pytest.approx([0.0, 1.5, 3.0, 4.5, 6.0])
 
 
 def test_four_dimensions_of_one_volume_are_read() -> None:

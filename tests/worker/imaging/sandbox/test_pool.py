@@ -457,3 +457,14 @@ def test_pixels_are_read_only_and_hashed_here(shared: DecoderPool) -> None:
     assert not result[0].pixels.flags.writeable
     assert result[0].pixels.tobytes() == b"\x03" * PIXEL_BYTES
     assert result[0].sha256_pixels == hashlib.sha256(b"\x03" * PIXEL_BYTES).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_of_600_mib_fits_into_the_memory_of_a_decoder(compression: str | None) -> None:
+    whole = image("TIFF", compression=compression)
+    (expected,) = decode(whole, DecodeLimits())
+    with DecoderPool(1, DecodeLimits()) as pool:
+        ((_, result),) = pool.map([(0, whole + bytes(600 * 1024 * 1024))])
+    assert isinstance(result, list)
+    assert (result[0].pixels == expected.pixels).all()

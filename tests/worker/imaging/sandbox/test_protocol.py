@@ -29,6 +29,8 @@ def slice_header(**changes: object) -> dict[str, object]:
         "issuer": "6",
         "birth_date": "7",
         "sex": "8",
+        "frames": 20,
+        "location": -2.5,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
     return {
@@ -99,6 +101,7 @@ def test_an_honest_header_is_accepted() -> None:
         {"sex": 1},
         {"burned_in": 1},
         {"series_number": 1.5},
+        {"frames": "20"},
         {"position": "1"},
         {"position": float("inf")},
         {"extra": 1},
