@@ -92,8 +92,13 @@ class Gate(Kept):
 
 
 def floors_of(version: ModelVersion) -> Floors:
-    """Return the floors that a version must reach. Its training run may have set the floor of the sensitivity."""
-    return Floors() if version.facts.floor is None else Floors(recall=version.facts.floor)
+    """Return the floors that a version must reach. Its training run may have set the floor of the sensitivity.
+
+    The file of an imported version can raise this floor, but not lower it.
+    """
+    if (stated := version.facts.floor) is None:
+        return Floors()
+    return Floors(recall=stated if version.facts.imported is None else max(stated, DEFAULT_FLOOR))
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:

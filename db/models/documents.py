@@ -66,8 +66,8 @@ class Facts(Origin):
     """How a model version was made. A package may state other facts too, which are kept unchanged.
 
     `imported`: the origin of a version that was made elsewhere. Its ids and labels belong to that database, not to this
-    one. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: somebody stopped the
-    training before its last epoch.
+    one. `floor`: the sensitivity that the version must reach to be promoted (`db.evaluation.gate.floors_of`).
+    `stopped_early`: somebody stopped the training before its last epoch.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -20,6 +20,7 @@ PRECISIONS = ("f32", "bf16", "int8")
 SHOWN = 64  # the most characters of a name in a message
 UNUSABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all control characters except tab and new line
 LARGEST_NUMBER = 1e300
+MOST_NESTED = 32  # levels of objects and lists; our own manifests have 7
 
 
 class BadManifest(Exception):
@@ -90,6 +91,37 @@ class Parity(Document):
     largest_difference: float | None = None
 
 
+class StatedMetrics(Document):
+    """The metrics that a package states. Only members that pages show are declared, without limits on their values."""
+
+    model_config = ConfigDict(extra="allow")
+
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    specificity: float | None = None
+    f1: float | None = None
+    auc: float | None = None
+    pr_auc: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    n: int | None = None
+    groups: int | None = None
+    class_groups: dict[str, int] = Field(default_factory=dict)
+    confusion_matrix: list[list[int]] = Field(default_factory=list)
+    intervals: dict[str, list[float] | None] = Field(default_factory=dict)
+    by_group: "StatedMetrics | None" = None
+    by_source: dict[str, "StatedMetrics"] = Field(default_factory=dict)
+    rule: dict[str, Any] | None = None
+    measured_on: Text = ""
+    measured_with: Text = ""
+
+
+def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    StatedMetrics.of(metrics)
+    return metrics
+
+
 def _parity(parity: dict[str, Any]) -> dict[str, Any]:
     for precision in parity.keys() & set(PRECISIONS):
         Parity.of(parity[precision])
@@ -112,7 +144,7 @@ class Package(Document):
     threshold: Probability
     temperature: Positive
     files: dict[Annotated[str, AfterValidator(_file_name)], Sha256]
-    metrics: dict[str, Any]
+    metrics: Annotated[dict[str, Any], AfterValidator(_metrics)]
     parity: Annotated[dict[str, Any], AfterValidator(_parity)]
     dataset_hash: Text | None = None
     created_at: Text | None = None
@@ -135,8 +167,8 @@ def parse_manifest(data: bytes) -> Package:
     """Return the package that the bytes of a manifest describe.
 
     Raises BadManifest: the bytes are not JSON, or a member is missing, unknown, or has a wrong type, form or range.
-    Free members may not have values that cannot be stored or shown: control characters, lone surrogates, or numbers
-    that are too large or not finite.
+    Free members may not have values that cannot be stored or shown: control characters, lone surrogates, numbers that
+    are too large or not finite, or more than 32 levels.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
@@ -152,13 +184,16 @@ def parse_manifest(data: bytes) -> Package:
 
 def _check_values(whole: Any) -> None:
     """Raise BadManifest if a text or a number, at any depth, cannot be stored or shown."""
-    values = [whole]
+    values = [(whole, 0)]
     while values:
-        match values.pop():
+        value, level = values.pop()
+        if level > MOST_NESTED:
+            raise BadManifest(f"{MANIFEST} is damaged: it is nested more than {MOST_NESTED} levels deep")
+        match value:
             case dict() as members:
-                values += [*members.keys(), *members.values()]
+                values += [(one, level + 1) for one in (*members.keys(), *members.values())]
             case list() as items:
-                values += items
+                values += [(one, level + 1) for one in items]
             case str() as text if UNUSABLE.search(text):
                 raise BadManifest(f"{MANIFEST} is damaged: it holds a control character or half a character")
             case float() | int() as number if not -LARGEST_NUMBER < number < LARGEST_NUMBER:

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from db import PARTS, TEST, TRAIN
+from db.database import get_engine
 from db.datasets.slices import (
     SplitCandidate,
     lack_of_patient,
@@ -33,6 +35,23 @@ class Known:
 
     seen: list[SplitCandidate]
     named: list[SplitCandidate]
+
+
+@dataclass(frozen=True)
+class KnownCounts:
+    """How many slices a version may know. `seen`, `named`: as in `Known`.
+
+    `connected`: these, and slices of the test part whose group has other slices in train.
+    """
+
+    seen: int
+    named: int
+    connected: int
+
+
+Counted = dict[tuple[object, ...], KnownCounts]
+_counted: WeakKeyDictionary[Engine, Counted] = WeakKeyDictionary()
+"""What `count_known` counted in each database. It stays true, because neither built datasets nor splits change."""
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -177,19 +196,41 @@ def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> l
     return [one for one in slices if one.pixels_sha256 in pixels or one.cluster in clusters]
 
 
+def count_known(
+    s: Session, version: ModelVersion, dataset_id: int, split: Split | None = None, part: str | None = None
+) -> KnownCounts:
+    """Count the slices of a dataset, or of a part of its split, that the version may know.
+
+    Each process counts once, because it reads all slices, and pages ask for the numbers again and again.
+    """
+    counted = _counted.setdefault(get_engine(), {})
+    sources = [_training_source_of(s, ancestor) for ancestor in ancestors_of(s, version)]
+    source_ids = tuple((source.id if source else None, source_dataset_id) for source, source_dataset_id in sources)
+    key = (source_ids, dataset_id, split.id if split else None, part)
+    if key not in counted:
+        counted[key] = _count_known(s, version, dataset_id, split, part)
+    return counted[key]
+
+
+def _count_known(
+    s: Session, version: ModelVersion, dataset_id: int, split: Split | None, part: str | None
+) -> KnownCounts:
+    known = known_in(s, version, dataset_id, split, PARTS if part is None else (part,))
+    rows = {one.row for one in (*known.seen, *known.named)}
+    if split is not None and part == TEST and SHARED_GROUPS in split.leaks:
+        slices = split_candidates(s, dataset_id)
+        groups = {one.group for one in slices if part_of(split, one) == TRAIN}
+        rows |= {one.row for one in slices if one.group in groups and part_of(split, one) == TEST}
+    return KnownCounts(len(known.seen), len(known.named), len(rows))
+
+
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
     """Count the slices in a split's test part that the version may know.
 
     The version or an ancestor was trained on them or on a group of this name, or other slices of their group are in
     train.
     """
-    known = known_in(s, version, split.dataset_id, split, (TEST,))
-    rows = {one.row for one in (*known.seen, *known.named)}
-    if SHARED_GROUPS in split.leaks:
-        slices = split_candidates(s, split.dataset_id)
-        groups = {one.group for one in slices if part_of(split, one) == TRAIN}
-        rows |= {one.row for one in slices if one.group in groups and part_of(split, one) == TEST}
-    return len(rows)
+    return count_known(s, version, split.dataset_id, split, TEST).connected
 
 
 def candidate_number(s: Session, version: ModelVersion) -> int:
@@ -209,13 +250,13 @@ def optimism_notes(
     """Return a line for each reason why the versions' metrics may be optimistic, such as slices seen in training."""
     notes = []
     for version in versions:
-        known = known_in(s, version, dataset_id, split, PARTS if part is None else (part,))
-        if seen := len(known.seen):
-            notes.append(f"{version.label}, or a version it comes from, was trained on {seen} of these slices")
-        if named := len(known.named):
+        known = count_known(s, version, dataset_id, split, part)
+        if known.seen:
+            notes.append(f"{version.label}, or a version it comes from, was trained on {known.seen} of these slices")
+        if known.named:
             notes.append(
                 f"{version.label}, or a version it comes from, was trained on groups with the names of the groups of"
-                f" {named} of these slices: they may be of the same patients"
+                f" {known.named} of these slices: they may be of the same patients"
             )
         notes += unknown_sources(s, version)
     dataset = s.get_one(Dataset, dataset_id)
@@ -231,7 +272,8 @@ def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
     """Return a line for each reason why training slices of the version or of an ancestor are not in this database."""
     lines = []
     for one in ancestors_of(s, version):
-        if one.facts.dataset and _training_source_of(s, one) == (None, None):
+        was_trained = one.facts.dataset or one.facts.imported
+        if was_trained and _training_source_of(s, one) == (None, None):
             lines.append(f"{one.label} was trained on slices that this database does not have; they may include these")
         if labels := ancestors_elsewhere(one):
             lines.append(f"{one.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")

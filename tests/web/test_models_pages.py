@@ -549,11 +549,17 @@ def test_network_whose_weights_name_another_file_is_not_imported(admin: Api, set
     assert "holds a soft or external link" in refused.json["detail"]
 
 
-def test_malformed_metrics_do_not_break_pages(anns_browser: Browser, version_id: int) -> None:
-    odd = {"accuracy": 0.5, "auc": "high", "intervals": [1], "confusion_matrix": [[1]], "by_source": 7, "n": "many"}
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"auc": "high", "intervals": [1], "confusion_matrix": [[1]], "by_source": 7, "n": "many"},
+        {"confusion_matrix": [[1, 0], [0, 1]], "measured_with": []},
+    ],
+)
+def test_malformed_metrics_do_not_break_pages(anns_browser: Browser, version_id: int, odd: dict[str, Any]) -> None:
     with session_scope() as s:
         version = s.get_one(ModelVersion, version_id)
-        version.metrics = odd
+        version.metrics = {"accuracy": 0.5} | odd
         version.parity = {"slices": "many", "processor": {}}
     page = anns_browser.get(f"/models/{version_id}")
     assert (page.status_code, "0.500" in page.text) == (200, True)

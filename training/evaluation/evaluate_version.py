@@ -21,7 +21,7 @@ from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
-from db.training.lineage import groups_in
+from db.training.lineage import groups_in, unknown_sources
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.group_level import ScoredGroups, measure_groups
@@ -112,6 +112,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
         learned_from = training_slices_of(s, evaluation.model_version, LEARNED_FROM)
         known_groups = groups_in(s, evaluation.model_version, LEARNED_FROM)
+        unknown = unknown_sources(s, evaluation.model_version)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: progress(0.0))
@@ -132,6 +133,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
             ood=result.ood_share,
             reviewed=reviewed,
             gone=learned_from.gone,
+            unknown=unknown,
         )
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})

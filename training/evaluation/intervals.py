@@ -8,8 +8,9 @@ chosen so that its variance is that of the resamples (Korn and Graubard, Survey 
 Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. With a few scattered
 mistakes, they say nothing about patients that are wholly missed. So the lower end is at most that of g successes in g
 trials, 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
-Thus g groups with mistakes never show more than g groups without one. The upper end has the mirrored limit. For the
-precision, g counts only groups with a positive slice, because the other groups say nothing about it.
+Thus g groups with mistakes never show more than g groups without one. The upper end has the mirrored limit. If a metric
+needs both classes, g counts the groups of the rarer class. For the precision, g is also at most the number of groups
+with a positive slice, because the other groups say nothing about it.
 """
 
 from typing import Any

@@ -226,7 +226,7 @@ class ScoredSlices:
         positives, called, true = (weights @ c for c in (self.positive, self.called, self.positive * self.called))
         negatives = total - positives
         auc, average = self._ranked(weights, positives, negatives)
-        absent = _share(np.zeros_like(total), positives)  # NaN if there is no positive slice, else 0
+        absent = _share(np.zeros_like(total), positives * negatives)  # NaN if a class has no slice, else 0
         return {
             "accuracy": _share(total - positives - called + 2 * true, total),
             "recall": _share(true, positives),

@@ -18,7 +18,7 @@ in a hundred slices, there is not enough evidence.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
@@ -41,7 +41,8 @@ class Evidence:
     the name of a group that the model was trained or calibrated on. `without_patient`: no patient, series or folder is
     known. `lack`: what these slices lack, as the end of a sentence. `ood`: out of distribution, or None. `reviewed`:
     the labels are reviews of a job, whose readers may have seen a model's answers. `gone`: how many slices that the
-    model learned from are gone. If there are any, `seen` may be too low.
+    model learned from are gone. `unknown`: a line for each reason why slices that the model learned from are not in
+    this database. With either, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -51,6 +52,7 @@ class Evidence:
     ood: float | None = None
     reviewed: bool = False
     gone: int = 0
+    unknown: Sequence[str] = field(default_factory=list)
 
 
 def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
@@ -78,6 +80,7 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         reasons.append("the labels come from readers who may have seen a model's answers: metrics may be too good")
     if evidence.gone:
         reasons.append(gone_note(evidence.gone))
+    reasons += evidence.unknown
     return SiteCheck(
         verdict=verdict,
         reasons=reasons,

@@ -31,6 +31,8 @@ NOT_STATED = {
 }
 """The tolerances of a package that states none, by the names and in the units of `Differences`. Rounding changes
 distances most. This does no harm, because each engine has its own limit for distances."""
+MOST_STATED = 5.0
+"""A package may state at most so many times these tolerances. Otherwise its maker could switch the proof off."""
 
 
 @dataclass(frozen=True)
@@ -171,4 +173,6 @@ def _largest(values: NDArray[Any], exact: NDArray[Any]) -> float:
 
 def tolerance_of(package: Package, precision: str) -> dict[str, float]:
     """Return how far a precision may differ from float32, by the field names of `Differences`."""
-    return package.proof.tolerance.get(precision) or NOT_STATED[precision]
+    usual = NOT_STATED[precision]
+    stated = package.proof.tolerance.get(precision) or usual
+    return {name: min(stated[name], MOST_STATED * limit) for name, limit in usual.items()}

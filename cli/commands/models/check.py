@@ -30,8 +30,9 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     """Say whether MODEL may be used at a new site.
 
     Prints metrics of slices, and metrics of groups (patients) by the rule of findings of MODEL. The verdict depends on
-    three metrics of slices. Each has a floor: 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and
-    0.90 for AUC. Each also has a 95 % interval, which comes from resampling groups. The verdict is one of these:
+    three metrics of slices. Each has a floor: 0.85 for sensitivity (or the model's own floor, which an imported model
+    can only raise), 0.80 for specificity and 0.90 for AUC. Each also has a 95 % interval, which comes from resampling
+    groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
@@ -47,6 +48,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         near-identical to such a slice
       slices in groups with the name of a training or validation group
       slices without a known patient
+
+    If the slices that trained MODEL are not in this database, a line says so.
     """
     from training.evaluation.site_check import MUCH_OOD
 

@@ -29,6 +29,7 @@ from db.settings import Settings
 from db.storage import storage
 from db.training.lineage import ancestors_of
 from tests.builders.datasets import new_split
+from tests.builders.statements import recorded_statements
 from tests.builders.versions import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
@@ -336,6 +337,27 @@ def test_notes_count_test_slices_that_trained_a_version(models: Registry) -> Non
         promote(child)
 
 
+def test_slices_are_read_once_for_a_gate_that_is_looked_at_again(models: Registry) -> None:
+    with session_scope() as s:
+        for row, group in enumerate(("a", "b", "c")):
+            known = {"dataset_id": models.dataset.id, "group": group, "pixels_sha256": str(row), "label": 1}
+            s.add(LabelledSlice(ordinal=row, row=row, name=f"{row}.png", **known))
+        s.get_one(Split, models.split.id).assignment = {"a": "train", "b": "test", "c": "test"}
+        other = new_split(models.dataset.id, {"a": "test", "b": "train", "c": "test"}, seed=8)
+        s.add(other)
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    with session_scope() as s:
+        stored = s.get_one(ModelVersion, old.id)
+        stored.facts = {**stored.facts.as_json(), "split": {"id": other.id, "dataset": "site/1"}}
+    first = gate(new)
+    assert first.notes[0] == "old/1, or a version it comes from, was trained on 1 of these slices"
+    with recorded_statements() as statements:
+        assert gate(new) == first
+    assert not [one for one in statements if "labelled_slice" in one]
+
+
 def test_patients_in_both_train_and_test_are_not_evidence(models: Registry) -> None:
     with session_scope() as s:
         for row, (group, part) in enumerate([("a", "train"), ("b", "train"), ("b", "test"), ("c", "test")]):
@@ -376,7 +398,10 @@ def test_ancestors_of_an_imported_version_are_not_versions_here(models: Registry
     keep_proof(imported, passed=True)
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
-    assert gate(new).notes[0] == "imported/1 was made elsewhere from base/1, which may have seen these slices"
+    assert gate(new).notes[:2] == [
+        "imported/1 was trained on slices that this database does not have; they may include these",
+        "imported/1 was made elsewhere from base/1, which may have seen these slices",
+    ]
     with read_scope() as s:
         assert [each.label for each in ancestors_of(s, s.merge(imported))] == ["imported/1"]
 
@@ -516,5 +541,15 @@ def test_champion_is_not_compared_with_itself(models: Registry) -> None:
         assert s.query(Evaluation).count() == 1
 
 
-def test_version_without_a_floor_has_the_default_floor() -> None:
-    assert floors_of(ModelVersion(name="imported", number=1, facts={})).recall == DEFAULT_FLOOR
+@pytest.mark.parametrize(
+    ("facts", "floor"),
+    [
+        ({}, DEFAULT_FLOOR),
+        ({"floor": 0.7}, 0.7),
+        ({"imported": {}}, DEFAULT_FLOOR),
+        ({"imported": {}, "floor": 0.0}, DEFAULT_FLOOR),
+        ({"imported": {}, "floor": 0.95}, 0.95),
+    ],
+)
+def test_imported_version_cannot_lower_its_floor(facts: dict[str, object], floor: float) -> None:
+    assert floors_of(ModelVersion(name="lungs", number=1, facts=facts)).recall == floor

@@ -288,6 +288,18 @@ def test_a_damaged_or_foreign_file_is_refused_and_nothing_is_kept(refuse, data: 
 
 
 PATHS = ["../model.xml", "/etc/model.xml", "a/model.xml", "a\\model.xml", ".xml", "model.pkl", "model.h5", "x\n.xml"]
+ODD_METRICS: dict[str, object] = {
+    "auc": "high",
+    "n": "many",
+    "class_groups": {"COVID": "many"},
+    "confusion_matrix": [[1, "many"]],
+    "intervals": [1],
+    "by_group": 7,
+    "by_source": {"CT 1": 7},
+    "rule": 7,
+    "measured_on": {},
+    "measured_with": [],
+}
 UNUSABLE = [
     *(({"files": {name: "0" * 64}}, "is not a file name that a package may hold") for name in PATHS),
     ({"files": {"model.xml": "0" * 63, "model.bin": "0" * 64}}, "files.model.xml"),
@@ -307,6 +319,9 @@ UNUSABLE = [
     ({"temperature": 0}, "'temperature'"),
     ({"temperature": "hot"}, "'temperature'"),
     ({"metrics": []}, "'metrics'"),
+    *(({"metrics": {name: value}}, "'metrics") for name, value in ODD_METRICS.items()),
+    *(({"metrics": {"by_group": {name: value}}}, "'metrics") for name, value in ODD_METRICS.items()),
+    ({"extra": {"environment": {"deep": json.loads("[" * 300 + "]" * 300)}}}, "nested more than 32 levels"),
     ({"ood": []}, "'ood'"),
     ({"ood": {"threshold": 1.5, "openvino-int8": "far"}}, "ood.openvino-int8"),
     ({"plugin": "x"}, "'plugin'"),

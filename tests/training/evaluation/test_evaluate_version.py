@@ -225,6 +225,18 @@ def test_slices_that_trained_the_version_or_its_parent_are_not_evidence(
     assert verdicts == ["not enough evidence", "not enough evidence", "may be used"]
 
 
+def test_check_says_that_the_training_slices_of_an_imported_version_are_unknown(
+    add_version: AddVersion, dataset: Dataset
+) -> None:
+    made_elsewhere = {"imported": {"lineage": ["pooled/1"]}}
+    check = ask(add_version("imported", facts=made_elsewhere), dataset)
+    assert evaluate_next("w")
+    assert seen(check).result["site_check"]["reasons"][-2:] == [
+        "imported/1 was trained on slices that this database does not have; they may include these",
+        "imported/1 was made elsewhere from pooled/1, which may have seen these slices",
+    ]
+
+
 def verdict(version: ModelVersion, dataset: Dataset) -> str:
     evaluation = ask(version, dataset)
     assert evaluate_next("w")

@@ -132,6 +132,19 @@ def test_precision_is_as_certain_as_the_groups_with_that_verdict(found, low):
     assert wrong.intervals["precision"] == pytest.approx((0, 1 - low), abs=0.001)
 
 
+@pytest.mark.parametrize(("healthy", "low"), [(0, None), (1, None), (2, 0.224), (40, 0.928)])
+@pytest.mark.parametrize("name", ["precision", "f1"])
+def test_precision_and_f1_are_as_certain_as_the_groups_without_disease(name, healthy, low):
+    labels = np.repeat([1, 0], [40, 40 if healthy else 0])
+    groups = [f"ill-{n}" if n < 40 else f"healthy-{n % healthy}" for n in range(len(labels))]
+    model = Verdicts(np.where(labels == 1, 0.9, 0.1), 0.5)
+    interval = with_intervals(model.probability, labels, groups, 0.5).intervals[name]
+    assert interval == (None if low is None else pytest.approx((low, 1), abs=0.001))
+    difference = compare(model, model, labels, groups)[name]
+    assert (difference.high is None) == (low is None)
+    assert low is None or difference.high > 1 / healthy
+
+
 def test_difference_in_precision_is_as_certain_as_the_groups_with_that_verdict():
     labels, groups = np.repeat([1, 0], 40), [str(n) for n in range(80)]
     few, many = (Verdicts(np.where(np.arange(80) < found, 0.9, 0.1), 0.5) for found in (4, 40))
@@ -195,7 +208,7 @@ def test_calibration_error_of_a_calibrated_model_is_that_of_chance():
 
 @pytest.mark.parametrize(
     ("label", "undefined"),
-    [(0, {"precision", "recall", "f1", "auc", "pr_auc"}), (1, {"specificity", "auc", "pr_auc"})],
+    [(0, {"precision", "recall", "f1", "auc", "pr_auc"}), (1, {"specificity", "precision", "f1", "auc", "pr_auc"})],
 )
 def test_missing_class_leaves_only_its_metrics_undefined(label, undefined):
     found = with_intervals([0.2, 0.7, 0.6], [label] * 3, ["a", "b", "c"], 0.5)

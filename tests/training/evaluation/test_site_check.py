@@ -136,6 +136,11 @@ def test_slices_that_cannot_be_compared_with_lost_ones_are_mentioned():
     assert found.reasons[-1].startswith("1,200 slices that the model learned from are gone")
 
 
+def test_sources_of_training_slices_that_are_not_known_here_are_mentioned():
+    found = check_site(result(), Floors(), Evidence(unknown=["the training slices are elsewhere"]))
+    assert (found.verdict, found.reasons[3:]) == (MAY, ["the training slices are elsewhere"])
+
+
 def test_labels_of_readers_who_may_have_seen_answers_are_mentioned():
     found = check_site(result(), Floors(), Evidence(reviewed=True))
     assert (found.verdict, len(found.reasons)) == (MAY, 4)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db.registry.manifest import INT8_FILE, MANIFEST
+from db.registry.manifest import INT8_FILE, MANIFEST, ProofFacts
 from db.registry.proof_file import BadProof, read_proof_file, write_proof_file
 from worker.engines import load
 from worker.engines.interface import Scores
@@ -174,6 +174,16 @@ def test_each_answer_has_a_tolerance_of_its_own(skew: dict[str, Any], passed: bo
     engine = Skewed(whole, **skew)
     assert prove(engine, whole, published[1]).passed is passed
     assert engine.sizes == [8, 8, 8, 8, 1], "it is proven with the numbers of slices that it will get"
+
+
+def test_package_cannot_switch_its_proof_off(published: Published) -> None:
+    proof = read_proof(published[0], published[1])
+    assert proof is not None
+    lax = {precision: dict.fromkeys(("logit", "distance", "cam"), 1e9) for precision in NOT_STATED}
+    package = published[1].model_copy(update={"proof": ProofFacts(tolerance=lax)})
+    whole = Proof(proof.slices, replace(proof.answers, distance=np.ones(len(proof.slices), np.float32)), proof.source)
+    assert prove(Skewed(whole), whole, package).passed
+    assert not prove(Skewed(whole, logit=lambda logit: logit + 2), whole, package).passed
 
 
 def arrays(count: int = 2, **changed: Any) -> dict[str, Any]:
