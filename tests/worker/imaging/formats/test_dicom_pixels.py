@@ -111,6 +111,26 @@ def test_lossless_syntax_gives_the_pixels_of_its_uncompressed_twin(syntax: str, 
     )
 
 
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_each_predictor_of_lossless_jpeg_gives_signed_pixels(predictor: int) -> None:
+    """dcm2niix 1.0.20260724 computes 5, 6 and 7 with signed numbers, so most of its pixels are wrong."""
+    stored, states = picture("16 bits, signed")
+    frame = imagecodecs.jpeg8_encode(stored.view(np.uint16), lossless=True, predictor=predictor, bitspersample=16)
+    found = only(compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.57"))
+    assert found.sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_lookup_table_for_display_changes_nothing(implicit: bool) -> None:
+    """In implicit VR, pydicom 3.0.2 reads the first value of such a table as unsigned, and draws the slice black."""
+    stored, states = picture("12 bits")
+    table = Dataset()
+    table.add_new("LUTDescriptor", "SS", [1501, -1350, 16])
+    table.add_new("LUTData", "OW", np.linspace(65535, 0, 1501).astype(np.uint16).tobytes())
+    data = dataset_bytes(ct_dataset(stored, **states, VOILUTSequence=[table]), implicit=implicit)
+    assert only(data).sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
 @pytest.mark.parametrize(
     ("syntax", "encode"),
     [
@@ -306,6 +326,14 @@ def test_frames_of_enhanced_ct_have_a_rescale_and_a_position_each() -> None:
         assert [slice_.sha256_pixels for slice_ in slices] == [expected] * 3
         assert [slice_.series and slice_.series.position for slice_ in slices] == [3.0, 1.5, -2.0]
         assert [slice_.frame for slice_ in slices] == [0, 1, 2]
+
+
+def test_frames_of_enhanced_ct_in_any_order_have_their_own_places() -> None:
+    """dicom2nifti 2.6.2, SimpleITK 2.5.7 and dcm2niix 1.0.20260724 put frames of some such files in wrong places."""
+    hu = picture("16 bits, signed")[0]
+    places = [6.0, 0.0, 4.0, 2.0, 10.0, 0.0]
+    slices = decode(dataset_bytes(enhanced([hu] * 6, [0] * 6, places)), LIMITS)
+    assert [slice_.series and slice_.series.position for slice_ in slices] == places
 
 
 def test_rescale_that_all_frames_share_holds_for_each() -> None:
