@@ -174,11 +174,12 @@ def test_a_job_runs_through_all_of_it(up, scans):
     assert job["id"] in up.run("jobs", "ls").stdout
 
     rows = json.loads(up.run("results", job["id"], "--json").stdout)["results"]
-    assert {row["name"]: row["state"] for row in rows} == {f"{n}.png": "predicted" for n in range(6)} | {
-        "broken.png": "rejected"
+    assert {row["name"]: row["state"] for row in rows} == {f"scans/{n}.png": "predicted" for n in range(6)} | {
+        "scans/broken.png": "rejected"
     }
     table = up.run("results", job["id"], "--state", "rejected").stdout.splitlines()
-    assert [line.split("\t")[1:6] for line in table[1:]] == [["broken.png", "0", "", "rejected", "truncated"]]
+    broken = ["scans/broken.png", "scans.tar", "0", "", "rejected", "truncated"]
+    assert [line.split("\t")[1:7] for line in table[1:]] == [broken]
     csv = up.run("results", job["id"], "--format", "csv").stdout
     assert csv.count(".png") == 7
 
