@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from db.models.slices import slashed
@@ -159,11 +159,14 @@ def _label_line(line: int, cells: dict[str, str]) -> LabelLine:
     return LabelLine(line, plain(cells["file"]), FileLabels(label, group, PART_WORDS.get(split, ""), source))
 
 
-def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, FileLabels]:
+def match_files(
+    lines: Sequence[LabelLine], files: Sequence[str], full_names: Sequence[str] = ()
+) -> dict[int, FileLabels]:
     """Return the labels of the files that a CSV names, by the index of the file.
 
     A line means the file with the same path. If there is no such file, it means the file whose path ends with the
-    line's path. If no file has a folder, it means the file with the same name.
+    line's path, or else the file with whose full name the line's path ends. If no file has a folder, it means the file
+    with the same name. `full_names`: the paths of the files, beginning with the name of their archive or sent folder.
 
     Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines contradict
     each other.
@@ -174,11 +177,13 @@ def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, F
         whole[path].append(index)
         for end in _ends(path):
             ends[end].append(index)
+    full = _by_full_name(full_names)
     by_name = {} if _have_folders(files) else whole
     line_of: dict[int, LabelLine] = {}
     missing: list[LabelLine] = []
     for line in lines:
-        indices = whole.get(line.file) or ends.get(line.file) or by_name.get(line.file.rpartition("/")[2])
+        indices = whole.get(line.file) or ends.get(line.file) or _of_full_name(line, full)
+        indices = indices or by_name.get(line.file.rpartition("/")[2])
         if not indices:
             missing.append(line)
             continue
@@ -200,19 +205,36 @@ def _ends(path: str) -> Iterable[str]:
     return ("/".join(parts[start:]) for start in range(1, len(parts)))
 
 
+def _by_full_name(full_names: Sequence[str]) -> dict[str, list[int]]:
+    full: dict[str, list[int]] = defaultdict(list)
+    for index, path in enumerate(map(plain, full_names)):
+        if "/" in path:
+            full[path].append(index)
+    return full
+
+
+def _of_full_name(line: LabelLine, full: Mapping[str, list[int]]) -> list[int]:
+    return next((full[path] for path in (line.file, *_ends(line.file)) if path in full), [])
+
+
 def _have_folders(files: Iterable[str]) -> bool:
     return any("/" in plain(path) for path in files)
 
 
-def warnings_of(content: bytes, lines: Sequence[LabelLine], files: Sequence[str]) -> list[str]:
+def warnings_of(
+    content: bytes, lines: Sequence[LabelLine], files: Sequence[str], full_names: Sequence[str] = ()
+) -> list[str]:
     """Return what a person should check after a CSV was read and matched to the files, one sentence each.
 
-    `content`: the CSV. `lines`: its lines. `files`: the paths of the files.
+    `content`: the CSV. `lines`: its lines. `files`, `full_names`: see `match_files`.
     """
     warnings = []
     if ignored := [display_name(name) for name in _head(content) if name and name not in COLUMNS]:
         warnings.append(f"these columns of the labels file are ignored: {', '.join(ignored)}")
-    if not _have_folders(files) and (count := sum("/" in line.file for line in lines)):
+    full = _by_full_name(full_names)
+    by_name = [line for line in lines if "/" in line.file and not _of_full_name(line, full)]
+    if by_name and not _have_folders(files):
+        count = len(by_name)
         warnings.append(
             f"{count} {'line' if count == 1 else 'lines'} of the labels file state folders, but the files were sent"
             " without folders: only the names were compared, so check that these are the right files"

@@ -57,14 +57,15 @@ class File:
     """A file of a source. `source`: the number of the source. `ordinal`: the place of the file in the source.
 
     `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
-    which begins with the archive's name if there are several sources. `table`: the bytes of a label file, or None for
-    other files.
+    which begins with the archive's name if there are several sources. `full_name`: the path that always begins with the
+    archive's name. `table`: the bytes of a label file, or None for other files.
     """
 
     source: int
     ordinal: int
     path: str
     name: str
+    full_name: str
     table: bytes | None
 
 
@@ -84,8 +85,8 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
         is_loose = names == [display_name(source.filename)]
         paths = names if is_loose else paths_in_archive(source.stem, names)
         for (ordinal, name, table), path in zip(listed, paths, strict=True):
-            full_name = name if is_loose or len(sources) == 1 else f"{source.stem}/{name}"
-            files.append(File(number, ordinal, path, full_name, table))
+            full_name = name if is_loose else f"{source.stem}/{name}"
+            files.append(File(number, ordinal, path, name if len(sources) == 1 else full_name, full_name, table))
     return files
 
 
@@ -131,8 +132,10 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
 
 
 def _by_table(table: bytes, files: Sequence[File], origin: str) -> Labels:
-    lines, names = read_csv(table), [file.name for file in files]
-    return Labels(match_files(lines, names), origin, warnings_of(table, lines, names))
+    lines, indices = read_csv(table), [index for index, file in enumerate(files) if file.table is None]
+    names, full_names = [files[index].name for index in indices], [files[index].full_name for index in indices]
+    labels = {indices[at]: label for at, label in match_files(lines, names, full_names).items()}
+    return Labels(labels, origin, warnings_of(table, lines, names, full_names))
 
 
 def _by_source(files: Sequence[File]) -> Labels:

@@ -194,6 +194,22 @@ def test_doubts_about_a_csv_are_warnings_of_the_report(make: Make) -> None:
         assert folders.startswith("2 lines of the labels file state folders, but the files were sent without folders")
 
 
+@pytest.mark.parametrize("above", ["scans/", "/home/me/scans/"])
+def test_lines_of_a_csv_may_begin_further_up_if_they_name_the_archive(make: Make, above: str) -> None:
+    table = HEAD + f"{above}p/1.png,0,p\n{above}q/1.png,1,q\n"
+    for more in ({}, {"more.zip": {"r/1.png": png(2)}}):
+        found = make({"scans.zip": {"p/1.png": png(0), "q/1.png": png(1)}} | more, table)
+        assert (found.error, found.groups) == (None, 2)
+    assert "scans/p/1.png (line 2)" in make({"other.zip": {"p/1.png": png(0), "q/1.png": png(1)}}, table).error
+
+
+def test_folder_of_the_labels_is_not_a_folder_of_the_files(make: Make) -> None:
+    table = b"file,label\nimages/0.png,0\nimages/1.png,1\n"
+    found = make({"0.png": png(0), "1.png": png(1), "meta/labels.csv": table})
+    assert found.error is None
+    assert any("2 lines of the labels file state folders" in warning for warning in found.report.warnings)
+
+
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
     entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
     found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")

@@ -127,6 +127,14 @@ def test_folders_of_lines_are_ignored_only_if_no_file_has_a_folder() -> None:
         match_files(lines, [*files, "x/4.png"])
 
 
+def test_names_of_files_without_folders_are_certain_if_the_line_names_the_archive() -> None:
+    content = HEAD + b"scans/1.png,1,p1\nother/2.png,0,p2\n"
+    lines, files, full_names = read_csv(content), ["1.png", "2.png"], ["scans/1.png", "scans/2.png"]
+    assert {index: label.group for index, label in match_files(lines, files, full_names).items()} == {0: "p1", 1: "p2"}
+    [warning] = warnings_of(content, lines, files, full_names)
+    assert warning.startswith("1 line of the labels file state folders")
+
+
 def test_columns_that_are_not_used_are_named_in_a_warning() -> None:
     content = b"File;Label;group;Age;patient_age;;\na.png;1;g;40;40;;\n"
     lines = read_csv(content)
