@@ -18,7 +18,14 @@ MAX_BYTES = 64 * 1024 * 1024
 COLUMNS = ("file", "label", "group", "split", "source")
 
 _LISTED = 5
-_OF_PATIENT = re.compile(r"(patient|subject|person|case|group)s?(id|no|nr|number|name|code|key)?|pid|mrn")
+_OF_PATIENT = re.compile(
+    r".*(patient|participant|subject).*|pid|mrn"
+    r"|(person|case|group|subj|pt)s?(id|uid|no|nr|num|number|name|code|key|index|hash|identifier)?"
+)
+_ATTRIBUTE = re.compile(
+    r"^(age|sex|gender)|(patient|participant|subject)s?(age|sex|gender|birth|weight|size|height|race|ethnic"
+    r"|position|orientation|state|status|outcome|diagnosis|comment)|(position|orientation)patient"
+)
 
 
 class BadLabels(Exception):
@@ -75,7 +82,7 @@ def read_csv(content: bytes) -> list[LabelLine]:
     are optional, and other columns are ignored. The CSV is in UTF-8, with commas, semicolons or tabs.
 
     Raises BadLabels, which names the line. It is also raised if two columns have one name, and if a column seems to
-    name patients but there is no column `group`.
+    name patients but no line has a group.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -104,6 +111,8 @@ def _delimiter(text: str) -> str:
 
 def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
     columns: dict[str, int] | None = None
+    names: list[str] = []
+    has_groups = False
     for line, cells in _numbered(reader):
         if not any(cell.strip() for cell in cells):
             continue
@@ -114,7 +123,14 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
             continue
         if len(cells) != width:
             raise BadLabels(f"line {line} of the labels file has {len(cells)} columns, the first line has {width}")
-        yield _label_line(line, {name: cells[place].strip() for name, place in columns.items()})
+        label_line = _label_line(line, {name: cells[place].strip() for name, place in columns.items()})
+        has_groups = has_groups or bool(label_line.labels.group)
+        yield label_line
+    if not has_groups and (of_patients := [name for name in names if name not in COLUMNS and _names_patients(name)]):
+        raise BadLabels(
+            f"the labels file states no group, but has a column {display_name(of_patients[0])}; if it names patients,"
+            " name it group, because a split keeps the slices of a group together, or else remove it"
+        )
 
 
 def _check_columns(names: list[str]) -> None:
@@ -125,15 +141,11 @@ def _check_columns(names: list[str]) -> None:
         )
     if repeated := [name for name in COLUMNS if names.count(name) > 1]:
         raise BadLabels(f"the labels file has several columns named {repeated[0]}; keep the right one")
-    if "group" not in names and (of_patients := [name for name in names if _names_patients(name)]):
-        raise BadLabels(
-            f"the labels file has no column group, but a column {display_name(of_patients[0])}; name the column of"
-            " patients group, because a split keeps the slices of a group together"
-        )
 
 
 def _names_patients(column: str) -> bool:
-    return _OF_PATIENT.fullmatch(re.sub(r"[\W_]", "", column)) is not None
+    word = re.sub(r"[\W_]", "", column)
+    return _OF_PATIENT.fullmatch(word) is not None and _ATTRIBUTE.search(word) is None
 
 
 def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
