@@ -194,8 +194,8 @@ def match_files(
     line_of: dict[int, LabelLine] = {}
     missing: list[LabelLine] = []
     for line in lines:
-        indices = whole.get(line.file) or ends.get(line.file) or _of_full_name(line, full)
-        indices = indices or by_name.get(line.file.rpartition("/")[2])
+        name = line.file.rpartition("/")[2]
+        indices = whole.get(line.file) or ends.get(line.file) or _of_full_name(line, full) or by_name.get(name)
         if not indices:
             missing.append(line)
             continue

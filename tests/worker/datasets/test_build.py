@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,10 @@ def ask(settings: Settings, tmp_path: Path) -> Ask:
         entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site", folders_first: bool = False
     ) -> Dataset:
         archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
-        files = [received(write_zip(tmp_path / archive, inside)) for archive, inside in archives.items()]
+        files = []
+        for archive, inside in archives.items():
+            (tmp_path / archive).parent.mkdir(parents=True, exist_ok=True)
+            files.append(replace(received(write_zip(tmp_path / archive, inside)), filename=archive))
         table = None
         if labels is not None:
             (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
@@ -170,6 +174,18 @@ def test_name_of_an_archive_with_class_folders_labels_nothing(make: Make) -> Non
         found = make({archive: entries})
         assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 4}
         assert found.report.as_json()["left_out"]["no_label"]["count"] == 4
+
+
+def test_name_of_a_sent_folder_labels_nothing_if_a_folder_in_any_of_its_archives_names_a_class(make: Make) -> None:
+    sources = {"covid19/p9.zip": {"1.png": png(1)}, "normal/p9.zip": {"1.png": png(2), "2.png": png(3)}}
+    found = make(sources)
+    assert found.counts == {"COVID": 1, "non-COVID": 2, "rejected": 0}
+    found = make(sources | {"covid19.zip": {"COVID/1.png": png(4), "masks/1.png": png(5)}})
+    assert found.counts == {"COVID": 1, "non-COVID": 2, "rejected": 2}
+    found = make(
+        sources | {"covid19/healthy/p8.zip": {"1.png": png(4), "2.png": png(5)}, "COVID.zip": {"1.png": png(6)}}
+    )
+    assert found.counts == {"COVID": 1, "non-COVID": 4, "rejected": 1}
 
 
 def test_csv_gives_label_group_part_and_source(make: Make) -> None:
