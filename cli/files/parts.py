@@ -5,7 +5,7 @@ Many loose files are sent as one TAR too.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -108,7 +108,9 @@ def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
 
 
 def gather_below(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], LeftOut]:
-    """Return the parts to send, and what was left out. The files of a folder are named by their paths below it.
+    """Return the parts to send, and what was left out.
+
+    The archives in a folder are named by the folder and their paths below it, the other files by their paths below it.
 
     Walk each folder in the order of names. Each archive in the folder becomes a part. All other files of the folder
     become one TAR. Leave out the file `leave_out`, files and folders whose name begins with a dot or is in `JUNK`, and
@@ -128,7 +130,8 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
         name = names[place] if names else _absolute(path).name or "files"
         if path.is_dir():
             members = _walk(path, f"{name}/" if names else "", left_out)
-            parts += _folder_parts(name, [m for m in members if not leave_out or not m.path.samefile(leave_out)])
+            members = [member for member in members if not leave_out or not member.path.samefile(leave_out)]
+            parts += _folder_parts(name, members, "" if names else f"{name}/")
         else:
             (parts if _is_archive(path) else loose).append(_file_part(path, name))
     parts += [TarPart("files.tar", loose)] if len(loose) > MOST_LOOSE_FILES else loose
@@ -150,8 +153,8 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  `resolve` would give a link the name of its target
 
 
-def _folder_parts(name: str, members: list[FilePart]) -> list[Part]:
-    archives = [member for member in members if _is_archive(member.path)]
+def _folder_parts(name: str, members: list[FilePart], prefix: str) -> list[Part]:
+    archives = [replace(member, filename=prefix + member.filename) for member in members if _is_archive(member.path)]
     others = [member for member in members if not _is_archive(member.path)]
     tar = [TarPart(f"{name}.tar", others)] if others else []
     return [*tar, *archives]

@@ -17,10 +17,11 @@ from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
 from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
-from db.findings.rules import is_tuned_on, rule_of
+from db.findings.rules import rule_of
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
+from db.training.lineage import tuned_on
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 MAX_CLAIMS = 3  # after so many workers have died while they held an evaluation, it fails
@@ -105,19 +106,19 @@ def request_check(
     """
     evaluation = request(s, version=version, dataset=dataset, user=user, notify=notify)
     result = result_of(evaluation)
-    if result is not None and not _is_by_present_rule(result, version, dataset):
+    if result is not None and not _is_by_present_rule(s, result, version, dataset):
         _try_again(s, evaluation)
         if notify:
             broker.wake_after_commit(s, Queue.EVALUATION)
     return evaluation
 
 
-def _is_by_present_rule(result: EvaluationResult, version: ModelVersion, dataset: Dataset) -> bool:
+def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVersion, dataset: Dataset) -> bool:
     """Return whether the metrics of groups are by the present rule of the version, or there are none."""
     if (groups := result.by_group) is None:
         return True
     rule = rule_of(version, result.engine)
-    return groups.rule == rule.untuned and groups.tuned_here == is_tuned_on(rule, dataset.sha256)
+    return groups.rule == rule.untuned and groups.tuned_slices == len(tuned_on(s, rule, dataset.id))
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:

@@ -83,13 +83,13 @@ class Metrics(Kept):
 class GroupMetrics(Metrics):
     """The metrics of a rule of findings on groups (patients). Here `n` counts groups.
 
-    A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs. `tuned_here`: the
-    rule was tuned on the dataset of these groups, so the metrics are too good.
+    A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs. `tuned_slices`: how
+    many of the slices the rule was tuned on, or on groups with their names. If any, the metrics may be too good.
     """
 
     rule: FindingRule
     left_out: int = 0
-    tuned_here: bool = False
+    tuned_slices: int = 0
 
 
 class VersionMetrics(Metrics):

@@ -134,11 +134,6 @@ def rule_of(version: ModelVersion, engine: str | None = None) -> FindingRule:
     return default_rule(version.threshold if engine is None else calibration_of(version, engine)[1])
 
 
-def is_tuned_on(rule: FindingRule, dataset_hash: str | None) -> bool:
-    """Return whether a rule was tuned on the dataset with this hash."""
-    return dataset_hash is not None and rule.tuned is not None and rule.tuned.dataset_hash == dataset_hash
-
-
 def score_of(rule: FindingRule, probabilities: Array) -> float:
     """Return the score, 0 to 1, of a series with n > 0 probabilities, float64[n]. Their order does not matter."""
     ranked = np.sort(np.asarray(probabilities, np.float64))[::-1]

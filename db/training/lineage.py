@@ -19,6 +19,7 @@ from db.datasets.slices import (
     without_patient,
 )
 from db.models import Dataset, ModelVersion, Split
+from db.models.documents import FindingRule
 from db.registry.versions import find_version, list_versions
 from db.training.leaks import EXAMPLES, SEEN, SHARED_GROUPS, Leak
 
@@ -116,7 +117,7 @@ def _names_of(slices: Iterable[SplitCandidate]) -> set[str]:
 def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
     """Return the split that a version was trained on, and the id of its dataset. Each is None if it is not here."""
     split = training_split_of(s, version)
-    return split, split.dataset_id if split else _same_slices(s, version)
+    return split, split.dataset_id if split else _same_slices(s, version.dataset_hash)
 
 
 def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
@@ -139,10 +140,10 @@ def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence
     return rows
 
 
-def _same_slices(s: Session, version: ModelVersion) -> int | None:
-    if version.dataset_hash is None:
+def _same_slices(s: Session, dataset_hash: str | None) -> int | None:
+    if dataset_hash is None:
         return None
-    return s.scalar(select(Dataset.id).where(Dataset.sha256 == version.dataset_hash).limit(1))
+    return s.scalar(select(Dataset.id).where(Dataset.sha256 == dataset_hash).limit(1))
 
 
 def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
@@ -188,6 +189,20 @@ def used_in_making(s: Session, version: ModelVersion, dataset_id: int) -> list[S
     Also return slices that are near-identical to such a slice of the dataset.
     """
     return _alike(split_candidates(s, dataset_id), parts_in(s, version))
+
+
+def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandidate]:
+    """Return the slices of a dataset on which a rule of findings was tuned, and others of groups with such a name.
+
+    Also return slices that are near-identical to such a slice of the dataset. If the dataset on which the rule was
+    tuned is not in this database, return nothing.
+    """
+    if rule.tuned is None or (source_id := _same_slices(s, rule.tuned.dataset_hash)) is None:
+        return []
+    tuned, slices = split_candidates(s, source_id), split_candidates(s, dataset_id)
+    names = _names_of(tuned)
+    rows = {one.row for one in _alike(slices, {one.pixels_sha256 for one in tuned} - {None})}
+    return [one for one in slices if one.row in rows or one.group in names]
 
 
 def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> list[SplitCandidate]:

@@ -217,8 +217,22 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
     return _ask(s, run, "cancel_requested_at")
 
 
+def can_be_stopped(run: TrainingRun) -> bool:
+    """Return whether a run can be stopped with a result: it is running, or it waits and has a checkpoint."""
+    return run.state == Work.RUNNING or (run.state == Work.READY and bool(run.checkpoint))
+
+
 def stop_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to stop training now and make a model version. Return False if it is not running."""
+    """Ask a run to stop training now and make a model version. Return False if it cannot be stopped.
+
+    A waiting run with a checkpoint is due at once.
+    """
+    waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
+    if run.checkpoint:
+        due = {"stop_requested_at": from_now(), "lease_until": None, "message": "waiting for a worker"}
+        if s.scalar(update(TrainingRun).where(*waiting).values(**due).returning(TrainingRun.id)):
+            broker.wake_after_commit(s, Queue.TRAINING)
+            return True
     return _ask(s, run, "stop_requested_at")
 
 

@@ -131,6 +131,19 @@ def test_csv_among_the_sources_labels_the_other_sources_or_its_own_folder(
     assert view["groups"] == 6
 
 
+def test_archives_in_folders_named_for_their_class_are_labelled(operate, ingest_worker, folder, tmp_path):
+    for at, name in enumerate(("COVID", "non-COVID")):
+        write_zip(folder / name / "p9.zip", {f"{n}.png": png(100 + 10 * at + n) for n in range(2)})
+    sent = ["--from", folder / "COVID", "--from", folder / "non-COVID"]
+    view = json.loads(operate("datasets", "create", "site", *sent, "--json").stdout)
+    assert view["counts"] == {"COVID": 8, "non-COVID": 8, "rejected": 0}
+    slices = operate("datasets", "slices", "site").stdout
+    assert "COVID/p9/0.png" in slices
+    assert "non-COVID/p9/0.png" in slices
+    together = json.loads(operate("datasets", "create", "site", "--from", folder, "--json").stdout)
+    assert (together["counts"], together["groups"]) == (view["counts"], view["groups"])
+
+
 def test_leak_of_a_given_split_is_reported(operate, ingest_worker, folder, tmp_path):
     parts = ["train", "train", "validation", "validation", "test", "train"]
     rows = [f"{line},{parts[int(line.partition('.')[0][-1])]}" for line in lines(folder).splitlines()[1:]]

@@ -75,16 +75,26 @@ def test_check_measures_groups_by_the_rule_of_now_and_says_where_it_was_tuned(
         s.get_one(Dataset, patients.id).sha256 = "5" * 64
     before = told(checked("--json"))
     assert before["result"]["by_group"]["rule"]["rule"] == "top-k-mean"
-    assert not before["result"]["by_group"]["tuned_here"]
+    assert before["result"]["by_group"]["tuned_slices"] == 0
     tuned = told(run("tune", "lung/1", "--dataset", "site", "--rule", "max", "--json"))
     after = checked()
     assert f"40 groups (patients) by max: COVID if the score is at least {tuned['threshold']:.3f}" in after.output
-    assert "was tuned on these groups" in after.output
+    assert "was tuned on 120 of the 120 slices" in after.output
     again = told(checked("--json"))
-    assert (again["id"], again["result"]["by_group"]["tuned_here"]) == (before["id"], True)
+    assert (again["id"], again["result"]["by_group"]["tuned_slices"]) == (before["id"], 120)
     assert told(checked("--json"))["finished_at"] == again["finished_at"], "the same rule gives the same check"
     run("reset", "lung/1")
-    assert "was tuned on these groups" not in checked().output
+    assert "was tuned on" not in checked().output
+
+
+def test_check_on_another_dataset_counts_the_slices_that_tuned_the_rule(
+    run: Run, version: ModelVersion, patients: Dataset
+) -> None:
+    add_dataset("ward", 120, 40, wrong=1)  # the same slices
+    with session_scope() as s:
+        s.get_one(Dataset, patients.id).sha256 = "5" * 64
+    told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    assert "was tuned on 120 of the 120 slices" in CliRunner().invoke(check, ["lung/1", "--on", "ward"]).output
 
 
 def test_only_the_named_rules_are_tried(run: Run, version: ModelVersion, patients: Dataset) -> None:

@@ -669,6 +669,32 @@ def test_run_that_has_learned_something_waits_for_room_on_the_disk(error, datase
         assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
 
 
+@pytest.mark.slow
+def test_run_that_waits_for_room_can_be_stopped_and_makes_its_version(dataset, small_network, monkeypatch):
+    import training.loop.stage
+    import training.run
+
+    def cache(data, stage, *arguments, **values):
+        if stage.name == "last-20":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(data, stage, *arguments, **values)
+
+    def package(folder, *_):
+        return parse_manifest((fake_package(folder) / "package.json").read_bytes())
+
+    whole = training.loop.stage.StageData
+    monkeypatch.setattr(training.loop.stage, "StageData", cache)
+    monkeypatch.setattr(training.run, "make_package", package)
+    launch(dataset)
+    view, _ = carry_out()
+    assert view.state == "queued"
+    with session_scope() as s:
+        assert runs.stop_run(s, s.get_one(TrainingRun, view.id))
+    view, epochs = carry_out()
+    assert (view.state, view.stopped_early, view.error) == ("finished", True, None)
+    assert {record.stage for record in epochs} == {0}
+
+
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
 def test_run_that_fills_the_disk_before_its_first_checkpoint_fails_with_advice(error, dataset, monkeypatch):
     import training.run

@@ -436,11 +436,11 @@ def test_site_check_is_queued_and_its_verdict_shown(admin: Api, roots_browser: B
     with session_scope() as s:
         check = s.get_one(Evaluation, asked.json["id"])
         said = {"verdict": "may not be used", "reasons": ["specificity 0.61, floor 0.80"]}
-        check.result = {**check.result, "site_check": said, "by_group": BY_GROUP | {"tuned_here": True}}
+        check.result = {**check.result, "site_check": said, "by_group": BY_GROUP | {"tuned_slices": 3}}
     page = roots_browser.get(f"/models/{version_id}").text
     assert "may not be used" in page
     assert "Specificity 0.61, floor 0.80." in page
-    assert "The rule was tuned on these groups, so their metrics are too good." in page
+    assert "The rule was tuned on 3 of the" in page
     assert 'hx-trigger="every' not in page
     token = roots_browser.csrf("/models")
     unknown = {"csrf_token": token, "dataset": "none\0"}

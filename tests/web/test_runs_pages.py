@@ -16,7 +16,7 @@ from db.models import Dataset, ModelVersion, Split, TrainingRun, User
 from db.settings import Settings
 from db.storage import storage
 from db.training import runs
-from db.training.progress import EpochRecord, LiveProgress
+from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 from tests.builders.datasets import split_of
 from tests.conftest import make_settings
 from tests.web.actors import Api, Browser, ready_dataset, resnet50
@@ -349,6 +349,20 @@ def test_run_is_cancelled_and_stopped(admin: Api, roots_browser: Browser, datase
     waiting = launch(admin).json["id"]
     assert admin.post(f"/runs/{waiting}/cancel").json["state"] == "cancelled"
     assert admin.post(f"/runs/{waiting}/cancel").status_code == 409
+
+
+def test_page_of_a_run_that_waits_offers_to_stop_it_if_it_has_a_checkpoint(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    run_id = launch(admin).json["id"]
+    assert "Stop and keep what it learned" not in roots_browser.get(f"/runs/{run_id}").text
+    claim = train(run_id)
+    with session_scope() as s:
+        runs.record_checkpoint(s, claim, StoredCheckpoint(stage=0, epoch=0))
+        runs.put_off(s, claim, "the disk is full")
+    assert "Stop and keep what it learned" in roots_browser.get(f"/runs/{run_id}").text
+    assert admin.post(f"/runs/{run_id}/stop").json["stopping"] is True
+    assert "Stop and keep what it learned" not in roots_browser.get(f"/runs/{run_id}").text
 
 
 def test_failed_run_says_what_to_do(admin: Api, roots_browser: Browser, dataset_id: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from db.evaluation.result import GroupMetrics
-from db.findings.rules import LEAST_LUNG, is_tuned_on, score_of
+from db.findings.rules import LEAST_LUNG, score_of
 from db.models.documents import FindingRule
 from training.evaluation.metrics import with_intervals
 from worker.imaging.lungs import lung_fraction
@@ -81,13 +81,12 @@ def _are_copies(
     return np.array([key[-1] is not None and first.setdefault(key, at) != at for at, key in enumerate(keys)], np.bool_)
 
 
-def measure_groups(groups: ScoredGroups, rule: FindingRule, dataset_hash: str | None = None) -> GroupMetrics | None:
+def measure_groups(groups: ScoredGroups, rule: FindingRule, tuned_slices: int = 0) -> GroupMetrics | None:
     """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group.
 
-    `dataset_hash`: that of the dataset of the groups, to see if the rule was tuned on it.
+    `tuned_slices`: how many of the slices the rule was tuned on.
     """
     if not groups.names:
         return None
     metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)
-    tuned_here = is_tuned_on(rule, dataset_hash)
-    return GroupMetrics(**dict(metrics), rule=rule.untuned, left_out=groups.left_out, tuned_here=tuned_here)
+    return GroupMetrics(**dict(metrics), rule=rule.untuned, left_out=groups.left_out, tuned_slices=tuned_slices)

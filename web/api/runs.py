@@ -125,11 +125,11 @@ def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
     Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), keeps the current weights,
-    unless the stage before ended with a lower validation loss.
+    unless the stage before ended with a lower validation loss. A queued run can be stopped if it has a checkpoint.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):
-            raise Problem(409, "conflict", "The run is not training now. Only a running run can be stopped.")
+            raise Problem(409, "conflict", "The run is not running, and has no checkpoint. Cancel it instead.")
     return shown(run_id)
 
 

@@ -131,6 +131,7 @@ def _live(s: Session, run: TrainingRun) -> dict[str, Any]:
     epochs = runs.epochs_of(s, run.id)
     return {
         "run": runs.run_view(s, run),
+        "can_stop": runs.can_be_stopped(run),
         "dataset_id": run.dataset_id,
         "version_id": run.model_version_id,
         "from_id": run.from_version_id,

@@ -45,18 +45,23 @@ def class_folders(all_folders: Sequence[Sequence[str]]) -> list[tuple[int, int] 
 
 
 def paths_in_archive(archive: str, names: Sequence[str]) -> list[str]:
-    """Return the paths of an archive's files. They begin with the archive's name if it names the class of the files.
+    """Return the paths of an archive's files. They begin with the archive's name if it names the class of the files."""
+    return [f"{archive}/{name}" for name in names] if names_class_of(archive, names) else list(names)
 
-    The archive's name counts only if no folder in the archive names a class. So the class does not depend on the name
-    under which a folder with class folders is sent. A word counts before the numbers `0` and `1`.
+
+def names_class_of(archive: str, names: Sequence[str]) -> bool:
+    """Return whether the name of an archive or of a sent folder names the class of its files.
+
+    The name counts only if no folder in it names a class. So the class does not depend on the name under which a folder
+    with class folders is sent. A word counts before the numbers `0` and `1`.
     """
     inside, outside = [folder_of(name).split("/") for name in names], slashed(archive).split("/")
     for label_of in (_class_of_word, _NUMBERS.get):
         if any(_nearest(folders, label_of) for folders in inside):
-            break
+            return False
         if _nearest(outside, label_of):
-            return [f"{archive}/{name}" for name in names]
-    return list(names)
+            return True
+    return False
 
 
 def _nearest(folders: Sequence[str], label_of: Callable[[str], int | None]) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from db.models.slices import slashed
@@ -18,7 +18,14 @@ MAX_BYTES = 64 * 1024 * 1024
 COLUMNS = ("file", "label", "group", "split", "source")
 
 _LISTED = 5
-_OF_PATIENT = re.compile(r"(patient|subject|person|case|group)s?(id|no|nr|number|name|code|key)?|pid|mrn")
+_OF_PATIENT = re.compile(
+    r".*(patient|participant|subject).*|pid|mrn"
+    r"|(person|case|group|subj|pt)s?(id|uid|no|nr|num|number|name|code|key|index|hash|identifier)?"
+)
+_ATTRIBUTE = re.compile(
+    r"^(age|sex|gender)|(patient|participant|subject)s?(age|sex|gender|birth|weight|size|height|race|ethnic"
+    r"|position|orientation|state|status|outcome|diagnosis|comment)|(position|orientation)patient"
+)
 
 
 class BadLabels(Exception):
@@ -75,7 +82,7 @@ def read_csv(content: bytes) -> list[LabelLine]:
     are optional, and other columns are ignored. The CSV is in UTF-8, with commas, semicolons or tabs.
 
     Raises BadLabels, which names the line. It is also raised if two columns have one name, and if a column seems to
-    name patients but there is no column `group`.
+    name patients but no line has a group.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -104,6 +111,8 @@ def _delimiter(text: str) -> str:
 
 def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
     columns: dict[str, int] | None = None
+    names: list[str] = []
+    has_groups = False
     for line, cells in _numbered(reader):
         if not any(cell.strip() for cell in cells):
             continue
@@ -114,7 +123,14 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
             continue
         if len(cells) != width:
             raise BadLabels(f"line {line} of the labels file has {len(cells)} columns, the first line has {width}")
-        yield _label_line(line, {name: cells[place].strip() for name, place in columns.items()})
+        label_line = _label_line(line, {name: cells[place].strip() for name, place in columns.items()})
+        has_groups = has_groups or bool(label_line.labels.group)
+        yield label_line
+    if not has_groups and (of_patients := [name for name in names if name not in COLUMNS and _names_patients(name)]):
+        raise BadLabels(
+            f"the labels file states no group, but has a column {display_name(of_patients[0])}; if it names patients,"
+            " name it group, because a split keeps the slices of a group together, or else remove it"
+        )
 
 
 def _check_columns(names: list[str]) -> None:
@@ -125,15 +141,11 @@ def _check_columns(names: list[str]) -> None:
         )
     if repeated := [name for name in COLUMNS if names.count(name) > 1]:
         raise BadLabels(f"the labels file has several columns named {repeated[0]}; keep the right one")
-    if "group" not in names and (of_patients := [name for name in names if _names_patients(name)]):
-        raise BadLabels(
-            f"the labels file has no column group, but a column {display_name(of_patients[0])}; name the column of"
-            " patients group, because a split keeps the slices of a group together"
-        )
 
 
 def _names_patients(column: str) -> bool:
-    return _OF_PATIENT.fullmatch(re.sub(r"[\W_]", "", column)) is not None
+    word = re.sub(r"[\W_]", "", column)
+    return _OF_PATIENT.fullmatch(word) is not None and _ATTRIBUTE.search(word) is None
 
 
 def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -159,11 +171,14 @@ def _label_line(line: int, cells: dict[str, str]) -> LabelLine:
     return LabelLine(line, plain(cells["file"]), FileLabels(label, group, PART_WORDS.get(split, ""), source))
 
 
-def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, FileLabels]:
+def match_files(
+    lines: Sequence[LabelLine], files: Sequence[str], full_names: Sequence[str] = ()
+) -> dict[int, FileLabels]:
     """Return the labels of the files that a CSV names, by the index of the file.
 
     A line means the file with the same path. If there is no such file, it means the file whose path ends with the
-    line's path. If no file has a folder, it means the file with the same name.
+    line's path, or else the file with whose full name the line's path ends. If no file has a folder, it means the file
+    with the same name. `full_names`: the paths of the files, beginning with the name of their archive or sent folder.
 
     Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines contradict
     each other.
@@ -174,11 +189,13 @@ def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, F
         whole[path].append(index)
         for end in _ends(path):
             ends[end].append(index)
+    full = _by_full_name(full_names)
     by_name = {} if _have_folders(files) else whole
     line_of: dict[int, LabelLine] = {}
     missing: list[LabelLine] = []
     for line in lines:
-        indices = whole.get(line.file) or ends.get(line.file) or by_name.get(line.file.rpartition("/")[2])
+        name = line.file.rpartition("/")[2]
+        indices = whole.get(line.file) or ends.get(line.file) or _of_full_name(line, full) or by_name.get(name)
         if not indices:
             missing.append(line)
             continue
@@ -200,19 +217,36 @@ def _ends(path: str) -> Iterable[str]:
     return ("/".join(parts[start:]) for start in range(1, len(parts)))
 
 
+def _by_full_name(full_names: Sequence[str]) -> dict[str, list[int]]:
+    full: dict[str, list[int]] = defaultdict(list)
+    for index, path in enumerate(map(plain, full_names)):
+        if "/" in path:
+            full[path].append(index)
+    return full
+
+
+def _of_full_name(line: LabelLine, full: Mapping[str, list[int]]) -> list[int]:
+    return next((full[path] for path in (line.file, *_ends(line.file)) if path in full), [])
+
+
 def _have_folders(files: Iterable[str]) -> bool:
     return any("/" in plain(path) for path in files)
 
 
-def warnings_of(content: bytes, lines: Sequence[LabelLine], files: Sequence[str]) -> list[str]:
+def warnings_of(
+    content: bytes, lines: Sequence[LabelLine], files: Sequence[str], full_names: Sequence[str] = ()
+) -> list[str]:
     """Return what a person should check after a CSV was read and matched to the files, one sentence each.
 
-    `content`: the CSV. `lines`: its lines. `files`: the paths of the files.
+    `content`: the CSV. `lines`: its lines. `files`, `full_names`: see `match_files`.
     """
     warnings = []
     if ignored := [display_name(name) for name in _head(content) if name and name not in COLUMNS]:
         warnings.append(f"these columns of the labels file are ignored: {', '.join(ignored)}")
-    if not _have_folders(files) and (count := sum("/" in line.file for line in lines)):
+    full = _by_full_name(full_names)
+    by_name = [line for line in lines if "/" in line.file and not _of_full_name(line, full)]
+    if by_name and not _have_folders(files):
+        count = len(by_name)
         warnings.append(
             f"{count} {'line' if count == 1 else 'lines'} of the labels file state folders, but the files were sent"
             " without folders: only the names were compared, so check that these are the right files"

@@ -62,20 +62,23 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     * or else, without a class folder (a CSV states the class), the first folder of all.
 
     Folders with the same name are the same group, in both classes and in every archive. It is better to take two
-    patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. A
-    folder is not ignored if some files lie next to it, because it may be a patient's. Folders that name a class or a
-    part of a split (train, val, test) are always ignored.
+    patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. So is a
+    folder that is the only one in the class folders of both classes. Any other folder may be a patient's, even if it is
+    the only one and files lie next to it. Folders that name a class or a part of a split (train, val, test) are always
+    ignored.
     """
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
         by_archive[archive].append(place)
+    labels: dict[int, int] = {}
     below: dict[int, Folders] = {}
     above: dict[int, Folders] = {}
     for places in by_archive.values():
         around = dict(zip(places, _around_class([_folders(paths[place][1]) for place in places]), strict=True))
-        below |= {place: inner for place, (inner, _) in around.items() if inner is not None}
-        above |= _beyond_common({place: outer for place, (_, outer) in around.items()})
-    below = _beyond_common(below)
+        labels |= {place: label for place, (label, _, _) in around.items() if label is not None}
+        below |= {place: inner for place, (label, inner, _) in around.items() if label is not None}
+        above |= _beyond_common({place: outer for place, (_, _, outer) in around.items()})
+    below = _beyond_common(_beyond_only(below, labels))
     return [(below.get(place) or above[place] or [""])[0] for place in range(len(paths))]
 
 
@@ -83,25 +86,37 @@ def _folders(path: str) -> Folders:
     return [folder for folder in plain(path).split("/")[:-1] if folder not in ("", ".")]
 
 
-def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders | None, Folders]]:
-    """Return, for each file of an archive, the folders below its class folder and those above it.
+def _around_class(all_folders: Sequence[Folders]) -> list[tuple[int | None, Folders, Folders]]:
+    """Return, for each file of an archive, its class, the folders below its class folder and those above it.
 
-    Leave out folders that cannot name a patient. If a file is outside of every class folder, it has None below, and all
-    its folders above. If there are such files, the folders `0` and `1` number patients and are not classes.
+    Leave out folders that cannot name a patient. If a file is outside of every class folder, its class is None, and all
+    its folders are above. If there are such files, the folders `0` and `1` number patients and are not classes.
     """
     named_folders = class_folders(all_folders)
     numbers_are_classes = None not in named_folders
-    around: list[tuple[Folders | None, Folders]] = []
+    around: list[tuple[int | None, Folders, Folders]] = []
     for folders, named in zip(all_folders, named_folders, strict=True):
         if named and (numbers_are_classes or names_class(folders[named[0]])):
-            around.append((_patient_folders(folders[named[0] + 1 :]), _patient_folders(folders[: named[0]])))
+            at, label = named
+            around.append((label, _patient_folders(folders[at + 1 :]), _patient_folders(folders[:at])))
         else:
-            around.append((None, _patient_folders(folders)))
+            around.append((None, [], _patient_folders(folders)))
     return around
 
 
 def _patient_folders(folders: Iterable[str]) -> Folders:
     return [folder for folder in folders if not names_class(folder) and not names_part(folder)]
+
+
+def _beyond_only(chains: Mapping[int, Folders], labels: Mapping[int, int]) -> Mapping[int, Folders]:
+    """Remove the first folder of the chains as long as both classes have this one and no other.
+
+    `labels`: the class of each chain.
+    """
+    firsts = {(labels[place], chain[0]) for place, chain in chains.items() if chain}
+    if len(firsts) == 2 and len({folder for _, folder in firsts}) == 1:
+        return _beyond_only({place: chain[1:] for place, chain in chains.items()}, labels)
+    return chains
 
 
 def _beyond_common(chains: Mapping[int, Folders]) -> dict[int, Folders]:

@@ -6,8 +6,9 @@ from functools import partial
 
 from db import CLASSES
 from db.datasets.slices import BY_CSV, BY_FOLDERS
+from db.models.slices import slashed
 from db.storage import storage
-from worker.datasets.class_folders import classes_of_paths, paths_in_archive
+from worker.datasets.class_folders import classes_of_paths, names_class_of, paths_in_archive
 from worker.datasets.collector import Collector, Item
 from worker.datasets.label_table import (
     BadLabels,
@@ -30,6 +31,8 @@ _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", 
 PICTURE = ("format", "mode", "width", "height")  # facts of the picture, with the same names in a slice and in an Item
 BY_HEADER = "DICOM patient, study or series"  # the origin of a group
 
+Listing = list[tuple[int, str, bytes | None]]
+"""The files of a source: the place, the path, and the bytes if it is a label file."""
 Note = Callable[[float], None]  # gets the fraction that is done, 0 to 1
 
 
@@ -57,14 +60,15 @@ class File:
     """A file of a source. `source`: the number of the source. `ordinal`: the place of the file in the source.
 
     `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
-    which begins with the archive's name if there are several sources. `table`: the bytes of a label file, or None for
-    other files.
+    which begins with the archive's name if there are several sources. `full_name`: the path that always begins with the
+    archive's name. `table`: the bytes of a label file, or None for other files.
     """
 
     source: int
     ordinal: int
     path: str
     name: str
+    full_name: str
     table: bytes | None
 
 
@@ -74,19 +78,37 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     Raises NotBuildable, FileMissing, FileDamaged.
     """
     files: list[File] = []
-    for number, source in enumerate(sources):
-        try:
-            entries = stored_entries(source.sha256, source.filename, progress)
-            listed = [(entry.ordinal, entry.name, _label_table(entry)) for entry in entries]
-        except ArchiveRefused as error:
-            raise NotBuildable(f"{display_name(source.filename)} cannot be read: {error}") from error
+    listings = [_list_source(source, progress) for source in sources]
+    archives = _archive_names(sources, listings)
+    for number, (source, listed, archive) in enumerate(zip(sources, listings, archives, strict=True)):
         names = [name for _, name, _ in listed]
         is_loose = names == [display_name(source.filename)]
-        paths = names if is_loose else paths_in_archive(source.stem, names)
+        paths = names if is_loose else paths_in_archive(archive, names)
         for (ordinal, name, table), path in zip(listed, paths, strict=True):
-            full_name = name if is_loose or len(sources) == 1 else f"{source.stem}/{name}"
-            files.append(File(number, ordinal, path, full_name, table))
+            full_name = name if is_loose else f"{source.stem}/{name}"
+            files.append(File(number, ordinal, path, name if len(sources) == 1 else full_name, full_name, table))
     return files
+
+
+def _list_source(source: Source, progress: Callable[[], None]) -> Listing:
+    try:
+        entries = stored_entries(source.sha256, source.filename, progress)
+        return [(entry.ordinal, entry.name, _label_table(entry)) for entry in entries]
+    except ArchiveRefused as error:
+        raise NotBuildable(f"{display_name(source.filename)} cannot be read: {error}") from error
+
+
+def _archive_names(sources: Sequence[Source], listings: Sequence[Listing]) -> list[str]:
+    """Return the name of each source that may name a class.
+
+    The sources of a sent folder begin with its name. This is left out if a folder in any of them names a class.
+    """
+    stems = [slashed(source.stem).partition("/") for source in sources]
+    inside: dict[str, list[str]] = {}
+    for (sent, slash, below), listed in zip(stems, listings, strict=True):
+        inside.setdefault(sent, []).extend(f"{below}{slash}{name}" for _, name, _ in listed)
+    named = {sent for sent, names in inside.items() if names_class_of(sent, names)}
+    return ["".join(stem) if stem[0] in named else stem[2] for stem in stems]
 
 
 def _label_table(entry: Entry) -> bytes | None:
@@ -131,8 +153,10 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
 
 
 def _by_table(table: bytes, files: Sequence[File], origin: str) -> Labels:
-    lines, names = read_csv(table), [file.name for file in files]
-    return Labels(match_files(lines, names), origin, warnings_of(table, lines, names))
+    lines, indices = read_csv(table), [index for index, file in enumerate(files) if file.table is None]
+    names, full_names = [files[index].name for index in indices], [files[index].full_name for index in indices]
+    labels = {indices[at]: label for at, label in match_files(lines, names, full_names).items()}
+    return Labels(labels, origin, warnings_of(table, lines, names, full_names))
 
 
 def _by_source(files: Sequence[File]) -> Labels:

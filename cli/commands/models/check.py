@@ -80,8 +80,9 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         say(f"{of_groups.n} groups (patients) by {rule.name}: COVID if the score is at least {written(rule.threshold)}")
         if of_groups.left_out:
             say(f"  {of_groups.left_out} groups were left out, because they have no slice of the lungs")
-        if of_groups.tuned_here:
-            say("  the rule was tuned on these groups: their metrics are too good; see `ctbatch findings rule`")
+        if tuned := of_groups.tuned_slices:
+            say(f"  the rule was tuned on {tuned} of the {result['n']} slices, or on groups with their names:")
+            say("  these metrics may be too good; see `ctbatch findings rule`")
     say(RESEARCH_LINE)
 
 

@@ -10,6 +10,7 @@ from db.database import read_scope, session_scope
 from db.datasets import slices
 from db.datasets.slices import part_of, split_candidates
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
+from db.models.documents import FindingRule, Tuning
 from db.training import lineage, runs
 from db.training.runs import RunError
 from tests.builders.datasets import new_split
@@ -237,3 +238,29 @@ def test_datasets_whose_groups_come_from_headers_are_compared_by_pixels() -> Non
 
     assert labels(CSV=30, folders=30) == []
     assert labels(**{"CSV": 30, "DICOM patient, study or series": 30}) == ["site/1"]
+
+
+def rule_tuned_on(dataset_hash: str | None) -> FindingRule:
+    tuned = Tuning(dataset="site/1", dataset_hash=dataset_hash, engine="fake", seed=7, groups={})
+    return FindingRule(rule="max", version=2, threshold=0.5, tuned=tuned)
+
+
+@pytest.mark.parametrize(
+    ("groups", "columns", "expected"),
+    [
+        (range(20), {}, 60),
+        (range(10, 30), {}, 30),
+        (range(10, 30), {"group": lambda row: f"near-{row}"}, 30),
+        (range(10, 30), {"pixels_sha256": str}, 30),
+        (range(10, 30), {"pixels_sha256": str, "group": lambda row: f"near-{row}"}, 0),
+    ],
+    ids=["all", "half", "pixels alone", "names of groups alone", "nothing in common"],
+)
+def test_slices_that_tuned_a_rule_are_found_in_another_dataset(
+    groups: range, columns: dict[str, Callable[[int], Any]], expected: int
+) -> None:
+    first, second = add_dataset(1), add_dataset(2, groups, **columns)
+    with read_scope() as s:
+        assert len(lineage.tuned_on(s, rule_tuned_on(first.sha256), second.id)) == expected
+        for elsewhere in ("9" * 64, None):
+            assert lineage.tuned_on(s, rule_tuned_on(elsewhere), second.id) == []

@@ -129,10 +129,29 @@ def test_finished_run_says_whether_it_was_stopped_early(is_early, dataset, split
     assert ("stopped early" in view(run).message) == is_early
 
 
-def test_waiting_run_cannot_be_stopped(dataset, split):
+def test_waiting_run_without_a_checkpoint_cannot_be_stopped(dataset, split):
     run = launch(dataset, split)
+    assert not runs.can_be_stopped(run)
     with session_scope() as s:
         assert not runs.stop_run(s, run)
+
+
+def test_run_with_a_checkpoint_that_was_put_off_is_stopped_at_its_next_claim(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0))
+        runs.put_off(s, held, "the disk is full")
+    assert claim() is None
+    with session_scope() as s:
+        waiting = s.get_one(TrainingRun, run.id)
+        assert runs.can_be_stopped(waiting)
+        assert runs.stop_run(s, waiting)
+    assert (view(run).state, view(run).stopping) == ("queued", True)
+    again, held = claim()
+    assert again.checkpoint
+    with session_scope() as s:
+        assert runs.report(s, held, 0.1, "reading the dataset").stop
 
 
 def test_failed_run_states_its_error(dataset, split):

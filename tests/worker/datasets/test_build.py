@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,10 @@ def ask(settings: Settings, tmp_path: Path) -> Ask:
         entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site", folders_first: bool = False
     ) -> Dataset:
         archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
-        files = [received(write_zip(tmp_path / archive, inside)) for archive, inside in archives.items()]
+        files = []
+        for archive, inside in archives.items():
+            (tmp_path / archive).parent.mkdir(parents=True, exist_ok=True)
+            files.append(replace(received(write_zip(tmp_path / archive, inside)), filename=archive))
         table = None
         if labels is not None:
             (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
@@ -172,6 +176,18 @@ def test_name_of_an_archive_with_class_folders_labels_nothing(make: Make) -> Non
         assert found.report.as_json()["left_out"]["no_label"]["count"] == 4
 
 
+def test_name_of_a_sent_folder_labels_nothing_if_a_folder_in_any_of_its_archives_names_a_class(make: Make) -> None:
+    sources = {"covid19/p9.zip": {"1.png": png(1)}, "normal/p9.zip": {"1.png": png(2), "2.png": png(3)}}
+    found = make(sources)
+    assert found.counts == {"COVID": 1, "non-COVID": 2, "rejected": 0}
+    found = make(sources | {"covid19.zip": {"COVID/1.png": png(4), "masks/1.png": png(5)}})
+    assert found.counts == {"COVID": 1, "non-COVID": 2, "rejected": 2}
+    found = make(
+        sources | {"covid19/healthy/p8.zip": {"1.png": png(4), "2.png": png(5)}, "COVID.zip": {"1.png": png(6)}}
+    )
+    assert found.counts == {"COVID": 1, "non-COVID": 4, "rejected": 1}
+
+
 def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     lines = ["a/0.png,1,p1,train,north", "a/1.png,0,p2,test,", "2.png,0,p3,validation,CT 2"]
     entries = {f"a/{n}.png": png(n) for n in range(4)}
@@ -192,6 +208,22 @@ def test_doubts_about_a_csv_are_warnings_of_the_report(make: Make) -> None:
         ignored, folders, *_ = found.report.warnings
         assert ignored == "these columns of the labels file are ignored: age"
         assert folders.startswith("2 lines of the labels file state folders, but the files were sent without folders")
+
+
+@pytest.mark.parametrize("above", ["scans/", "/home/me/scans/"])
+def test_lines_of_a_csv_may_begin_further_up_if_they_name_the_archive(make: Make, above: str) -> None:
+    table = HEAD + f"{above}p/1.png,0,p\n{above}q/1.png,1,q\n"
+    for more in ({}, {"more.zip": {"r/1.png": png(2)}}):
+        found = make({"scans.zip": {"p/1.png": png(0), "q/1.png": png(1)}} | more, table)
+        assert (found.error, found.groups) == (None, 2)
+    assert "scans/p/1.png (line 2)" in make({"other.zip": {"p/1.png": png(0), "q/1.png": png(1)}}, table).error
+
+
+def test_folder_of_the_labels_is_not_a_folder_of_the_files(make: Make) -> None:
+    table = b"file,label\nimages/0.png,0\nimages/1.png,1\n"
+    found = make({"0.png": png(0), "1.png": png(1), "meta/labels.csv": table})
+    assert found.error is None
+    assert any("2 lines of the labels file state folders" in warning for warning in found.report.warnings)
 
 
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:

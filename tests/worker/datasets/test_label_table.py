@@ -87,8 +87,8 @@ def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes)
         (b"file,group\na.png,1\n", "no column label"),
         (b"file,label,label,group\na.png,1,0,g\n", "several columns named label; keep the right one"),
         (b"file,label,group,Group \na.png,1,0,g\n", "several columns named group"),
-        (b"file,label,patient_id\na.png,1,g\n", "no column group, but a column patient_id; name the column"),
-        (b"file,label,age,Subject No.\na.png,1,40,g\n", "no column group, but a column subject no"),
+        (b"file,label,patient_id\na.png,1,g\n", "states no group, but has a column patient_id; if it names"),
+        (b"file,label,age,Subject No.\na.png,1,40,g\n", "states no group, but has a column subject no"),
         (HEAD + b"a.png,1,g\nb.png,maybe,g\n", r"line 3 .* the label 'maybe' is neither"),
         (HEAD + b"a.png,,g\n", "line 2 .* the label '' is neither"),
         (HEAD + b",1,g\n", "line 2 of the labels file names no file"),
@@ -103,6 +103,22 @@ def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes)
 def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, why: str) -> None:
     with pytest.raises(BadLabels, match=why):
         read_csv(content)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["participant_id", "pt_id", "Subj", "patient_uid", "patientnum", "patient identifier", "PatientHash", "Patients"],
+)
+def test_column_that_seems_to_name_patients_is_refused_if_no_line_has_a_group(column: str) -> None:
+    for content in (f"file,label,{column}\na.png,1,p\n", f"file,label,group,{column}\na.png,1,,p\nb.png,0, ,q\n"):
+        with pytest.raises(BadLabels, match=f"states no group, but has a column {column.lower()};"):
+            read_csv(content.encode())
+    assert read_csv(f"file,label,group,{column}\na.png,1,g,p\n".encode())[0].labels.group == "g"
+
+
+@pytest.mark.parametrize("column", ["PatientAge", "age of patient", "subject_sex", "ImagePositionPatient", "image", ""])
+def test_column_that_describes_patients_is_accepted(column: str) -> None:
+    assert read_csv(f"file,label,{column}\na.png,1,x\n".encode())[0].labels == FileLabels(1)
 
 
 def test_files_match_by_path_or_by_a_unique_path_end() -> None:
@@ -125,6 +141,14 @@ def test_folders_of_lines_are_ignored_only_if_no_file_has_a_folder() -> None:
     assert warning.startswith("2 lines of the labels file state folders")
     with pytest.raises(BadLabels, match=r"not there: p1/1.png \(line 2\), home/me/2.png \(line 3\)$"):
         match_files(lines, [*files, "x/4.png"])
+
+
+def test_names_of_files_without_folders_are_certain_if_the_line_names_the_archive() -> None:
+    content = HEAD + b"scans/1.png,1,p1\nother/2.png,0,p2\n"
+    lines, files, full_names = read_csv(content), ["1.png", "2.png"], ["scans/1.png", "scans/2.png"]
+    assert {index: label.group for index, label in match_files(lines, files, full_names).items()} == {0: "p1", 1: "p2"}
+    [warning] = warnings_of(content, lines, files, full_names)
+    assert warning.startswith("1 line of the labels file state folders")
 
 
 def test_columns_that_are_not_used_are_named_in_a_warning() -> None:

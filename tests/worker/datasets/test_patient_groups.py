@@ -34,6 +34,10 @@ from worker.datasets.patient_groups import folder_groups
         (["s/COVID/1.png", "s/normal/p1/1.png", "s/normal/2.png"], ["", "p1", ""]),
         (["COVID/1.png", "p1/COVID/2.png", "p1/normal/1.png"], ["", "p1", "p1"]),
         (["s/images/COVID/p1/1.png", "s/images/COVID/p2/1.png", "s/images/1.png"], ["p1", "p2", ""]),
+        (["s/COVID/p1/1.png", "s/COVID/p1/2.png", "s/normal/1.png"], ["p1", "p1", ""]),
+        # the only folder in both classes, next to files
+        (["s/COVID/images/1.png", "s/normal/images/1.png", "s/COVID/2.png"], ["", "", ""]),
+        (["s/COVID/images/p1/1.png", "s/normal/images/p2/1.png", "s/COVID/2.png"], ["p1", "p2", ""]),
         # labels by CSV: no folder of a class, or numbers that are patients
         (["s/images/p1/1.png", "s/images/p2/1.png"], ["p1", "p2"]),
         (["s/0/1.png", "s/1/1.png", "s/2/1.png"], ["0", "1", "2"]),
@@ -51,6 +55,17 @@ def test_archive_folder_is_not_a_patient_and_a_name_is_one_group_in_all_archives
     assert folder_groups(paths) == ["", "", "", ""]
     paths = [(0, "COVID/p1/1.png"), (0, "COVID/p2/1.png"), (1, "normal/p2/1.png"), (1, "normal/p3/1.png")]
     assert folder_groups(paths) == ["p1", "p2", "p2", "p3"]
+
+
+def test_only_folder_of_both_classes_is_not_a_patient_if_another_archive_has_none() -> None:
+    flat = [(1, "COVID/3.png"), (1, "normal/4.png")]
+    assert folder_groups([(0, "COVID/images/1.png"), (0, "normal/images/2.png"), *flat]) == [""] * 4
+    assert folder_groups([(0, "COVID/images/1.png"), (2, "normal/images/2.png"), *flat]) == [""] * 4
+
+
+def test_patient_of_both_classes_who_has_an_archive_stays_a_group() -> None:
+    paths = [(0, "COVID/p1/1.png"), (0, "normal/p1/2.png"), (1, "COVID/p2/3.png"), (1, "normal/p2/4.png")]
+    assert folder_groups(paths) == ["p1", "p1", "p2", "p2"]
 
 
 def test_file_outside_of_class_folders_does_not_make_a_shared_folder_a_patient() -> None:
