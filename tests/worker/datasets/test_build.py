@@ -553,6 +553,8 @@ def test_a_dataset_whose_files_are_gone_fails_and_says_so(ask: Ask) -> None:
 
 
 def test_a_dataset_whose_file_is_damaged_fails_and_says_so(ask: Ask) -> None:
+    with session_scope() as s:
+        claim_storage(s)
     dataset = ask(two_classes())
     path = storage().local_path(dataset.sources[0]["sha256"])
     data = path.read_bytes()
