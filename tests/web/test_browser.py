@@ -470,6 +470,17 @@ def test_switch_of_blind_review_is_for_the_findings_too(signed_in: Any, finished
 
 
 @pytest.mark.slow
+def test_switch_of_blind_review_shows_the_state_of_the_page_after_going_back(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    findings = signed_in.locator("#findings")
+    signed_in.get_by_label("Blind review").check()
+    findings.get_by_text("Findings are hidden in a blind review.").wait_for()
+    signed_in.go_back()
+    findings.locator(".ribbon").wait_for()
+    playwright.expect(signed_in.get_by_label("Blind review")).not_to_be_checked()
+
+
+@pytest.mark.slow
 def test_page_works_after_going_back(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("#filters select[name=sort]").select_option("name")
