@@ -1,6 +1,7 @@
 """The pages in a real browser: signing in, submitting, watching a job, looking at heat maps."""
 
 import base64
+import os
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -114,6 +115,66 @@ def test_folders_of_one_name_stay_apart_and_files_that_were_chosen_are_left_out(
     drop_folder(signed_in, "scan", 3)
     assert chosen_files(signed_in, 5) == [*expected, "scan/ct/2.bmp"]
     assert "left out 2 that were chosen before" in signed_in.locator("#chosen-sum").inner_text()
+
+
+def drop_texts(page: Any, name: str, texts: dict[str, str]) -> None:
+    """Drop a folder of files of one time, by stand-ins for the entries of a file system."""
+    page.evaluate(
+        """([name, texts]) => {
+            const entry = ([name, text]) => {
+                const file = new File([text], name, {lastModified: 1});
+                return {isFile: true, name, file: (done) => done(file)};
+            };
+            const some = Object.entries(texts).map(entry);
+            const folder = {name, createReader: () => ({readEntries: (done) => done(some.splice(-100))})};
+            const items = [{webkitGetAsEntry: () => folder}];
+            const event = new Event("drop", {bubbles: true, cancelable: true});
+            document.dispatchEvent(Object.assign(event, {dataTransfer: {items, files: []}}));
+        }""",
+        [name, texts],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "chosen", "left_out"),
+    [
+        ({"README": "r", "2.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/2.png"], 0),
+        ({"README": "r", "1.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/1.png"], 0),
+        ({"README": "r", "1.png": "a", "2.png": "b"}, ["CT/README", "CT/1.png", "CT/2.png"], 2),
+    ],
+)
+def test_folders_that_share_files_are_one_only_if_one_holds_the_other(
+    signed_in: Any, second: dict[str, str], chosen: list[str], left_out: int
+) -> None:
+    signed_in.goto("/submit")
+    drop_texts(signed_in, "CT", {"README": "r", "1.png": "a"})
+    chosen_files(signed_in, 2)
+    drop_texts(signed_in, "CT", second)
+    assert chosen_files(signed_in, len(chosen)) == chosen
+    assert (f"left out {left_out}" in signed_in.locator("#chosen-sum").inner_text()) is bool(left_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "numbered"),
+    [("scan.zip", "scan (2).zip"), ("CT.1.tar.gz", "CT.1 (2).tar.gz"), ("IM1", "IM1 (2)"), (".h", ".h (2)")],
+)
+def test_files_of_one_name_are_left_out_only_if_their_bytes_are_the_same(
+    signed_in: Any, tmp_path: Path, name: str, numbered: str
+) -> None:
+    paths = [tmp_path / folder / name for folder in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(path.parent.name[:5].encode())
+        os.utime(path, (1000, 1000))
+    signed_in.goto("/submit")
+    for path in paths:
+        signed_in.set_input_files("#files", [path])
+    assert chosen_files(signed_in, 2) == [name, numbered]
+    signed_in.set_input_files("#files", [paths[1]])
+    signed_in.get_by_text("left out 1 that was chosen before").wait_for()
+    assert chosen_files(signed_in, 2) == [name, numbered]
 
 
 @pytest.mark.slow

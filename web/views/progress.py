@@ -142,7 +142,7 @@ def by_rule(job: JobView) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def segments(job: JobView, *, blind: bool = False) -> list[Segment]:
-    """Return the parts of a job's progress bar. Parts without slices are left out. `blind`: do not tell classes apart."""
+    """Return the parts of a job's progress bar, without empty ones. `blind`: do not tell the classes apart."""
     return list(_segments(job, blind))
 
 
