@@ -98,8 +98,9 @@ def _listed(names: list[str]) -> str:
 def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
     """Return the parts of a submission, and what was left out. See `gather_below` for what is sent.
 
-    The name of each file begins with the name of its path in `paths`. If paths have the same name, the names of all
-    begin with as many of the folders above them as are needed to tell the paths apart.
+    The name of each file begins with the name of its path in `paths`. If paths have the same name, or loose files are
+    from several folders, the names of all begin with as many of the folders above them as are needed to tell the paths
+    and these folders apart.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
@@ -143,9 +144,15 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of each path: as few as make paths differ that are not the same."""
+    """Return the last parts of each path: as few as make different paths, and folders of loose files, differ."""
     parts = [_absolute(path).parts for path in paths]
-    count = next(n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(set(parts)))
+    loose = {p for path, p in zip(paths, parts, strict=True) if not path.is_dir() and not _is_archive(path)}
+
+    def tells_apart(count: int) -> bool:
+        names, folders = {p[-count:] for p in parts}, {p[-count:-1] for p in loose}
+        return len(names) == len(set(parts)) and len(folders) == len({p[:-1] for p in loose})
+
+    count = next(filter(tells_apart, range(1, max(map(len, parts)) + 1)))
     return [Path(*p[-count:]).as_posix().strip("/") or "files" for p in parts]
 
 

@@ -75,7 +75,7 @@ def findings_page(s: Session, job: Job, query: FindingsQuery) -> Page[FindingVie
     found = s.execute(rows.order_by(Finding.ordinal).limit(query.limit + 1)).all()
     shown = found[: query.limit]
     next_cursor = paging.encode(shown[-1][0].ordinal) if len(found) > query.limit else None
-    names = upload_names(s, Study.patient_id.in_({finding.patient_id for finding, *_ in shown}))
+    names = upload_names(s, job, Study.patient_id.in_({finding.patient_id for finding, *_ in shown}))
     return Page([_view(names, *row) for row in shown], next_cursor)
 
 
@@ -155,7 +155,7 @@ def _view(
         study_uid=stated_uid(study.uid) if study else None,
         series_uid=stated_uid(series.uid) if series else None,
         series=series.label if series else None,
-        uploads=names.get(unit, []),
+        uploads=names[unit],
         notes=series.notes if series and finding.level == Level.SERIES else [],
         **{name: getattr(finding, name) for name in (*same, *more)},
     )

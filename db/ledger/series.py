@@ -121,13 +121,13 @@ def _summaries(s: Session, job: Job, ids: list[int]) -> list[SeriesSummary]:
     numbers = {id_: (slices, predicted, int(pos or 0), mean) for id_, slices, predicted, pos, mean in counted}
     owned = select(Series, Study.uid, Patient.ordinal).join(Study, Study.id == Series.study_id)
     rows = s.execute(owned.join(Patient, Patient.id == Study.patient_id).where(Series.id.in_(ids)))
-    names = upload_names(s, Slice.series_id.in_(ids))
+    names = upload_names(s, job, Slice.series_id.in_(ids))
     return [
         _summary(
             series,
             study_uid,
             patient,
-            names.get((Level.SERIES, series.id), []),
+            names[Level.SERIES, series.id],
             *numbers.get(series.id, (0, 0, 0, None)),
         )
         for series, study_uid, patient in sorted(rows, key=lambda row: ids.index(row[0].id))

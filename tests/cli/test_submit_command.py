@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.errors import UsageError
+from cli.files.parts import gather
 from tests.cli.conftest import clean_environment, job_view
 
 
@@ -66,6 +68,23 @@ def test_paths_with_the_same_name_are_told_apart_by_the_folders_above_them(ctbat
     assert untar(sent["bob/scan.tar"]) == {"bob/scan/1.png": b"bob"}
     assert ctbatch("submit", tmp_path / "ann" / "scan" / "..", env=api.env).returncode == 0
     assert [name for name, _ in api.uploads[1]] == ["ann.tar"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["p1/1.png", "p1/2.png"], ["1.png", "2.png"]),
+        (["p1/1.png", "p1/2.png", "p2/3.png"], ["p1/1.png", "p1/2.png", "p2/3.png"]),
+        (["p1/ct/1.png", "p2/ct/2.png"], ["p1/ct/1.png", "p2/ct/2.png"]),
+        (["p1/1.png", "p2/2.zip", "p3/3.zip"], ["1.png", "2.zip", "3.zip"]),
+    ],
+)
+def test_loose_files_of_several_folders_keep_their_folders(tmp_path, given, names):
+    for name in given:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    parts, _ = gather([tmp_path / name for name in given])
+    assert sorted(part.filename for part in parts) == names
 
 
 def test_tar_of_a_folder_does_not_depend_on_file_times(ctbatch, api, folder):
@@ -291,9 +310,6 @@ def test_wait_sends_the_etag_of_the_last_view(ctbatch, api, folder):
 
 
 def test_a_file_that_shrinks_while_it_is_sent_is_not_submitted(tmp_path: Path):
-    from cli.errors import UsageError
-    from cli.files.parts import gather
-
     scan = tmp_path / "scan.png"
     scan.write_bytes(b"x" * 5_000_000)
     [part], _ = gather([scan])

@@ -1,24 +1,27 @@
 """The pages in a real browser: signing in, submitting, watching a job, looking at heat maps."""
 
 import base64
+import os
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from apiflask import APIFlask
 from flask import render_template_string
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from db import database
-from db.access import accounts
+from db.access import accounts, tokens
 from db.database import read_scope, session_scope
 from db.evaluation.result import PairedMetric
 from db.ledger.leases import Claim
 from db.metrics import METRICS
-from db.models import Job, ModelVersion, Review, Upload, User
+from db.models import Job, ModelVersion, Review, TrainingRun, Upload, User
 from db.settings import Settings
 from db.storage import storage
 from db.training import runs
@@ -112,6 +115,66 @@ def test_folders_of_one_name_stay_apart_and_files_that_were_chosen_are_left_out(
     drop_folder(signed_in, "scan", 3)
     assert chosen_files(signed_in, 5) == [*expected, "scan/ct/2.bmp"]
     assert "left out 2 that were chosen before" in signed_in.locator("#chosen-sum").inner_text()
+
+
+def drop_texts(page: Any, name: str, texts: dict[str, str]) -> None:
+    """Drop a folder of files of one time, by stand-ins for the entries of a file system."""
+    page.evaluate(
+        """([name, texts]) => {
+            const entry = ([name, text]) => {
+                const file = new File([text], name, {lastModified: 1});
+                return {isFile: true, name, file: (done) => done(file)};
+            };
+            const some = Object.entries(texts).map(entry);
+            const folder = {name, createReader: () => ({readEntries: (done) => done(some.splice(-100))})};
+            const items = [{webkitGetAsEntry: () => folder}];
+            const event = new Event("drop", {bubbles: true, cancelable: true});
+            document.dispatchEvent(Object.assign(event, {dataTransfer: {items, files: []}}));
+        }""",
+        [name, texts],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "chosen", "left_out"),
+    [
+        ({"README": "r", "2.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/2.png"], 0),
+        ({"README": "r", "1.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/1.png"], 0),
+        ({"README": "r", "1.png": "a", "2.png": "b"}, ["CT/README", "CT/1.png", "CT/2.png"], 2),
+    ],
+)
+def test_folders_that_share_files_are_one_only_if_one_holds_the_other(
+    signed_in: Any, second: dict[str, str], chosen: list[str], left_out: int
+) -> None:
+    signed_in.goto("/submit")
+    drop_texts(signed_in, "CT", {"README": "r", "1.png": "a"})
+    chosen_files(signed_in, 2)
+    drop_texts(signed_in, "CT", second)
+    assert chosen_files(signed_in, len(chosen)) == chosen
+    assert (f"left out {left_out}" in signed_in.locator("#chosen-sum").inner_text()) is bool(left_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "numbered"),
+    [("scan.zip", "scan (2).zip"), ("CT.1.tar.gz", "CT.1 (2).tar.gz"), ("IM1", "IM1 (2)"), (".h", ".h (2)")],
+)
+def test_files_of_one_name_are_left_out_only_if_their_bytes_are_the_same(
+    signed_in: Any, tmp_path: Path, name: str, numbered: str
+) -> None:
+    paths = [tmp_path / folder / name for folder in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(path.parent.name[:5].encode())
+        os.utime(path, (1000, 1000))
+    signed_in.goto("/submit")
+    for path in paths:
+        signed_in.set_input_files("#files", [path])
+    assert chosen_files(signed_in, 2) == [name, numbered]
+    signed_in.set_input_files("#files", [paths[1]])
+    signed_in.get_by_text("left out 1 that was chosen before").wait_for()
+    assert chosen_files(signed_in, 2) == [name, numbered]
 
 
 @pytest.mark.slow
@@ -346,6 +409,115 @@ def test_label_that_is_refused_is_reported(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", ["ArrowRight", "Escape"])
+def test_label_with_an_old_token_is_kept_if_the_reader_goes_on(
+    signed_in: Any, app: APIFlask, address: str, finished: str, key: str
+) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    first = signed_in.locator("#slice").get_attribute("data-id")
+    with_session(signed_in, app, address, "ann")
+    delay_page(signed_in)
+    with signed_in.expect_response("**/review**"):
+        signed_in.keyboard.press("1")
+    with signed_in.expect_response("**/review**"):
+        signed_in.keyboard.press(key)
+    with read_scope() as s:
+        [review] = s.scalars(select(Review))
+        assert (str(review.slice_id), review.label) == (first, 1)
+    if key == "ArrowRight":
+        assert signed_in.locator("#slice").get_attribute("data-id") != first
+    assert not signed_in.locator("#refused").is_visible()
+    signed_in.faults.clear()  # the browser itself logs the refused request
+
+
+@pytest.mark.slow
+def test_refused_label_names_its_slice_if_the_reader_goes_on(
+    signed_in: Any, app: APIFlask, address: str, bob: User, finished: str
+) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.locator("#slice").wait_for()
+    name = signed_in.locator(".slice-title").inner_text()
+    sign_in_as_bob(signed_in, app, address)
+    delay_page(signed_in)
+    with signed_in.expect_response("**/review**"):
+        signed_in.keyboard.press("1")
+    signed_in.keyboard.press("Escape")
+    signed_in.get_by_role("alert").get_by_text(f"The label of {name} did not change.").wait_for()
+    signed_in.faults.clear()  # the browser itself logs the refused request
+
+
+def delay_page(page: Any) -> None:
+    """Let the page wait a while before it asks for itself, which it does for a new token."""
+    page.evaluate(
+        """() => {
+            const fetch = window.fetch;
+            const later = () => new Promise((done) => { setTimeout(done, 500); });
+            window.fetch = (path, more) => (path === location.pathname ? later() : Promise.resolve())
+                .then(() => fetch(path, more));
+        }"""
+    )
+
+
+@pytest.mark.slow
+def test_form_with_an_old_token_asks_for_the_estimate_again_and_launches_nothing(
+    admin_page: Any, app: APIFlask, address: str
+) -> None:
+    ready_dataset("site")
+    admin_page.goto("/runs/new")
+    wait_for_another_estimate(admin_page, app, address)
+    assert admin_page.url.endswith("/runs/new")
+    with read_scope() as s:
+        assert s.scalars(select(TrainingRun)).all() == []
+
+
+@pytest.mark.slow
+def test_old_token_is_renewed_on_a_page_that_answers_a_form(
+    admin_page: Any, app: APIFlask, address: str, tmp_path: Path
+) -> None:
+    ready_dataset("site")
+    admin_page.goto("/runs/new?dataset=site/1")
+    admin_page.get_by_label("Keras's ResNet50").set_input_files(resnet50(tmp_path / "w.h5"))
+    admin_page.get_by_role("button", name="Send").click()
+    admin_page.get_by_text("The file of weights with this SHA-256").wait_for()
+    wait_for_another_estimate(admin_page, app, address)
+
+
+def wait_for_another_estimate(page: Any, app: APIFlask, address: str) -> None:
+    """Sign in again in another tab, choose another preset, and wait for its estimate."""
+    estimate = page.locator("#estimate")
+    estimate.get_by_text("About").wait_for()
+    before = estimate.text_content()
+    with_session(page, app, address, "root")
+    page.get_by_label("quick").check()
+    playwright.expect(estimate).not_to_have_text(before)
+    playwright.expect(estimate).to_contain_text("About")
+    assert not page.locator("#refused").is_visible()
+    page.faults.clear()  # the browser itself logs the refused request
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["proxy", "server"])
+def test_server_that_fails_is_not_taken_for_another_user(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    if by == "proxy":
+        gateway = {"status": 502, "content_type": "text/html", "body": "<html><h1>502 Bad Gateway</h1></html>"}
+        signed_in.route("**/submit", lambda route: route.fulfill(**gateway))
+    else:
+        locked = OperationalError("", {}, Exception("the database is away"))
+        monkeypatch.setattr(tokens, "signed_in", Mock(side_effect=locked))
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("The server does not answer").wait_for()
+    assert signed_in.locator("#chosen li bdi").all_inner_texts() == ["1.png"]
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+@pytest.mark.slow
 def test_switch_of_blind_review_is_for_the_findings_too(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}?sort=name")
     findings = signed_in.locator("#findings")
@@ -356,6 +528,17 @@ def test_switch_of_blind_review_is_for_the_findings_too(signed_in: Any, finished
     assert "sort=name" in signed_in.url
     signed_in.get_by_label("Blind review").uncheck()
     findings.locator(".ribbon").wait_for()
+
+
+@pytest.mark.slow
+def test_switch_of_blind_review_shows_the_state_of_the_page_after_going_back(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    findings = signed_in.locator("#findings")
+    signed_in.get_by_label("Blind review").check()
+    findings.get_by_text("Findings are hidden in a blind review.").wait_for()
+    signed_in.go_back()
+    findings.locator(".ribbon").wait_for()
+    playwright.expect(signed_in.get_by_label("Blind review")).not_to_be_checked()
 
 
 @pytest.mark.slow

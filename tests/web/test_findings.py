@@ -134,6 +134,33 @@ def test_blind_review_hides_findings(anns_browser: Browser, ended: str) -> None:
         assert "ribbon" not in page
 
 
+def test_blind_review_tells_no_answers_by_numbers_filters_or_orders(
+    api: Api, anns_browser: Browser, finished: str
+) -> None:
+    plain, hidden = (anns_browser.get(f"/jobs/{finished}{query}").text for query in ("", "?blind=1"))
+    live = anns_browser.get(f"/jobs/{finished}/live?blind=1").text
+    for told in (
+        "<dt>COVID",
+        "key-positive",
+        "seg-negative",
+        '<select class="form-select" name="label"',
+        "probability</",
+    ):
+        assert told in plain
+        assert told not in hidden + live
+    in_order = re.findall(r'id="slice-(\d+)"', hidden)
+    first = api.get(f"/jobs/{finished}/results?sort=-probability&limit=1").json
+    for query in (
+        "label=COVID",
+        "sort=-probability",
+        "sort=probability",
+        f"sort=-probability&cursor={first['next_cursor']}",
+    ):
+        page = anns_browser.get(f"/jobs/{finished}?blind=1&{query}").text
+        assert re.findall(r'id="slice-(\d+)"', page) == in_order
+        assert query.split("=")[1] not in " ".join(re.findall('(?:href|action|hx-get)="(.*?)"', page))
+
+
 def test_blind_review_hides_what_the_model_says_of_the_series_of_an_open_job(
     api: Api, anns_browser: Browser, worker: WorkerPart
 ) -> None:

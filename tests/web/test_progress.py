@@ -114,6 +114,8 @@ def test_segments_of_a_bar_follow_each_other_and_leave_empty_outcomes_out() -> N
     shown = [(part.kind, part.amount, part.start, part.width) for part in segments(view)]
     assert shown == [("positive", 1, 0, 25), ("negative", 2, 25, 50), ("cancelled", 1, 75, 25)]
     assert [part.title for part in segments(view)] == ["COVID", "non-COVID", "Cancelled"]
+    blind = [(part.title, part.amount, part.start, part.width) for part in segments(view, blind=True)]
+    assert blind == [("Predicted", 3, 0, 75), ("Cancelled", 1, 75, 25)]
 
 
 def test_milestone_changes_at_each_tenth() -> None:

@@ -120,24 +120,26 @@
 
   // --- The session ------------------------------------------------------------------------------------------------
   const SIGNED_OUT = ["You are signed out", "Sign in again in another tab, then try again."];
-  const userOf = (page) => page.querySelector("meta[name=user]")?.content;
+  const metaOf = (page, name) => page.querySelector(`meta[name=${name}]`);
 
-  // Give all forms of this page the token of the present session, which differs after a new sign-in. Return null, or a
-  // title and a sentence if the user of this page is not signed in any more.
+  // Give this page and all its forms the token of the present session, which differs after a new sign-in. Return null, or
+  // a title and a sentence if the user of this page is not signed in any more, or the server does not answer.
   async function renewToken() {
     let fresh;
     try {
       const answer = await fetch(location.pathname);
-      if (answer.redirected) return SIGNED_OUT;
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (answer.status >= 500 || !metaOf(fresh, "csrf-token")) throw new Error("not a page of ctbatch");
     } catch {
       return ["The server does not answer", "Nothing was sent. Try again in a moment."];
     }
-    const [then, now] = [userOf(document), userOf(fresh)];
+    const [then, now] = [document, fresh].map((page) => metaOf(page, "user")?.content);
+    if (!now) return SIGNED_OUT;
     if (now !== then) {
-      return ["Another user is signed in", `This page is for ${then}, but now ${now ?? "nobody"} is signed in. Reload it.`];
+      return ["Another user is signed in", `This page is for ${then}, but now ${now} is signed in. Reload it.`];
     }
-    const token = fresh.querySelector("meta[name=csrf-token]").content;
+    const token = metaOf(fresh, "csrf-token").content;
+    metaOf(document, "csrf-token").content = token;
     for (const input of document.querySelectorAll("input[name=csrf_token]")) input.value = token;
     return null;
   }
@@ -145,9 +147,10 @@
   window.ctbatch = {renewToken, SIGNED_OUT};
 
   // --- The server refuses something -------------------------------------------------------------------------------
-  let repeated = null; // the form that was sent again with a new token
+  let refused = null; // the path of the request that was refused last
+  const pathOf = (ctx) => ctx.request.action.split("?")[0];
 
-  function refuse(sentence) {
+  function report(sentence) {
     const alert = byId("refused");
     const dialog = byId("slice-dialog");
     (dialog?.open ? dialog : byId("main")).prepend(alert);
@@ -155,26 +158,34 @@
     alert.hidden = sentence === "";
   }
 
+  // Send a request again with the new token. If its form has left the page, send what the form held, and show nothing.
+  function repeat({sourceElement: form, sourceEvent: event, target, request: {method, action, body}}) {
+    const gone = () => {
+      const values = {...Object.fromEntries(body), csrf_token: metaOf(document, "csrf-token").content};
+      return {source: document.body, values, target, swap: "none"};
+    };
+    htmx.ajax(method, action, {...(form.isConnected ? {source: form, event} : gone()), repeated: true});
+  }
+
   document.addEventListener("htmx:response:error", async ({detail: {ctx}}) => {
     if (ctx.response.status === 401 || ctx.response.status >= 500) return;
     const page = new DOMParser().parseFromString(ctx.text, "text/html");
     let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${ctx.response.status}.`;
-    const form = ctx.sourceElement;
-    if (page.querySelector("[data-problem=csrf]") && form !== repeated) {
+    if (page.querySelector("[data-problem=csrf]") && !ctx.repeated) {
       const problem = await renewToken();
-      if (problem === null) {
-        repeated = form;
-        return form.requestSubmit(ctx.request.submitter);
-      }
+      if (problem === null) return repeat(ctx);
       sentence = problem.join(". ");
     }
-    refuse(sentence);
+    // The page may show another slice by now, so name the one whose label was refused.
+    const labelled = ctx.request.method === "POST" && ctx.target.querySelector(".slice-title");
+    refused = pathOf(ctx);
+    report(labelled ? `The label of ${labelled.textContent} did not change. ${sentence}` : sentence);
   });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
-    if (ctx.response.status >= 400 || /[?&]poll=1/.test(ctx.request.action)) return;
-    repeated = null;
-    refuse("");
+    if (ctx.response.status >= 400 || pathOf(ctx) !== refused || /[?&]poll=1/.test(ctx.request.action)) return;
+    refused = null;
+    report("");
   });
 
   // --- The server is away -----------------------------------------------------------------------------------------

@@ -15,31 +15,74 @@
   let request = null;
 
   // --- The chosen files --------------------------------------------------------------------------------------------
-  const same = ({file, path}) => `${path}/${file.size}/${file.lastModified}`;
-  const rootOf = (path) => (path.includes("/") ? path.slice(0, path.indexOf("/")) : "");
+  const keyOf = ({file, path}) => `${path}/${file.size}/${file.lastModified}`;
+  const topOf = (name) => name.split("/", 1)[0];
+  let adding = Promise.resolve();
 
-  // Add batches of {file, path}: a batch is a file, or the files of a folder. A file that was chosen before is left out.
-  // If none of a folder was, but another folder has its name, it gets a new name, so that both stay apart.
+  // Add batches of {file, path}: a batch is a file, or the files of a folder. What was chosen before is left out. If
+  // another file or folder has the name of a batch, the batch gets a new name, so that both stay apart.
   function add(batches) {
-    const chosen = new Map(files.map((one) => [same(one), rootOf(one.name)]));
-    const roots = new Set(chosen.values());
+    adding = adding.then(() => addNext(batches));
+  }
+
+  async function addNext(batches) {
+    byId("send").disabled = true;
+    const chosen = new Map(); // from each top name to its files
+    const put = (one) => {
+      if (!chosen.has(topOf(one.name))) chosen.set(topOf(one.name), []);
+      chosen.get(topOf(one.name)).push(one);
+    };
+    files.forEach(put);
     leftOut = 0;
     for (const batch of batches) {
       const wanted = batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase()));
-      const root = rootOf(wanted[0]?.path ?? "");
-      const before = wanted.find((one) => chosen.has(same(one)));
-      let name = before ? chosen.get(same(before)) : root;
-      for (let number = 2; root && !before && roots.has(name); number += 1) name = `${root} (${number})`;
-      roots.add(name);
+      if (wanted.length === 0) continue;
+      const top = topOf(wanted[0].path);
+      const [stem, suffix] = wanted[0].path === top ? splitSuffix(top) : [top, ""];
+      let name = top;
+      for (let number = 2; chosen.has(name) && !(await isSame(wanted, chosen.get(name))); number += 1) {
+        name = `${stem} (${number})${suffix}`;
+      }
+      const before = new Set(chosen.get(name)?.map(keyOf));
       for (const one of wanted) {
-        if (chosen.has(same(one))) { leftOut += 1; continue; }
-        chosen.set(same(one), name);
-        files.push({...one, name: name + one.path.slice(root.length)});
+        if (before.has(keyOf(one))) { leftOut += 1; continue; }
+        files.push({...one, name: name + one.path.slice(top.length)});
+        put(files.at(-1));
       }
     }
     key = null;
     hideProblem();
     draw();
+  }
+
+  function splitSuffix(name) {
+    const at = name.search(/(\.tar)?\.[^.]*$/i);
+    return at > 0 ? [name.slice(0, at), name.slice(at)] : [name, ""];
+  }
+
+  // Whether a batch and the files chosen before are the same file or folder: one holds all files of the other.
+  async function isSame(batch, chosen) {
+    const before = new Map(chosen.map((one) => [keyOf(one), one.file]));
+    const common = batch.filter((one) => before.has(keyOf(one)));
+    if (common.length < Math.min(batch.length, chosen.length)) return false;
+    byId("chosen-sum").textContent = "Comparing with the files that were chosen before";
+    for (const one of common) if (!(await haveSameBytes(one.file, before.get(keyOf(one))))) return false;
+    return true;
+  }
+
+  // Compare two files of the same size. If a file cannot be read, they may differ, so that both are kept.
+  async function haveSameBytes(...pair) {
+    const PIECE = 1 << 20;
+    try {
+      for (let at = 0; at < pair[0].size; at += PIECE) {
+        const read = (file) => file.slice(at, at + PIECE).arrayBuffer();
+        const [one, other] = (await Promise.all(pair.map(read))).map((bytes) => new Uint8Array(bytes));
+        if (one.some((byte, place) => byte !== other[place])) return false;
+      }
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   function draw() {

@@ -141,16 +141,16 @@ def by_rule(job: JobView) -> tuple[dict[str, int], dict[str, int]]:
     return apart, {code: number for code, number in job.rejections.items() if code not in SET_APART}
 
 
-def segments(job: JobView) -> list[Segment]:
-    """Return the parts of a job's progress bar. Parts without slices are left out."""
-    return list(_segments(job))
+def segments(job: JobView, *, blind: bool = False) -> list[Segment]:
+    """Return the parts of a job's progress bar, without empty ones. `blind`: do not tell the classes apart."""
+    return list(_segments(job, blind))
 
 
-def _segments(job: JobView) -> Iterator[Segment]:
+def _segments(job: JobView, blind: bool) -> Iterator[Segment]:
     counts, total = job.counts, max(job.stages.total, 1)
+    classes = {"positive": counts.positive, "negative": counts.predicted - counts.positive}
     amounts = {
-        "positive": counts.positive,
-        "negative": counts.predicted - counts.positive,
+        **({"predicted": counts.predicted} if blind else classes),
         "rejected": counts.rejected,
         "quarantined": counts.quarantined,
         "cancelled": counts.cancelled,

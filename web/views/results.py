@@ -50,16 +50,26 @@ def switches_blind() -> bool:
 
 
 def asked() -> ResultsQuery:
-    """Return the query for results in this request's address, with the page size of the web pages."""
-    return parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
+    """Return the query for results in this request's address, with the page size of the web pages.
+
+    In a blind review leave out the filter and the orders that would tell the model's answers.
+    """
+    query = parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
+    if not Switches.of_request().blind:
+        return query
+    tells = query.sort in ("probability", "-probability")
+    order = {"sort": _default_sort(query), "cursor": None} if tells else {}
+    return query.model_copy(update={"label": None} | order)
+
+
+def _default_sort(query: ResultsQuery) -> str:
+    return ResultsQuery.model_validate({"series": query.series}).sort
 
 
 def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows the first page of these results."""
     values = query.model_dump(mode="json", exclude={"limit", "cursor", "sort"}, exclude_defaults=True)
-    if (
-        query.sort != ResultsQuery.model_validate({"series": query.series}).sort
-    ):  # the default in a series must not stay outside it
+    if query.sort != _default_sort(query):  # the default in a series must not stay outside it
         values["sort"] = query.sort
     if query.ood is not None:
         values["ood"] = int(query.ood)

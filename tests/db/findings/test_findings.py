@@ -12,10 +12,12 @@ from sqlalchemy import delete, select, update
 from db.database import read_scope, session_scope
 from db.findings.recording import write_findings
 from db.findings.rules import DEFAULT_K, RULES
+from db.findings.views import FindingsQuery, findings_page
 from db.ledger import jobs
 from db.ledger.job_view import job_view
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
+from db.ledger.series import series_after
 from db.models import Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
 from db.models.documents import FindingRule, Rate, Tuning
 from db.series.rows import LOOSE
@@ -447,3 +449,14 @@ def test_statements_do_not_grow_with_the_job(ann: User) -> None:
             write_findings(s, s.get_one(Job, job.id))
         numbers.append(len(statements))
     assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("uploads", [1, 2])
+def test_slices_are_read_for_the_names_of_uploads_only_if_there_are_several(ann: User, uploads: int) -> None:
+    job = run_job(ann, *([slices(4)] * uploads))
+    with read_scope() as s, recorded_statements() as statements:
+        pages = [findings_page(s, job, FindingsQuery()).items, series_after(s, job, None, 9).items]
+    names = [f"{number}.zip" for number in range(uploads)]
+    assert all(row.uploads == names for page in pages for row in page)
+    assert [len(page) for page in pages] == [3, 1]
+    assert sum("upload.filename" in text and "slice" in text for text in statements) == (0 if uploads == 1 else 2)
