@@ -150,8 +150,8 @@ def _of_failed_uploads(s: Session, job: Job) -> set[int]:
         Upload.state == Work.FAILED,
         ~Upload.error.startswith(NO_IMAGES, autoescape=True),
     )
-    of_uploads = select(Slice.series_id).join(Upload, Upload.id == Slice.upload_id).where(*failed)
-    series = set(s.scalars(of_uploads.where(Slice.series_id.is_not(None)).distinct()))
+    of_series = select(Series.id).join(Slice, Slice.series_id == Series.id).join(Upload, Upload.id == Slice.upload_id)
+    series = set(s.scalars(of_series.where(*failed).distinct()))
     listed = select(func.count(Slice.ordinal.distinct())).where(Slice.upload_id == Upload.id).scalar_subquery()
     unlisted = select(Upload.id).where(*failed, Upload.kind != LOOSE, func.coalesce(listed < Upload.entries, true()))
     if s.scalar(unlisted.limit(1)) is not None:
