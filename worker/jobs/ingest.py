@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from sqlalchemy.orm import Session
 
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import get_engine, in_transaction, read_scope, session_scope
 from db.installation import is_storage_at_hand
@@ -178,7 +178,7 @@ class Reading:
         transaction would delay the worker that is woken to predict the batch.
         """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
-            array = run_with_heartbeat(partial(_store, batch), self.heartbeat.progress)  # storage may hang
+            array = wait_for_storage(partial(_store, batch), self.heartbeat.progress)
         crash_point("after-array-before-record")
         self.budget.spend(count_failures(batch.rows), decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch, array, decode_seconds))
