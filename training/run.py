@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from db import PARTS, TRAIN
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.database import current, in_transaction, read_scope, session_scope
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import versions
-from db.registry.manifest import Package
+from db.registry.versions import StoredPackage
 from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen
@@ -120,7 +120,8 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
         else:
             trained = _train(run, config, observer, folder)
             package = make_package(folder / "package", trained, observer.packaging, observer.alive)
-        register(package, folder / "package", run, claim, heartbeat)
+        stored = wait_for_storage(lambda: versions.store_package(folder / "package", package), observer.alive)
+        register(stored, run, claim, heartbeat)
     checkpoints.drop(observer.stored)
 
 
@@ -130,7 +131,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     if run.dataset is None or run.split is None:
         raise RunFailed("the run names no dataset; launch another one on a dataset")
     parts = load_parts(run.dataset, run.split, observer.alive)
-    resume = run_with_heartbeat(lambda: checkpoints.read(observer.stored), observer.alive)
+    resume = wait_for_storage(lambda: checkpoints.read(observer.stored), observer.alive)
     if resume is None:
         _check_seen_slices(run, parts, observer)
     observer.report(0.0, "building the network" if resume else STARTING[config.initial.kind])
@@ -200,15 +201,14 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def register(package: Package, folder: Path, run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
-    """Make a model version of a package, finish its run, and request the comparison with the champion.
+def register(stored: StoredPackage, run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
+    """Make a model version of a stored package, finish its run, and request the comparison with the champion.
 
     All this is one transaction, so that nothing is missing if the worker dies. The first demo model is also promoted.
     Wait while the database is unreachable.
 
     Raises Cancelled, StaleClaim.
     """
-    stored = run_with_heartbeat(lambda: versions.store_package(folder, package), heartbeat.progress)
 
     def finish() -> None:
         with session_scope() as s:

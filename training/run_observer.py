@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.database import current, session_scope
 from db.ledger.leases import Claim
 from db.models import TrainingRun
@@ -115,7 +115,7 @@ class RunObserver(TrainingObserver):
             return
         earlier, made = self.stored, make()
         write = partial(checkpoints.write, made, earlier, self._claim.id)
-        self.stored = run_with_heartbeat(write, self._heartbeat.progress)  # storage may hang
+        self.stored = wait_for_storage(write, self.alive)
         patiently(self._heartbeat, self._record_checkpoint)
         checkpoints.drop(earlier, but=self.stored)
         self._checkpointed = time.monotonic()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, select, true
 from sqlalchemy.orm import Session
 
 from db.findings.rules import COPY, UPLOAD_FAILED
@@ -20,7 +20,7 @@ FORMAT, NO_IMAGES = "format", "no_images"
 NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
 """Reasons of files that are not slices of a scan: reports, links. A scan is complete without such files. Nor is a file
 of another format a slice (`FORMAT`), unless its suffix is that of slices in its folder."""
-NOT_READ = {Outcome.CANCELLED, "decoder_budget"}
+NOT_READ = {Outcome.CANCELLED, "decoder_budget", UPLOAD_FAILED, *OF_UPLOADS}
 """Reasons of files that were not read. Often these are all the files that were left of an archive."""
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -79,9 +79,9 @@ def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[in
     Otherwise it is not counted. If it was not read, it cuts off the series in its folder instead. Copies have the same
     name and the same bytes, and count as `copy`. An upload that is not an archive and failed is such a file.
 
-    An archive that failed cuts off the series that have slices from it. If none has, it cuts off all series that its
-    files could state. A damaged archive inside an upload cuts off the series that have slices from it. If none has, it
-    cuts off the series that have slices in its folder or below, also in other archives there.
+    An archive that failed cuts off the series that have slices from it. If not all its files were listed, it cuts off
+    all series that its files could state. A damaged archive inside an upload cuts off the series that have slices from
+    it. If none has, it cuts off the series that have slices in its folder or below, also in other archives there.
     """
     lost: defaultdict[Folder, list[_Lost]] = defaultdict(list)
     archives: defaultdict[Folder, list[_Lost]] = defaultdict(list)
@@ -143,18 +143,18 @@ def _lost_uploads(s: Session, job: Job) -> Iterator[_Lost]:
 def _of_failed_uploads(s: Session, job: Job) -> set[int]:
     """Return the series of which slices may be in uploads that were not unpacked to their end.
 
-    If no slice of an archive was read, these are all series that are stated by files, and not by a folder.
+    If not all files of an archive were listed, these are all series that are stated by files, and not by a folder.
     """
-    of_series = (Slice.upload_id == Upload.id) & Slice.series_id.is_not(None)
-    query = select(Upload.kind, Slice.series_id).outerjoin(Slice, of_series).distinct()
     failed = (
         Upload.job_id == job.id,
         Upload.state == Work.FAILED,
         ~Upload.error.startswith(NO_IMAGES, autoescape=True),
     )
-    rows = s.execute(query.where(*failed)).all()
-    series = {series_id for _, series_id in rows if series_id is not None}
-    if any(series_id is None and kind != LOOSE for kind, series_id in rows):
+    of_series = select(Series.id).join(Slice, Slice.series_id == Series.id).join(Upload, Upload.id == Slice.upload_id)
+    series = set(s.scalars(of_series.where(*failed).distinct()))
+    listed = select(func.count(Slice.ordinal.distinct())).where(Slice.upload_id == Upload.id).scalar_subquery()
+    unlisted = select(Upload.id).where(*failed, Upload.kind != LOOSE, func.coalesce(listed < Upload.entries, true()))
+    if s.scalar(unlisted.limit(1)) is not None:
         stated = select(Series.id).where(Series.job_id == job.id, ~Series.uid.startswith(FOLDER))
         series.update(s.scalars(stated))
     return series

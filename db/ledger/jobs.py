@@ -132,7 +132,7 @@ def retry_job(s: Session, job: Job) -> int:
     Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. If anything
     is read again, bolus tracking slices are opened too: with more slices, they may be a series over time. Return how
-    many slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
+    many other slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
     """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
@@ -143,7 +143,7 @@ def retry_job(s: Session, job: Job) -> int:
     if failed or uploads:
         again = or_(again, Slice.reason == BOLUS_TRACKING)
     prepared = s.execute(
-        select(Chunk.array_sha256, Slice.id)
+        select(Chunk.array_sha256, Slice.id, Slice.reason)
         .join(Chunk, Chunk.id == Slice.chunk_id)
         .where(Slice.job_id == job.id, again)
         .order_by(Slice.id)
@@ -156,7 +156,7 @@ def retry_job(s: Session, job: Job) -> int:
     remove_findings(s, job)
     s.refresh(job)
     by_array: dict[str, list[int]] = {}
-    for array_sha256, slice_id in prepared:
+    for array_sha256, slice_id, _ in prepared:
         by_array.setdefault(array_sha256, []).append(slice_id)
     for array_sha256, slice_ids in by_array.items():
         again_open = {"state": Outcome.OPEN, "reason": None, "detail": None}
@@ -165,7 +165,7 @@ def retry_job(s: Session, job: Job) -> int:
     for _ in {*failed, *uploads}:
         broker.wake_after_commit(s, Queue.INGEST)
     finish_if_done(s, job)
-    return len(failed) + reread + len(prepared)
+    return len(failed) + reread + sum(reason != BOLUS_TRACKING for *_, reason in prepared)
 
 
 def _to_decode_again(s: Session, job: Job) -> ColumnElement[bool]:

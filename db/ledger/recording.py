@@ -84,8 +84,9 @@ def record_read(
     """Record the entries of a chunk and make the chunk, in one transaction.
 
     `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
-    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. Return whether
-    the job was cancelled meanwhile. Raises StaleClaim.
+    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. If none of the
+    entries is new, this is not progress of the upload. Return whether the job was cancelled meanwhile. Raises
+    StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
@@ -95,11 +96,12 @@ def record_read(
         "decode_failures": Upload.decode_failures + decode_failures,
         "dicomdirs": max(upload.dicomdirs, dicomdirs),
     }
-    s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0, **spent))
     rows = _labelled(s, upload, rows)
     series = series_of(s, job.id, filter(None, (_owner(row, upload) for row in rows)))
     known = _known_slices(s, upload, rows)
     fresh = [row for row in rows if known.get((row.ordinal, row.frame), WAITS) is not None]
+    progress = {"attempts": 1, "put_offs": 0} if fresh else {}
+    s.execute(update(Upload).where(Upload.id == upload.id).values(**spent, **progress))
     prepared = sum(row.state == Outcome.OPEN for row in fresh)
     chunk = chunks.new_chunk(s, job, array_sha256, prepared) if array_sha256 is not None and prepared else None
     _write_slices(s, upload, fresh, known, series, chunk)
@@ -184,18 +186,6 @@ def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = N
     state = Work.FAILED if error is not None else Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
     leases.close(s, Upload, claim, state, error=error, closed_at=from_now())
     completion.finish_if_done(s, job)
-
-
-def put_off_upload(s: Session, claim: Claim, upload: Upload, *, is_attempt: bool = False) -> None:
-    """Put off a claimed upload, as `leases.put_off` does. Raises StaleClaim.
-
-    If its job is cancelled, close it instead, as `not_listed`. Otherwise the job would not end during an outage.
-    """
-    job = completion.lock_job(s, upload.job_id)
-    if job.cancel_requested_at is None:
-        leases.put_off(s, Upload, claim, is_attempt=is_attempt)
-    else:
-        close_upload(s, claim, upload, "not_listed")
 
 
 @dataclass(frozen=True)

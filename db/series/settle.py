@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, delete, exists, func, literal, or_, select, update
+from sqlalchemy import BigInteger, delete, exists, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import UNSEEN
@@ -22,6 +22,9 @@ BOLUS_TRACKING = "bolus_tracking"
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
 
+HELD_OR_CANCELLED = (*HELD, Outcome.CANCELLED)
+"""The outcomes that bolus tracking replaces. A retry may have opened such slices again before the job was cancelled."""
+
 IDS_A_STATEMENT = 1_000  # SQLite accepts at most 32,766 values
 
 
@@ -32,7 +35,7 @@ def settle(s: Session, job_id: str) -> None:
     notes: dict[int, list[str]] = {}
     for series_id, places in _series(s, job_id):
         tracking = tracking_slices(places) if BOLUS_TRACKING in current().set_apart else []
-        _reject_those(s, job_id, Slice.id, tracking, BOLUS_TRACKING)
+        _reject_those(s, job_id, Slice.id, tracking, BOLUS_TRACKING, HELD_OR_CANCELLED)
         left_out = set(tracking)
         notes[series_id] = notes_of([place for place in places if place.slice_id not in left_out])
     _take_back(s, job_id)
@@ -76,16 +79,14 @@ def _reject_conflicts(s: Session, job_id: str) -> None:
     _reject_those(s, job_id, Slice.sop_uid, s.scalars(twins).all(), "uid_conflict")
 
 
-def _reject_those(s: Session, job_id: str, column: Any, values: Sequence[Any], reason: str) -> None:
-    """Reject the slices with one of these values in a column."""
+def _reject_those(
+    s: Session, job_id: str, column: Any, values: Sequence[Any], reason: str, outcomes: Sequence[Outcome] = HELD
+) -> None:
+    """Reject the slices with one of these values in a column that have one of these outcomes."""
     for start in range(0, len(values), IDS_A_STATEMENT):
-        reject_slices(s, job_id, column.in_(values[start : start + IDS_A_STATEMENT]), reason)
-
-
-def reject_slices(s: Session, job_id: str, condition: ColumnElement[bool], reason: str) -> None:
-    """Reject the slices of a job that match, unless they are rejected or cancelled already."""
-    rejected = update(Slice).where(Slice.job_id == job_id, Slice.state.in_(HELD), condition)
-    s.execute(rejected.values(state=Outcome.REJECTED, reason=reason, detail=None), execution_options=UNSEEN)
+        some = column.in_(values[start : start + IDS_A_STATEMENT])
+        rejected = update(Slice).where(Slice.job_id == job_id, Slice.state.in_(outcomes), some)
+        s.execute(rejected.values(state=Outcome.REJECTED, reason=reason, detail=None), execution_options=UNSEEN)
 
 
 def _take_back(s: Session, job_id: str) -> None:

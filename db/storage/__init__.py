@@ -4,11 +4,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from db.database import current
-from db.storage.errors import FileDamaged, FileMissing
+from db.storage.errors import FileDamaged, FileMissing, FileUnreadable
 from db.storage.receiver import Receiver, StoredFile
 from db.storage.store import Storage
 
-__all__ = ["FileDamaged", "FileMissing", "Receiver", "Storage", "StoredFile", "storage"]
+__all__ = ["FileDamaged", "FileMissing", "FileUnreadable", "Receiver", "Storage", "StoredFile", "storage"]
 
 
 @lru_cache(maxsize=4)

@@ -13,13 +13,16 @@ class FileDamaged(Exception):
     """The bytes of a file do not have the SHA-256 in its name."""
 
 
+class FileUnreadable(FileDamaged):
+    """The disk cannot read a block of a file. It may be able to later."""
+
+
 class RaisingOSError:
     """A file system of fsspec whose calls raise no other errors than OSError.
 
     s3fs passes on botocore's errors when a server cannot be reached. Most are not OSErrors, so nobody would wait for
     the server, and the others have no number. The new error has only the name of the old one, because the old text may
-    name a server. Its number is EREMOTEIO, as for other errors of s3fs. EIO is a block that the disk of this machine
-    cannot read.
+    name a server. Its number is EREMOTEIO. An error that s3fs does not know has the number EIO.
     """
 
     def __init__(self, fs: Any) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from db.storage.errors import FileDamaged
+from db.storage.errors import FileDamaged, FileUnreadable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,28 +43,33 @@ def make_room(copies: Iterable[Path], most: int, *, unused_since: float) -> None
 
 
 def check_hash(path: Path, sha256: str) -> None:
-    """Raise FileDamaged unless the file has this SHA-256. Also raise it if the disk cannot read a block of the file.
+    """Raise FileDamaged unless the file has this SHA-256.
 
-    Raises OSError for other faults.
+    Raises FileUnreadable if the disk cannot read a block of the file, and OSError for other faults.
     """
     try:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         if error.errno == errno.EIO:
-            raise FileDamaged(f"the file {sha256} cannot be read") from error
+            raise FileUnreadable(f"the file {sha256} cannot be read") from error
         raise
     if actual != sha256:
         raise FileDamaged(f"the file {sha256} holds other bytes: {actual}")
 
 
 def renew(path: Path, data: bytes | memoryview) -> bool:
-    """Set a file's time to now, so that the reaper does not move it. Return whether the file has these bytes."""
+    """Set a file's time to now, so that the reaper does not move it. Return whether the file has these bytes.
+
+    Return False too if the disk cannot read a block of the file. Raises OSError for other faults.
+    """
     try:
         os.utime(path)
         return path.read_bytes() == data
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EIO):
+            return False
+        raise
 
 
 def write_file(path: Path, data: bytes | memoryview, *, durable: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from db.background import run_with_heartbeat
+from db.background import run_with_heartbeat, wait_for_storage
 from db.database import current
 from db.storage.errors import FileDamaged, FileMissing, RaisingOSError
 from db.storage.files import (
@@ -76,7 +76,7 @@ class Storage(Removal):
         """
         if self.is_local:
             return self._put(data, durable=durable)
-        return run_with_heartbeat(lambda: self._put(data, durable=durable), alive)
+        return wait_for_storage(lambda: self._put(data, durable=durable), alive)
 
     def _put(self, data: bytes | memoryview, *, durable: bool) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -141,7 +141,7 @@ class Storage(Removal):
         """
         path = self.local_path(sha256, alive)
         try:
-            run_with_heartbeat(lambda: check_hash(path, sha256), alive)
+            wait_for_storage(lambda: check_hash(path, sha256), alive, size=path.stat().st_size)
         except FileDamaged:
             if self.is_local:
                 raise

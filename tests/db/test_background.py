@@ -33,6 +33,16 @@ def test_what_the_work_raises_is_raised():
         run_with_heartbeat(work, lambda: None)
 
 
+def test_work_that_takes_too_long_is_given_up():
+    end = Event()
+    try:
+        with pytest.raises(TimeoutError):
+            run_with_heartbeat(lambda: end.wait(60), lambda: None, at_most=0.05)
+        assert not end.is_set()
+    finally:
+        end.set()
+
+
 def test_a_cancel_does_not_wait_for_the_work():
     class Cancelled(Exception):
         pass

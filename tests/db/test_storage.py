@@ -174,6 +174,19 @@ def test_damaged_copy_is_fetched_again(
     assert store.verified_path(sha256).read_bytes() == b"pixels"
 
 
+def test_file_that_cannot_be_read_is_written_anew(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.local_path(store.put(b"pixels"))
+    bad, read = path.stat().st_ino, Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        if self.stat().st_ino == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert store.read(store.put(b"pixels")) == b"pixels"
+
+
 def test_damaged_remote_file_is_not_copied(tmp_path: Path) -> None:
     sha256 = Storage(f"memory://{tmp_path.name}", tmp_path / "cache").put(b"pixels")
     other = Storage(f"memory://{tmp_path.name}", tmp_path / "other")

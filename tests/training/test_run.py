@@ -3,6 +3,7 @@
 import errno
 from importlib import metadata
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -273,6 +274,64 @@ def test_run_that_was_stopped_and_its_version_say_so(dataset, small_network, mon
     assert {record.stage for record in epochs} == {0}
     with session_scope() as s:
         assert s.get_one(TrainingRun, run.id).model_version.facts.stopped_early is True
+
+
+@pytest.fixture
+def hang(monkeypatch):
+    """A call that hangs until the test ends."""
+    monkeypatch.setattr("db.background.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("worker.claimed.NOTE_SECONDS", 0.0)
+    end = Event()
+    yield lambda *_: end.wait(60)
+    end.set()
+
+
+def test_cancel_is_heard_while_storage_hangs(settings, monkeypatch, hang):
+    import training.demo.model
+
+    with session_scope() as s:
+        run = runs.create_demo_run(s, None)
+    stored = []
+
+    def store(*_):
+        with session_scope() as s:
+            assert runs.cancel_run(s, s.merge(run))
+        stored.append(hang())
+
+    monkeypatch.setattr(training.demo.model, "make_demo_package", lambda *_, **__: None)
+    monkeypatch.setattr(versions, "store_package", store)
+    carry_out()
+    with read_scope() as s:
+        assert s.get_one(TrainingRun, run.id).state == "cancelled"
+    assert not stored
+
+
+def test_cancel_is_heard_while_a_checkpoint_hangs(dataset, monkeypatch, hang):
+    from training.errors import Cancelled
+    from training.loop import checkpoints
+    from training.run_observer import RunObserver
+
+    run = launch(dataset)
+    with session_scope() as s:
+        run, claim = runs.claim_run(s, "w")
+        runs.cancel_run(s, run)
+    monkeypatch.setattr(checkpoints, "write", hang)
+    with pytest.raises(Cancelled):
+        RunObserver(run, claim, Heartbeat(TrainingRun, [claim]), ()).checkpoint(lambda: None, ends_stage=True)
+
+
+def test_run_waits_if_storage_hangs_for_long(settings, monkeypatch, hang):
+    import training.demo.model
+
+    with session_scope() as s:
+        run = runs.create_demo_run(s, None)
+    monkeypatch.setattr("db.background.STORAGE_SECONDS", 0.05)
+    monkeypatch.setattr(training.demo.model, "make_demo_package", lambda *_, **__: None)
+    monkeypatch.setattr(versions, "store_package", hang)
+    carry_out()
+    with read_scope() as s:
+        run = s.get_one(TrainingRun, run.id)
+        assert (run.state, run.attempts, run.put_offs) == ("ready", 0, 1)
 
 
 def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):

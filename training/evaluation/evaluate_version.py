@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db import TRAIN, VALIDATION
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.database import in_transaction, read_scope, session_scope
 from db.datasets.slices import DatasetError, lack_of_patient, rows_of, without_patient
 from db.evaluation import evaluations
@@ -175,7 +175,7 @@ def _finish(
     """
     packed = io.BytesIO()
     np.save(packed, logit, allow_pickle=False)
-    sha256 = run_with_heartbeat(lambda: storage().put(packed.getvalue()), heartbeat.progress)
+    sha256 = wait_for_storage(lambda: storage().put(packed.getvalue()), heartbeat.progress)
     ours = _verdicts(evaluation.model_version, result.engine, logit)
     against: dict[int, PairedMetrics] = {}
 

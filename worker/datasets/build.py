@@ -3,7 +3,7 @@
 import logging
 
 from db import CLASSES
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import in_transaction, read_scope, session_scope
 from db.datasets import datasets
@@ -82,7 +82,7 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
         )
     sha256 = collector.sha256()
     report = make_report(collector, similar, claimed.patiently(heartbeat, lambda: _twin(dataset, sha256)))
-    run_with_heartbeat(storage().sync, heartbeat.progress)
+    wait_for_storage(storage().sync, heartbeat.progress)
     crash_point("before-dataset-commit")
 
     def finish() -> None:

@@ -1,6 +1,5 @@
 """Unpacks uploads: reads the entries, decodes them in the sandbox, and records slices and prepared chunks in order."""
 
-import errno
 import logging
 import time
 from collections import deque
@@ -13,15 +12,15 @@ from itertools import chain, islice
 
 from sqlalchemy.orm import Session
 
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import get_engine, in_transaction, read_scope, session_scope
 from db.installation import is_storage_at_hand
-from db.ledger import queue, recording
+from db.ledger import leases, queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Upload
-from db.storage import FileDamaged, FileMissing, storage
+from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
 from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from worker import claimed
@@ -29,6 +28,7 @@ from worker.decoding import new_decoders, npy_bytes, read_decoded, stored_entrie
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry, PassedOver
 from worker.imaging.archives.entries import NoRoom
+from worker.imaging.archives.region import BlockUnreadable
 from worker.imaging.rejections import ArchiveRefused
 from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row
@@ -83,6 +83,8 @@ def unpack_next(worker: str) -> bool:
         match error:
             case FileMissing():
                 _close(claim, upload, "file_missing")
+            case FileUnreadable():
+                _put_off(claim, upload, job, error)
             case FileDamaged():
                 _close(claim, upload, "file_damaged")
             case ArchiveRefused():
@@ -93,7 +95,7 @@ def unpack_next(worker: str) -> bool:
     def work(heartbeat: Heartbeat) -> None:
         _unpack(Reading(claim, upload, job, budget, heartbeat))
 
-    claimed.carry_out(Upload, [claim], work, fail=fail, put_off=lambda error: _put_off(claim, upload, error))
+    claimed.carry_out(Upload, [claim], work, fail=fail, put_off=lambda error: _put_off(claim, upload, job, error))
     return True
 
 
@@ -112,25 +114,30 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
         publish(s)
 
 
-def _put_off(claim: Claim, upload: Upload, error: Exception) -> None:
-    """Put off an upload. If only its own file is at fault, this counts as an attempt. After the last one, it fails."""
-    is_own_fault = _is_own_fault(error)
-    with session_scope() as s:
-        if not is_own_fault or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
-            recording.put_off_upload(s, claim, upload, is_attempt=is_own_fault)
-        elif isinstance(error, NoRoom):
-            recording.close_upload(s, claim, upload, "no_room")
-        else:
-            recording.close_upload(s, claim, upload, "file_damaged")
+def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception) -> None:
+    """Put off an upload. If only its own file is at fault, this counts as an attempt. After the last one, it fails.
 
-
-def _is_own_fault(error: Exception) -> bool:
-    """Return whether only this upload's file causes an error. EIO is a block that the disk of this machine cannot read.
-
-    A whole disk or share that is away may cause EIO too.
+    If the job was cancelled before this turn, the files could not be listed, so close the upload as `not_listed`.
+    Otherwise the job would not end during an outage.
     """
-    is_unreadable = isinstance(error, OSError) and error.errno == errno.EIO
-    return isinstance(error, NoRoom) or (is_unreadable and is_storage_at_hand())
+    reason = _own_fault(error)
+    with session_scope() as s:
+        if job.cancel_requested_at is not None:
+            recording.close_upload(s, claim, upload, "not_listed")
+        elif reason is None or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
+            leases.put_off(s, Upload, claim, is_attempt=reason is not None)
+        else:
+            recording.close_upload(s, claim, upload, reason)
+
+
+def _own_fault(error: Exception) -> str | None:
+    """Return the code of an error that only this upload's file causes, or None.
+
+    A whole disk or share that is away may cause errors of reading too.
+    """
+    if isinstance(error, NoRoom):
+        return "no_room"
+    return "file_damaged" if isinstance(error, FileUnreadable | BlockUnreadable) and is_storage_at_hand() else None
 
 
 class End(Enum):
@@ -171,7 +178,7 @@ class Reading:
         transaction would delay the worker that is woken to predict the batch.
         """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
-            array = run_with_heartbeat(partial(_store, batch), self.heartbeat.progress)  # storage may hang
+            array = wait_for_storage(partial(_store, batch), self.heartbeat.progress)
         crash_point("after-array-before-record")
         self.budget.spend(count_failures(batch.rows), decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch, array, decode_seconds))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-from db.background import HEARTBEAT_SECONDS, run_with_heartbeat
+from db.background import HEARTBEAT_SECONDS, wait_for_storage
 from db.models import ModelVersion
 from db.registry.manifest import Package
 from db.registry.versions import package_folder
@@ -58,7 +58,7 @@ def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loa
     with _one_at_a_time(alive):
         files = files_of(version)
         if files not in kept:
-            run_with_heartbeat(lambda: package_folder(version), alive)
+            wait_for_storage(lambda: package_folder(version), alive)
             try:
                 package, engine = engine_of(version)  # without a heartbeat: an engine that hangs must end this process
             except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):

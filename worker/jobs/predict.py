@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.background import run_with_heartbeat
+from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
 from db.installation import is_storage_at_hand
@@ -187,7 +187,7 @@ def _left_to_others(s: Session) -> list[int]:
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
     loaded = load(version, heartbeat.progress)
     shares = open_shares(taken)
-    pixels = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
+    pixels = wait_for_storage(lambda: _pixels(shares), heartbeat.progress)
     _give_up(pixels, heartbeat)
     with _pace.of(len(pixels.slices)):
         scores = dict(zip(pixels.hashes, score(loaded, pixels.slices, heartbeat), strict=True))

@@ -1,6 +1,7 @@
 """The findings of a job: written when it ends, the same for any order of arrival, and taken back by a retry."""
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,20 @@ from db.ledger.job_view import job_view
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.ledger.series import series_after
-from db.models import Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
+from db.models import (
+    Finding,
+    Job,
+    Level,
+    ModelVersion,
+    Outcome,
+    Patient,
+    Prediction,
+    Series,
+    Slice,
+    Study,
+    Upload,
+    User,
+)
 from db.models.documents import FindingRule, Rate, Tuning
 from db.series.rows import LOOSE
 from tests.builders.series import predict_all, read_upload, submit_uploads
@@ -396,16 +410,31 @@ def test_loose_files_that_cannot_be_unpacked_are_missing_from_their_folder(
     assert {(one.reason, one.left_out[code]) for one in findings(job)} == {(reason, lost)}
 
 
+@pytest.mark.parametrize("error", ["file_missing", "file_damaged", "not_listed", "3 workers died while unpacking it"])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_loose_file_that_cannot_be_unpacked_cuts_off_the_series_of_all_patients_beside_it(
+    ann: User, error: str
+) -> None:
+    files = [jobs.ReceivedFile(f"{i}.dcm", f"{i:064}", 10, LOOSE, None) for i in range(9)]
+    with session_scope() as s:
+        job = jobs.create_job(s, owner=ann, files=files)[0]
+    for i, row in enumerate([*slices(4), *slices(4, "2", "2", "q")]):
+        read_upload([replace(row, name=f"{i}.dcm")])
+    read_upload([], error=error)
+    predict_all()
+    assert {one.reason for one in findings(job)} == {"upload_failed"}
+
+
 @pytest.mark.parametrize(
     ("error", "slices_of_it", "failed"),
     [
         ("truncated_archive: no end", [], {"1", "2"}),
         ("file_missing", rejected("format", 1, "a"), {"1", "2"}),
-        ("truncated_archive: no end", slices(2, "3", "3", "r"), {"3"}),
+        ("truncated_archive: no end", slices(2, "3", "3", "r"), {"1", "2", "3"}),
         ("no_images: nothing", [], set()),
     ],
 )
-def test_archive_that_fails_before_its_first_slice_cuts_off_all_series_that_it_may_hold(
+def test_archive_that_is_not_listed_to_its_end_cuts_off_all_series_that_it_may_hold(
     ann: User, error: str, slices_of_it: list[ReadSlice], failed: set[str]
 ) -> None:
     picture = {"patient": "", "study_uid": None, "series_uid": "folder:png"}
@@ -418,6 +447,17 @@ def test_archive_that_fails_before_its_first_slice_cuts_off_all_series_that_it_m
     with read_scope() as s:
         query = select(Series.uid).join(Finding, Finding.series_id == Series.id).where(Finding.job_id == job.id)
         assert set(s.scalars(query.where(Finding.reason == "upload_failed"))) == failed
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_archive_that_was_listed_to_its_end_and_then_lost_cuts_off_its_own_series(ann: User) -> None:
+    job = submit_uploads(ann, 2)
+    read_upload(slices(5))
+    with session_scope() as s:
+        s.execute(update(Upload).where(Upload.position == 1).values(entries=3))
+    read_upload(slices(3, "2", "2", "q"), error="file_missing")
+    predict_all()
+    assert Counter(one.reason for one in findings(job)) == {None: 3, "upload_failed": 3}
 
 
 def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> None:

@@ -375,10 +375,25 @@ def test_series_in_time_is_predicted_whole_after_a_retry(ann: User) -> None:
     predict_all()
     assert list(outcomes(job).values()).count("bolus_tracking") == 2 * TRACKED
     with session_scope() as s:
-        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 1 + 2 * TRACKED
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 1
     read_upload(in_time)
     predict_all()
     assert check_sums(job).counts.predicted == 1 + 4 * TRACKED
+
+
+def test_bolus_tracking_stays_rejected_after_a_retry_that_is_cancelled(ann: User) -> None:
+    tracking = [ct(f"track {n}", 3.0) for n in range(TRACKED)]
+    job = submit_uploads(ann, 2)
+    read_upload([*tracking, ct("scan", 7.0)])
+    read_upload([ct("other", 1.0, series_uid="1.2.4")], error="truncated_archive")
+    predict_all()
+    before = outcomes(job)
+    assert {before[row.name] for row in tracking} == {"bolus_tracking"}
+    for act in (jobs.retry_job, jobs.cancel_job):
+        with session_scope() as s:
+            assert act(s, s.get_one(Job, job.id)) == 1
+    read_upload([], error="not_listed")
+    assert outcomes(job) == before
 
 
 def test_bolus_tracking_stays_rejected_after_a_retry(ann: User) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from db.ledger import job_view, jobs
 from db.ledger.leases import StaleClaim, count_put_offs
 from db.models import Chunk, Job, JobState, Upload, User, Work
 from db.settings import MIB
-from db.storage import storage
+from db.storage import Storage, storage
 from tests.builders.files import png, zip_of
 from tests.builders.leases import let_leases_end
 from worker.heartbeat import Heartbeat
@@ -29,6 +30,7 @@ from worker.imaging.archives.entries import Allowance, NoRoom
 from worker.imaging.rejections import DecoderUnavailable
 from worker.jobs import ingest, predict
 from worker.jobs.batches import Batch, batches
+from worker.jobs.budget import FAILURES
 from worker.received_files import inspect_received
 
 Entries = Callable[..., dict[str, bytes]]
@@ -243,10 +245,29 @@ def unreadable(*_: Any) -> None:
     raise OSError(errno.EIO, "Input/output error")
 
 
-@pytest.mark.parametrize(("fault", "reason"), [(no_room, "no_room"), (unreadable, "file_damaged")])
+def lack_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Allowance, "scratch", no_room)
+
+
+def break_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no block of an upload be read once an archive inside it is unpacked."""
+    real = Allowance.scratch
+
+    def scratch(allowance: Allowance, size: int) -> Any:
+        monkeypatch.setattr(os, "pread", unreadable)
+        return real(allowance, size)
+
+    monkeypatch.setattr(Allowance, "scratch", scratch)
+
+
+@pytest.mark.parametrize(("failures", "predicted"), [(0, 3), (FAILURES, 0)], ids=["decoded", "over budget"])
+@pytest.mark.parametrize(("fault", "reason"), [(lack_room, "no_room"), (break_disk, "file_damaged")])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_upload_whose_own_file_is_at_fault_fails_after_some_tries(
-    fault: Callable[..., None],
+    fault: Callable[[pytest.MonkeyPatch], None],
     reason: str,
+    failures: int,
+    predicted: int,
     ann: User,
     submit: Any,
     slices: Entries,
@@ -254,13 +275,15 @@ def test_upload_whose_own_file_is_at_fault_fails_after_some_tries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = submit(ann, {**slices(3), "s/x.zip": zip_of(slices(2, start=10))})
-    monkeypatch.setattr(Allowance, "scratch", fault)
+    with session_scope() as s:
+        s.execute(update(Upload).values(decode_failures=failures))
+    fault(monkeypatch)
     for _ in range(ingest.MAX_ATTEMPTS):
         assert view(job).is_open
         ingest.unpack_next("w")
         predict.predict_next("w")
         let_time_pass()
-    assert (view(job).state, view(job).error, view(job).counts.predicted) == (JobState.FAILED, reason, 3)
+    assert (view(job).state, view(job).error, view(job).counts.predicted) == (JobState.FAILED, reason, predicted)
 
 
 def test_upload_waits_while_the_whole_disk_cannot_be_read(
@@ -268,13 +291,53 @@ def test_upload_waits_while_the_whole_disk_cannot_be_read(
 ) -> None:
     job = submit(ann, {"s/x.zip": zip_of(slices(2))})
     with monkeypatch.context() as patch:
-        patch.setattr(Allowance, "scratch", unreadable)
+        patch.setattr(os, "pread", unreadable)
         patch.setattr(storage(), "owner", unreadable)
         for _ in range(ingest.MAX_ATTEMPTS + 1):
             assert ingest.unpack_next("w")
             let_time_pass()
     work()
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 2)
+
+
+@pytest.mark.parametrize("place", [(Storage, "put"), (Storage, "sync"), (Allowance, "scratch")], ids=lambda p: p[1])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_upload_waits_while_nothing_can_be_written(
+    place: tuple[type, str], ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, {"s/x.zip": zip_of(slices(2))})
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, lambda *_, **__: unreadable())
+        for _ in range(ingest.MAX_ATTEMPTS + 1):
+            assert ingest.unpack_next("w")
+            let_time_pass()
+    with read_scope() as s:
+        assert s.execute(select(Upload.state, Upload.attempts)).one() == (Work.READY, 0)
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 2)
+
+
+def test_block_that_cannot_be_read_once_costs_an_attempt_when_the_upload_is_hashed(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(3))
+    with read_scope() as s:
+        stored = storage().local_path(s.scalars(select(Upload.sha256)).one())
+    os.utime(stored, (0, 0))  # an old file is hashed before it is read
+    opened, errors = Path.open, [OSError(errno.EIO, "Input/output error")]
+
+    def open_(path: Path, *given: Any, **named: Any) -> Any:
+        if path == stored and errors:
+            raise errors.pop()
+        return opened(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+    assert ingest.unpack_next("w")
+    with read_scope() as s:
+        assert s.execute(select(Upload.state, Upload.attempts)).one() == (Work.READY, 1)
+    let_time_pass()
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
 
 
 def test_cancelled_job_ends_though_its_files_cannot_be_listed(
@@ -299,6 +362,31 @@ AWAY = [
     DecoderUnavailable("no decoder could be started"),
     MemoryError(),
 ]
+
+
+@pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_cancelled_job_lists_its_files_though_they_could_not_be_decoded(
+    error: Exception, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(12))
+    real = ingest.read_decoded
+
+    def cancel_and_fail(*given: Any) -> Iterator[Any]:
+        for number, read in enumerate(real(*given)):
+            yield read
+            if number == 9:
+                with session_scope() as s:
+                    jobs.cancel_job(s, job)
+                raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "read_decoded", cancel_and_fail)
+        work()
+    let_time_pass()
+    work()
+    assert (view(job).state, view(job).error) == (JobState.CANCELLED, None)
+    assert (view(job).counts.received, view(job).counts.cancelled) == (12, 12)
 
 
 @pytest.mark.slow

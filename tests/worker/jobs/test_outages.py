@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
+from db import background
 from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
@@ -23,7 +24,7 @@ from db.ledger.predictions import PredictedSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
 from db.registry import versions
 from db.settings import Settings
-from db.storage import FileMissing, storage
+from db.storage import FileMissing, Storage, storage
 from tests.builders.buckets import bucket_away
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_champion
@@ -339,6 +340,25 @@ def test_cancelled_job_is_listed_once_the_database_is_back(
     monkeypatch.setattr(recording, "record_read", away(20, recording.record_read))
     assert ingest.unpack_next("w")
     assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 5)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_work_is_put_off_if_storage_hangs_for_long(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, end = submit(ann, slices(3)), Event()
+    for model, method, act in ((Upload, "sync", ingest.unpack_next), (Chunk, "verified_path", predict.predict_next)):
+        with monkeypatch.context() as patch:
+            patch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
+            patch.setattr(background, "STORAGE_SECONDS", 0.05)
+            patch.setattr(Storage, method, lambda *_: end.wait(60))
+            assert act("w")
+        with read_scope() as s:
+            assert s.execute(select(model.state, model.attempts, model.put_offs)).one() == (Work.READY, 0, 1)
+        let_time_pass()
+        assert act("w")
+    end.set()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
 
 
 HANGING = """

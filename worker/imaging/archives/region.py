@@ -1,10 +1,15 @@
 """Reads a file, or a range of a file, as a separate file."""
 
+import errno
 import io
 import os
 from typing import Any, BinaryIO, Self
 
 _BUFFER = 64 * 1024
+
+
+class BlockUnreadable(OSError):
+    """The disk of this machine cannot read a block of a file. Its errno is EIO."""
 
 
 class Region:
@@ -16,10 +21,15 @@ class Region:
         self.size = os.fstat(file.fileno()).st_size if size is None else size
 
     def pread(self, count: int, at: int) -> bytes:
-        """Return `count` bytes from the place `at` on, or fewer at the end."""
+        """Return `count` bytes from the place `at` on, or fewer at the end. Raises BlockUnreadable, OSError."""
         if not 0 <= at < self.size:
             return b""
-        return os.pread(self._file.fileno(), min(count, self.size - at), self._start + at)
+        try:
+            return os.pread(self._file.fileno(), min(count, self.size - at), self._start + at)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise BlockUnreadable(errno.EIO, os.strerror(errno.EIO)) from error
+            raise
 
     def part(self, start: int, size: int) -> Self:
         """Return a range of this region. It ends at the region's end at the latest."""
