@@ -14,7 +14,7 @@ from worker.imaging.formats.dicom import decode_dicom
 from worker.imaging.formats.memory_file import MemoryFile
 from worker.imaging.formats.nifti import LOWEST_AIR, decode_nifti
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
-from worker.imaging.formats.plain_jpeg import check_jpeg_end, read_plain_jpeg
+from worker.imaging.formats.plain_jpeg import read_plain_jpeg
 from worker.imaging.formats.plain_png import read_plain_png
 from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected, unreadable
@@ -124,8 +124,6 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
             slice_ = _prepare(image, kind, 0, limits, is_deep=is_deep)
             if isinstance(checked, bytes) and kind == "PNG" and (checked[_INTERLACED] or not _reaches_last_row(image)):
                 check_png_rows(checked)
-            if isinstance(checked, bytes) and kind == "JPEG":
-                check_jpeg_end(checked, image)
             yield slice_
             return
         for page in range(limits.max_pages + 1):

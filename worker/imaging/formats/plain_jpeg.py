@@ -6,6 +6,7 @@ Pillow and imagecodecs do not report warnings. With them, more bytes are put bef
 be cut. If its pixels then differ, its scan took these bytes as its own, so it had not ended.
 """
 
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -18,37 +19,68 @@ from PIL import Image
 
 from worker.imaging.rejections import SliceRejected
 
-_MOST_PIXELS = 4_000_000
-"""Rust ends the process if memory runs out. A larger picture is left to Pillow, which raises MemoryError."""
 _FRAMES, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
-_TABLES, _SCAN, _FILL, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xd9"
+_TABLES, _SCAN, _FILL, _START_OF_SCAN, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xda", b"\xff\xd9"
 _MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))  # libjpeg-turbo goes on with zeros
+_BAND = 64  # rows of a picture that are compared at a time
 _WRAP = 1 << 16  # lossless differences are modulo this
 _FROM_THE_LEFT = 1  # the predictor of a lossless scan: the pixel on the left, or in the first column the one above
 
 
-def read_plain_jpeg(bare: bytes) -> Image.Image | None:
-    """Return the picture of a `pictures.bare_jpeg`, in mode L or RGB, or None if Pillow has to read it.
+def read_plain_jpeg(bare: bytes) -> Image.Image:
+    """Return the picture of a `pictures.bare_jpeg`, in mode L or RGB. The pixels are those of Pillow.
 
-    The pixels are those of Pillow. Pillow also has to read what libjpeg-turbo warns of (see `check_jpeg_end`).
+    If libjpeg-turbo warns of the picture, Pillow reads it, and decodes it three more times to find invented pixels.
+
+    Raises SliceRejected(`truncated`), MemoryError, and the errors of Pillow.
     """
-    frame = next(bare[at + 4 :] for marker, at in _segments(bare) if marker in _FRAMES)
-    height, width, components = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big"), frame[5]
-    if width * height > _MOST_PIXELS:
-        return None
+    _check_memory(bare)
     try:
-        pixels = decode_image_jpegturbo(bare, "mono" if components == 1 else "rgb")
+        pixels = decode_image_jpegturbo(bare, "mono" if _frame(bare)[5] == 1 else "rgb")
     except Exception:  # Pillow then tries, and its errors get reason codes
-        return None
-    return Image.fromarray(pixels[:, :, 0] if components == 1 else pixels)
+        return _read_with_pillow(bare)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def check_jpeg_end(bare: bytes, picture: Image.Image) -> None:
-    """Raise SliceRejected(`truncated`) if Pillow invented pixels of the picture of a `pictures.bare_jpeg`."""
-    for longer in _lengthened(bare):
-        with Image.open(BytesIO(longer), formats=("JPEG",)) as other:
-            if other.tobytes() != picture.tobytes():
-                raise SliceRejected("truncated", "The JPEG ends before its pixels.")
+def _read_with_pillow(bare: bytes) -> Image.Image:
+    checksums = {_checksum(_opened(longer)) for longer in _lengthened(bare)}  # one by one: a picture may take 160 MB
+    picture = _opened(bare)
+    if checksums != {_checksum(picture)}:
+        raise SliceRejected("truncated", "The JPEG ends before its pixels.")
+    return picture
+
+
+def _opened(jpeg: bytes) -> Image.Image:
+    with Image.open(BytesIO(jpeg), formats=("JPEG",)) as picture:
+        picture.load()
+    return picture
+
+
+def _checksum(picture: Image.Image) -> int:
+    """Return a CRC-32 of the pixels."""
+    crc = 0
+    for top in range(0, picture.height, _BAND):
+        band = picture.crop((0, top, picture.width, min(top + _BAND, picture.height)))
+        crc = zlib.crc32(band.tobytes(), crc)
+    return crc
+
+
+def _check_memory(bare: bytes) -> None:
+    """Raise MemoryError if decoding takes more memory than there is.
+
+    Otherwise kornia-rs would end the process, and Pillow would report damage. The coefficients of a picture with
+    several scans are in memory too, two bytes each.
+    """
+    frame = _frame(bare)
+    pixels, samplings = int.from_bytes(frame[1:3], "big") * int.from_bytes(frame[3:5], "big"), frame[7::3]
+    areas = [(sampling >> 4) * (sampling & 15) for sampling in samplings]
+    coefficients = pixels * sum(areas) // max([*areas, 1]) if bare.count(_START_OF_SCAN) > 1 else 0
+    np.empty(pixels * (4 if len(areas) > 1 else 1) + 2 * coefficients, np.uint8)
+
+
+def _frame(bare: bytes) -> bytes:
+    """Return the frame header, from the bits of a sample on (ITU-T T.81 B.2.2)."""
+    return next(bare[at + 4 : _end(bare, at)] for marker, at in _segments(bare) if marker in _FRAMES)
 
 
 def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
