@@ -7,7 +7,7 @@ be cut. If its pixels then differ, its scan took these bytes as its own, so it h
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
@@ -23,8 +23,17 @@ _FRAMES, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
 _TABLES, _SCAN, _FILL, _START_OF_SCAN, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xda", b"\xff\xd9"
 _MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))  # libjpeg-turbo goes on with zeros
 _BAND = 64  # rows of a picture that are compared at a time
-_WRAP = 1 << 16  # lossless differences are modulo this
-_FROM_THE_LEFT = 1  # the predictor of a lossless scan: the pixel on the left, or in the first column the one above
+_RESTARTS = 0xDD
+_PREDICTORS: tuple[Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]], ...] = (
+    lambda left, above, corner: left,
+    lambda left, above, corner: above,
+    lambda left, above, corner: corner,
+    lambda left, above, corner: left + above - corner,
+    lambda left, above, corner: left + (above - corner >> 1),
+    lambda left, above, corner: above + (left - corner >> 1),
+    lambda left, above, corner: left + above >> 1,
+)
+"""The predictors 1 to 7 of a lossless scan: a pixel from three neighbours (ITU-T T.81 table H.1)."""
 
 
 def read_plain_jpeg(bare: bytes) -> Image.Image:
@@ -127,23 +136,30 @@ def _may_be_cut(frame: bytes, pixels: NDArray[Any]) -> bool:
 
     Missing blocks and missing rows are of a middle grey. The rest of a block or row is decoded from bits of 0.
     """
+    if pixels.ndim != 2:  # colours, which no CT has
+        return False
     segments = _segments(frame)
-    row = pixels.reshape(-1, pixels.shape[-1])[-1]
     precision = next((frame[at + 4] for marker, at in segments if marker in (*_FRAMES, _LOSSLESS)), 8)
-    if row[-1] == 1 << (precision - 1):
+    if pixels[-1, -1] == 1 << (precision - 1):
         return True
-    if not any(marker == _LOSSLESS for marker, _ in segments):
+    kinds = [marker for marker, _ in segments]
+    if _LOSSLESS not in kinds:
         return False
     scan = _end(frame, segments[-1][1])
+    predictor, shift = frame[scan - 3], frame[scan - 1] & 15
     tables = [frame[at + 4 : _end(frame, at)] for marker, at in segments if marker == _TABLES]
-    if frame[scan - 3] != _FROM_THE_LEFT or row.size < 2 or len(tables) != 1:
+    if not 1 <= predictor <= 7 or shift or _RESTARTS in kinds or len(tables) != 1 or min(pixels.shape) < 2:
         return True
+    above, row = pixels[-2:].astype(np.int64)
+    # Differences are modulo 2^16. Pixels of 8 bits lack the high bits, of which some predictors shift one down.
+    modulus = 1 << (7 if pixels.dtype == np.uint8 else 16)
+    differences = (row[1:] - _PREDICTORS[predictor - 1](row[:-1], above[1:], above[:-1])) % modulus
     first = tables[0][17]  # the category of differences whose code has only zeros
     if first == 0:
-        run = int((row[::-1] != row[-1]).argmax()) or row.size
+        run = int((differences[::-1] != 0).argmax()) if differences.any() else differences.size
         length = next(length for length, count in enumerate(tables[0][1:17], 1) if count)
-        return run > 1 and not _ends_with(frame[scan:], length, run - 1)
-    return (int(row[-1]) - int(row[-2]) + (1 << first) - 1) % _WRAP == 0
+        return run > 0 and not _ends_with(frame[scan:], length, run)
+    return bool(differences[-1] == -((1 << first) - 1) % modulus)
 
 
 def _ends_with(scan: bytes, length: int, count: int) -> bool:
