@@ -17,10 +17,11 @@ from kornia_rs.io import decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import Image
 
+from worker.imaging.formats.pictures import jpeg_scans
 from worker.imaging.rejections import SliceRejected
 
-_FRAMES, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
-_TABLES, _SCAN, _FILL, _START_OF_SCAN, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xda", b"\xff\xd9"
+_FRAMES, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC2, 0xC3
+_TABLES, _SCAN, _FILL, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xd9"
 _MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))  # libjpeg-turbo goes on with zeros
 _BAND = 64  # rows of a picture that are compared at a time
 _RESTARTS = 0xDD
@@ -43,9 +44,12 @@ def read_plain_jpeg(bare: bytes) -> Image.Image:
 
     Raises SliceRejected(`truncated`), MemoryError, and the errors of Pillow.
     """
-    _check_memory(bare)
+    segments = _segments(bare)
+    marker, start = next(segment for segment in segments if segment[0] in _FRAMES)
+    frame = bare[start + 4 : _end(bare, start)]  # from the bits of a sample on (ITU-T T.81 B.2.2)
+    _check_memory(frame, has_several_scans=marker == _PROGRESSIVE or bare[segments[-1][1] + 4] < frame[5])
     try:
-        pixels = decode_image_jpegturbo(bare, "mono" if _frame(bare)[5] == 1 else "rgb")
+        pixels = decode_image_jpegturbo(bare, "mono" if frame[5] == 1 else "rgb")
     except Exception:  # Pillow then tries, and its errors get reason codes
         return _read_with_pillow(bare)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -74,22 +78,16 @@ def _checksum(picture: Image.Image) -> int:
     return crc
 
 
-def _check_memory(bare: bytes) -> None:
+def _check_memory(frame: bytes, *, has_several_scans: bool) -> None:
     """Raise MemoryError if decoding takes more memory than there is.
 
     Otherwise kornia-rs would end the process, and Pillow would report damage. The coefficients of a picture with
     several scans are in memory too, two bytes each.
     """
-    frame = _frame(bare)
-    pixels, samplings = int.from_bytes(frame[1:3], "big") * int.from_bytes(frame[3:5], "big"), frame[7::3]
-    areas = [(sampling >> 4) * (sampling & 15) for sampling in samplings]
-    coefficients = pixels * sum(areas) // max([*areas, 1]) if bare.count(_START_OF_SCAN) > 1 else 0
-    np.empty(pixels * (4 if len(areas) > 1 else 1) + 2 * coefficients, np.uint8)
-
-
-def _frame(bare: bytes) -> bytes:
-    """Return the frame header, from the bits of a sample on (ITU-T T.81 B.2.2)."""
-    return next(bare[at + 4 : _end(bare, at)] for marker, at in _segments(bare) if marker in _FRAMES)
+    pixels = int.from_bytes(frame[1:3], "big") * int.from_bytes(frame[3:5], "big")
+    areas = [(sampling >> 4) * (sampling & 15) for sampling in frame[7::3]]
+    coefficients = pixels * sum(areas) // max([*areas, 1]) if has_several_scans else 0
+    np.empty(pixels * (1 if frame[5] == 1 else 4) + 2 * coefficients, np.uint8)
 
 
 def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
@@ -107,7 +105,8 @@ def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
 
 def _lengthened(jpeg: bytes) -> Iterator[bytes]:
     """Yield the JPEG with more bytes before its end mark, also after restart markers, for which it may wait."""
-    end = jpeg.rfind(_END_MARK)
+    start = _segments(jpeg)[-1][1]
+    end = start + jpeg_scans(jpeg[start:])[1] - len(_END_MARK)
     for first, more in enumerate(_MORE):
         # libjpeg-turbo does not go on at the two markers after the one that it waits for, so the order differs.
         restarts = b"".join(bytes([0xFF, 0xD0 + (3 * first + number) % 8]) + more for number in range(8))

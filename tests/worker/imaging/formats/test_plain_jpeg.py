@@ -88,6 +88,31 @@ def test_needless_bytes_before_the_end_mark_do_no_harm(kind: str) -> None:
     assert (longer.pixels == plain.pixels).all()
 
 
+@pytest.mark.parametrize("more", [b"\xff\xda", b"\xff\xda\x00", b"\xff\xd8\xff", bytes(99), END], ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_after_the_end_mark_do_no_harm(kind: str, more: bytes) -> None:
+    (plain,), (longer,) = decode(jpeg(kind), DecodeLimits()), decode(jpeg(kind) + more, DecodeLimits())
+    assert (longer.pixels == plain.pixels).all()
+
+
+@pytest.mark.parametrize("between", [b"", END], ids=["no end mark", "end mark"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_picture_does_not_complete_the_first(kind: str, between: bytes) -> None:
+    whole = jpeg(kind, 64, 48)
+    for other in KINDS:
+        with pytest.raises(SliceRejected) as rejected:
+            decode(whole[: len(whole) // 2].rstrip(b"\xff") + between + jpeg(other, 64, 48, seed=2), DecodeLimits())
+        assert rejected.value.code in ("truncated", "corrupt"), other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_end_mark_inside_a_segment_is_passed_over(kind: str) -> None:
+    whole = jpeg(kind)
+    comment = b"\xff\xfe\x00\x06" + END + b"\xff\xda"
+    (plain,), (longer,) = decode(whole, DecodeLimits()), decode(whole[:-2] + comment + END, DecodeLimits())
+    assert (longer.pixels == plain.pixels).all()
+
+
 @given(st.data())
 def test_a_damaged_picture_is_read_as_pillow_reads_it_or_not_at_all(data: st.DataObject) -> None:
     whole = bytearray(image("JPEG", grey(40, 30, 1), quality=75))
