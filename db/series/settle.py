@@ -5,6 +5,7 @@ after a retry. A retry that reads more files opens the bolus tracking slices aga
 a series over time. The caller has locked the job.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -16,7 +17,7 @@ from db.bulk import UNSEEN
 from db.database import current
 from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.reasons import DAMAGED
-from db.series.geometry import Place, notes_of, tracking_slices
+from db.series.geometry import SAME_PLACE, Place, notes_of, tracking_slices
 
 BOLUS_TRACKING = "bolus_tracking"
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
@@ -24,6 +25,8 @@ HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 
 HELD_OR_CANCELLED = (*HELD, Outcome.CANCELLED)
 """The outcomes that bolus tracking replaces. A retry may have opened such slices again before the job was cancelled."""
+MOVED = 1.0
+"""Least span of locations in mm if the table moved. Those of bolus tracking may differ by some hundredths."""
 
 IDS_A_STATEMENT = 1_000  # SQLite accepts at most 32,766 values
 
@@ -102,7 +105,7 @@ def _take_back(s: Session, job_id: str) -> None:
 def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
     """Yield the slices of each series, without those that were rejected for another reason than bolus tracking.
 
-    If all slices state one position, but several locations, their locations are their positions.
+    If all slices state one position, but locations along at least 1 mm, their locations are their positions.
     """
     is_dicom = func.coalesce(Slice.format, "") == "DICOM"
     stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
@@ -118,11 +121,17 @@ def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
 
 
 def _is_one(positions: Sequence[float | None]) -> bool:
-    return None not in positions and len(set(positions)) == 1
+    return _span(positions) < SAME_PLACE
 
 
 def _are_several(locations: Sequence[float | None]) -> bool:
-    return None not in locations and len(set(locations)) > 1
+    return None not in locations and _span(locations) >= MOVED
+
+
+def _span(places: Sequence[float | None]) -> float:
+    """Return the distance between the outermost places, in mm, or infinity if one is not stated."""
+    stated = [place for place in places if place is not None]
+    return max(stated) - min(stated) if len(stated) == len(places) else math.inf
 
 
 def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:

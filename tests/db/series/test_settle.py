@@ -434,6 +434,7 @@ def test_scan_whose_slices_all_state_one_position_is_no_bolus_tracking(ann: User
         ([10.0 * n for n in range(8)], {"open"}),
         ([10.0] * 8, {"bolus_tracking"}),
         ([None, *(10.0 * n for n in range(7))], {"bolus_tracking"}),
+        ([10.0 + 0.02 * n for n in range(8)], {"bolus_tracking"}),
     ],
 )
 def test_locations_count_if_all_slices_state_one_position(
@@ -445,6 +446,15 @@ def test_locations_count_if_all_slices_state_one_position(
     if expected == {"open"}:
         assert names_in_order(job) == [f"{n}.dcm" for n in range(8)]
         assert notes(job) == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_locations_count_if_positions_differ_only_by_rounding(ann: User) -> None:
+    positions = [5.0] * 7 + [5.0001]
+    scan = [ct(f"{n}", place, location=10.0 * n, lung_fraction=0.3) for n, place in enumerate(positions)]
+    job = read_job(ann, scan)
+    assert set(outcomes(job).values()) == {"open"}
+    assert notes(job) == []
 
 
 def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:

@@ -4,7 +4,6 @@ import bz2
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from typing import BinaryIO
 
 from worker.imaging.archives.compressed import Unpacker
 from worker.imaging.archives.entries import (
@@ -21,11 +20,9 @@ from worker.imaging.archives.entries import (
 from worker.imaging.archives.region import Region
 from worker.imaging.archives.zip_directory import LOCAL, LOCAL_MAGIC, Record, check_directory, records
 from worker.imaging.display_names import display_name
-from worker.imaging.file_types import HEAD, PACKED, archive_kind
 from worker.imaging.rejections import SliceRejected
 
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12
-_WITH_CHECKSUMS = ("zip", *PACKED)
 
 
 def read_zip(file: Region, allowance: Allowance, progress: Progress) -> Entries:
@@ -33,7 +30,7 @@ def read_zip(file: Region, allowance: Allowance, progress: Progress) -> Entries:
 
     A file's `read()` may reject it as `not_regular`, `too_large_unpacked`, `unsupported` (a compression method other
     than stored, deflate and bzip2), `corrupt`, `size_mismatch`, `empty` or `nested`. `progress` is called while a
-    file's `open()` inflates or checks it.
+    file's `open()` inflates it.
     """
     directory, _ = check_directory(file, allowance)
     # Records are parsed again, one by one, because 200,000 of them in memory would take 60 MB.
@@ -60,31 +57,22 @@ def _content(file: Region, record: Record, limits: Limits) -> Content:
 def _open(file: Region, record: Record, allowance: Allowance, progress: Progress) -> Region:
     """Return the entry's bytes as a separate file. Stored bytes are read in place. Others are inflated.
 
-    The CRC is checked, except of bytes in place that are an archive with checksums of its own.
+    The CRC is checked only of bytes that are inflated. Stored bytes may be an archive of many gigabytes, which would be
+    read once more at each reading of the submission.
 
     Raises SliceRejected, OSError.
     """
     _check_regular(record)
     if record.method == _STORED and record.packed == record.size:
-        place = file.part(_data_offset(file, record), record.size)
-        if archive_kind(place.pread(HEAD, 0)) not in _WITH_CHECKSUMS:
-            _check_crc(_crc(_inflated(file, record, READ_BYTES), progress), record)
-        return place
-    copy = allowance.scratch(record.size)
-    _check_crc(_crc(_inflated(file, record, READ_BYTES), progress, copy), record)
-    copy.flush()
-    return Region(copy)
-
-
-def _crc(parts: Iterator[bytes], progress: Progress, copy: BinaryIO | None = None) -> int:
-    """Return the CRC-32 of all parts together. Write them to `copy`, if there is one."""
-    crc = 0
-    for part in parts:
+        return file.part(_data_offset(file, record), record.size)
+    copy, crc = allowance.scratch(record.size), 0
+    for part in _inflated(file, record, READ_BYTES):
         progress()
         crc = zlib.crc32(part, crc)
-        if copy:
-            copy.write(part)
-    return crc
+        copy.write(part)
+    _check_crc(crc, record)
+    copy.flush()
+    return Region(copy)
 
 
 def _check_regular(record: Record) -> None:

@@ -1,22 +1,22 @@
 """Decodes the bytes of a file to prepared slices. The bytes decide the format."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from db.reasons import SET_APART
 from worker.imaging.file_types import IMAGE_HEAD, image_kind
 from worker.imaging.formats.dicom import decode_dicom
 from worker.imaging.formats.memory_file import MemoryFile
-from worker.imaging.formats.nifti import LOWEST_AIR, decode_nifti
+from worker.imaging.formats.nifti import decode_nifti
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
-from worker.imaging.formats.plain_jpeg import check_jpeg_end, read_plain_jpeg
+from worker.imaging.formats.plain_jpeg import read_plain_jpeg
 from worker.imaging.formats.plain_png import read_plain_png
-from worker.imaging.recipe import PreparedSlice, fit, lung_window
+from worker.imaging.formats.sixteen_bits import MODES as SIXTEEN_BITS
+from worker.imaging.formats.sixteen_bits import SixteenBits
+from worker.imaging.recipe import PreparedSlice, fit
 from worker.imaging.rejections import SliceRejected, unreadable
 
 # Imported so that they register with Pillow. For a format that is not registered, Pillow would load all its plugins.
@@ -24,14 +24,6 @@ _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
 
 _PLAIN = {"PNG": read_plain_png, "JPEG": read_plain_jpeg}  # quicker than Pillow, for the most frequent kinds of files
 _LUMINANCE = ("LA", "RGB", "RGBA", "RGBX", "P", "PA", "1")
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
-_FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
-_HIGHEST_HU = 7168  # HU of metal, with a margin; scanners store at most 13 bits
-_HU_OFFSETS = (1024, 32768)  # offsets of HU in the TIFF files of COVID-CTset, and in the PNG files of DeepLesion
-_LEAST_TISSUE = -200  # HU; the highest value of a slice of the body is this or more
-_WRAPPED = 8192  # values of int16 that were stored as uint16 are less than this away from 0 or from 65,536
-_BRIGHT = 40960  # a picture of the full range has at least one pixel this bright
-
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
@@ -88,7 +80,8 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | NIfTI, each axial slice | lung window: see `nifti.decode_nifti` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
-    HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. Of an APNG, only the default
+    HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. The 16-bit values of all pages
+    of a TIFF count together. Of an APNG, only the default
     picture is read. Metadata is removed without reading it: text, profiles and EXIF, also the EXIF orientation. So no
     remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A truncated picture is never
     padded.
@@ -105,7 +98,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
             return list(decode_dicom(data, limits.max_pixels, limits.max_pages, limits.set_apart))
         if kind == "NIfTI":
             return list(decode_nifti(data, limits.max_pixels, limits.max_pages, limits.set_apart))
-        return list(_decode_picture(data, kind, limits))
+        return _decode_picture(data, kind, limits)
     except SliceRejected:
         raise
     except Exception as error:
@@ -113,30 +106,41 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
         raise _rejection(error, kind) from error
 
 
-def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> Iterator[PreparedSlice]:
+def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> list[PreparedSlice]:
     checked = _checked(data, kind, limits.max_pixels)
     if kind in _PLAIN and isinstance(checked, bytes) and (plain := _PLAIN[kind](checked)):
-        yield _prepare(plain, kind, 0, limits)
-        return
+        return [_prepare(plain, kind, 0, limits, SixteenBits())]
     with Image.open(cast("BinaryIO", MemoryFile(checked)), formats=(kind,)) as image:
-        if kind != "TIFF":
-            is_deep = isinstance(checked, bytes) and kind == "PNG" and checked[_DEPTH] == _DEEP
-            slice_ = _prepare(image, kind, 0, limits, is_deep=is_deep)
-            if isinstance(checked, bytes) and kind == "PNG" and (checked[_INTERLACED] or not _reaches_last_row(image)):
-                check_png_rows(checked)
-            if isinstance(checked, bytes) and kind == "JPEG":
-                check_jpeg_end(checked, image)
-            yield slice_
-            return
-        for page in range(limits.max_pages + 1):
-            try:
-                image.seek(page)
-            except EOFError:
-                return
-            if page == limits.max_pages:
-                raise SliceRejected("pages", f"More than the {limits.max_pages} pages accepted.")
-            bits = _checked_bits(image, len(data))
-            yield _prepare(image, kind, page, limits, is_deep=_DEEP in bits)
+        deep = SixteenBits()
+        if kind == "TIFF":
+            return _decode_pages(image, len(data), limits, deep)
+        png = checked if isinstance(checked, bytes) and kind == "PNG" else b""
+        slice_ = _prepare(image, kind, 0, limits, deep, is_deep=bool(png) and png[_DEPTH] == _DEEP)
+        deep.check()
+        if png and (png[_INTERLACED] or not _reaches_last_row(image)):
+            check_png_rows(png)
+        return [slice_]
+
+
+def _decode_pages(image: Image.Image, size: int, limits: DecodeLimits, deep: SixteenBits) -> list[PreparedSlice]:
+    slices: list[PreparedSlice] = []
+    for page in range(limits.max_pages + 1):
+        try:
+            image.seek(page)
+        except EOFError:
+            break
+        if page == limits.max_pages:
+            raise SliceRejected("pages", f"More than the {limits.max_pages} pages accepted.")
+        bits = _checked_bits(image, size)
+        slices.append(_prepare(image, "TIFF", page, limits, deep, is_deep=_DEEP in bits))
+    deep.check()
+    for page, slice_ in enumerate(slices):
+        if (
+            slice_.mode.startswith(SIXTEEN_BITS) and slice_.notes != deep.notes
+        ):  # later pages showed what its values are
+            image.seek(page)
+            slices[page] = _prepare(image, "TIFF", page, limits, deep, is_deep=True)
+    return slices
 
 
 def _reaches_last_row(image: Image.Image) -> bool:
@@ -158,53 +162,27 @@ def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -
 
 
 def _prepare(
-    image: Image.Image, kind: str, frame: int, limits: DecodeLimits, *, is_deep: bool = False
+    image: Image.Image, kind: str, frame: int, limits: DecodeLimits, deep: SixteenBits, *, is_deep: bool = False
 ) -> PreparedSlice:
     """Return a slice. `is_deep`: the file has 16 bits a sample, even if Pillow's mode has only 8."""
     check_pixels(image.width, image.height, limits.max_pixels)
-    grey, mode, notes = _luminance(image, is_deep=is_deep)
+    grey, mode, notes = _luminance(image, deep, is_deep=is_deep)
     return PreparedSlice(fit(grey), frame, kind, mode, grey.width, grey.height, notes=notes)
 
 
-def _luminance(image: Image.Image, *, is_deep: bool) -> tuple[Image.Image, str, tuple[str, ...]]:
+def _luminance(image: Image.Image, deep: SixteenBits, *, is_deep: bool) -> tuple[Image.Image, str, tuple[str, ...]]:
     """Return the picture in mode L by the table of `decode`, its mode before, and a note if values were read as HU."""
     image.load()
     if image.mode == "L":
         return image, "L", ()
     if image.mode in _LUMINANCE:
         image.info.clear()  # otherwise Pillow would look for a transparent colour
-        if is_deep:  # Pillow has kept the high bytes
-            _check_full_range(np.left_shift(np.asarray(image.convert("RGB")), 8, dtype=np.uint16))
+        if is_deep:
+            deep.add_colours(image)
         return image.convert("L"), image.mode, ()
-    if image.mode in _SIXTEEN_BITS:
-        return _from_16_bits(np.asarray(image), image.mode)
+    if image.mode in SIXTEEN_BITS:
+        return *deep.to_grey(image), deep.notes
     raise SliceRejected("unsupported", f"Pictures of mode {image.mode} are not read.")
-
-
-def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, str, tuple[str, ...]]:
-    low, high = int(values.min()), int(values.max())
-    for offset in _HU_OFFSETS:
-        has_air = offset - 1024 <= low <= offset + LOWEST_AIR
-        if has_air and offset + _LEAST_TISSUE <= high < offset + _HIGHEST_HU:
-            grey = Image.fromarray(lung_window(values.astype(np.int32) - offset))
-            return grey, f"{mode} HU+{offset}", (f"hu_{offset}",)
-    if high:  # a picture of zeros is black in any case, such as a blank page among others
-        _check_full_range(values)
-    return Image.fromarray(_FROM_16_BITS[values]), mode, ()
-
-
-def _check_full_range(values: NDArray[np.uint16]) -> None:
-    """Raise SliceRejected(`unsupported`) unless the values are grey levels or colours over the full 16 bits.
-
-    If all are near 0 or near 65,536, negative HU were stored as unsigned numbers. Nothing states their offset.
-    """
-    low, high = int(values.min()), int(values.max())
-    is_wrapped = high >= 65536 - _WRAPPED and not ((values >= _WRAPPED) & (values < 65536 - _WRAPPED)).any()
-    if is_wrapped or high < _BRIGHT:
-        detail = f"16-bit values from {low} to {high}: neither HU in grey nor grey levels over the full 16 bits."
-        if is_wrapped:
-            detail = "16-bit values that look like negative numbers stored as unsigned ones; store HU + 1024 instead."
-        raise SliceRejected("unsupported", detail)
 
 
 def _checked_bits(image: Image.Image, size: int) -> set[int]:

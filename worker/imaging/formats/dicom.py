@@ -18,11 +18,12 @@ from db.reasons import DAMAGED, SET_APART, SLICE_NOTES
 from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
 from worker.imaging.formats.dicom_notes import file_notes, frame_notes, in_order
-from worker.imaging.formats.dicom_objects import axes_of, check_object, check_place, check_values
+from worker.imaging.formats.dicom_objects import HU_NAMES, axes_of, check_object, check_place, check_values
 from worker.imaging.formats.dicom_pixels import Cells, frames_of
 from worker.imaging.formats.dicom_values import (
     integer_of,
     integer_or_none,
+    items_of,
     label_of,
     number_of,
     numbers_of,
@@ -33,7 +34,6 @@ from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected, unreadable
 
-_HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
 _UNSPECIFIED = "US"
 _CT_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
 POSITION_DIGITS = 4  # decimal places, so that slices at the same place get the same position
@@ -66,7 +66,7 @@ def decode_dicom(
     file = read_dicom(memoryview(data), 4 * max_pixels)
     dataset = file.dataset
     check_object(dataset, rules)
-    places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    places = list(items_of(dataset, "PerFrameFunctionalGroupsSequence"))
     try:
         yield from _slices(file, places, max_pixels, max_frames, rules)
     except MemoryError:
@@ -180,10 +180,9 @@ def _groups(dataset: Dataset, frame: Dataset | None) -> dict[str, Dataset]:
 
 def _items(dataset: Dataset, frame: Dataset | None, sequence: str) -> Sequence[Dataset]:
     """Return the items of a sequence that is stated for the frame, for all frames in common, or in the data set."""
-    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), None)
-    return next(
-        (items for group in (frame, shared, dataset) if group is not None and (items := group.get(sequence))), ()
-    )
+    shared = next(iter(items_of(dataset, "SharedFunctionalGroupsSequence")), None)
+    groups = (group for group in (frame, shared, dataset) if group is not None)
+    return next((items for group in groups if (items := items_of(group, sequence))), ())
 
 
 _SEQUENCES = {
@@ -224,7 +223,7 @@ def _meaning(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is
 
 def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
     kind = kind.upper()
-    return kind in _HU or (kind == _UNSPECIFIED and slope == 1 and intercept in _CT_INTERCEPTS)
+    return kind in ("", *HU_NAMES) or (kind == _UNSPECIFIED and slope == 1 and intercept in _CT_INTERCEPTS)
 
 
 def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) -> range:

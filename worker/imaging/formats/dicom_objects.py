@@ -11,7 +11,7 @@ from itertools import chain
 from pydicom.dataset import Dataset
 
 from worker.imaging.display_names import display_name
-from worker.imaging.formats.dicom_values import numbers_of, text_of, texts_of
+from worker.imaging.formats.dicom_values import items_of, numbers_of, text_of, texts_of
 from worker.imaging.rejections import SliceRejected
 
 MIN_AXIAL = 0.8
@@ -35,7 +35,18 @@ _MAPS = (
 )
 """Terms for computed values that are not HU (PS3.3 C.8.16.1.4, C.8.2.1.1.1, C.8.15.2.1.1). `PERFUSION` is not such a
 term: perfusion scans name their HU like this too."""
-_HU_UNITS = ("[hnsf'U]", "HU")
+HU_NAMES = (
+    "HU",
+    "HU_MOD",
+    "HOUNSFIELD",
+    "HOUNSFIELD UNIT",
+    "HOUNSFIELD UNITS",
+    "HOUNDSFIELD UNIT",
+    "HOUNDSFIELD UNITS",
+)
+"""Names of HU that files use, in capitals."""
+_HU_UNITS = ("HNSF'U", *HU_NAMES)  # also the code of UCUM, in capitals and without brackets
+_CHEST = re.compile("CHEST|THORA|LUNG")
 _OTHER_PARTS = re.compile(
     "ABDOMEN|ABDOMENPELVIS|ABDPELV|ANKLE|ARM|BRAIN|CALF|CLAVICLE|COCCYX|CSPINE|CTSPINE|EAR|ELBOW|EYE|"
     "FACE|FEMUR|FINGER|FOOT|FOREARM|HAND|HEAD|HEADNECK|HIP|HUMERUS|IAC|JAW|KNEE|LEG|LSPINE|LSSPINE|"
@@ -88,6 +99,8 @@ _REGION_CODES = {
 }
 """The codes of the same parts in SNOMED CT, and in SNOMED RT (PS3.16 annex L, CID 4030)."""
 
+_SNOMED = ("SCT", "SRT", "SNM3")  # coding schemes
+
 _OTHER_REGIONS = {code: part for part, codes in _REGION_CODES.items() for code in codes.split()}
 _TRACKING = (
     "(pre[ _-]?)?monitoring|premon|(test|care|timing)[ _-]?bolus|bolus[ _-]?(tracking|track|timing)|"
@@ -103,8 +116,9 @@ def check_object(dataset: Dataset, rules: Collection[str]) -> None:
     """Raise SliceRejected if the file is not CT, or with the name of a rule that applies to the whole file.
 
     `capture`: Secondary Capture of CT, or ImageType or the series' description names a screen, a report or a rendered
-    picture. `not_chest`: BodyPartExamined, or each AnatomicRegionSequence, is another part of the body (PS3.16 annex
-    L). `bolus_tracking`: the series' description or ImageType is a scanner's name for it.
+    picture. `not_chest`: BodyPartExamined is another part of the body (PS3.16 annex L), or it does not name the chest
+    and each AnatomicRegionSequence is another part. `bolus_tracking`: the series' description or ImageType is a
+    scanner's name for it.
     """
     kinds, description = _kinds(dataset, "ImageType"), text_of(dataset, "SeriesDescription")
     is_capture = text_of(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE) and text_of(dataset, "Modality") == "CT"
@@ -115,7 +129,7 @@ def check_object(dataset: Dataset, rules: Collection[str]) -> None:
     part = re.sub("[^A-Z]", "", text_of(dataset, "BodyPartExamined").upper())
     if "not_chest" in rules and _OTHER_PARTS.fullmatch(part):
         raise SliceRejected("not_chest", f"The body part examined is {display_name(part)}.")
-    regions = set(_regions(dataset))
+    regions = set() if _CHEST.search(part) else set(_regions(dataset))
     if "not_chest" in rules and regions and regions <= _OTHER_REGIONS.keys():
         raise SliceRejected("not_chest", f"The anatomic region is {_OTHER_REGIONS[min(regions)]}.")
     if "bolus_tracking" in rules and any(map(_BOLUS.fullmatch, (description, *kinds))):
@@ -142,13 +156,13 @@ def check_values(dataset: Dataset, kind: Dataset, mappings: Iterable[Dataset]) -
     """Raise SliceRejected(`unsupported`) if the values of a frame are stated to be something else than HU.
 
     ImageType or FrameType then names a computed map, or none of `mappings`, the items of RealWorldValueMappingSequence,
-    has the unit HU.
+    has the unit HU. Codes without a value do not count.
     """
     if names := [name for name in _frame_kinds(dataset, kind) if name in _MAPS]:
         raise SliceRejected("unsupported", f"The values are not in Hounsfield units (a map of {names[0]}).")
-    codes = [code for mapping in mappings for code in _items(mapping, "MeasurementUnitsCodeSequence")]
-    units = [text_of(code, "CodeValue") for code in codes]
-    if units and not any(unit in _HU_UNITS for unit in units):
+    codes = [code for mapping in mappings for code in items_of(mapping, "MeasurementUnitsCodeSequence")]
+    units = [unit for code in codes if (unit := text_of(code, "CodeValue"))]
+    if units and not any(re.sub(r"[\[\]{}]", "", unit).upper() in _HU_UNITS for unit in units):
         raise SliceRejected("unsupported", f"The values are not in Hounsfield units (unit {display_name(units[0])!r}).")
 
 
@@ -176,14 +190,17 @@ def _check_is_ct(dataset: Dataset) -> None:
 
 
 def _regions(dataset: Dataset) -> Iterator[str]:
-    """Yield the codes of the anatomic regions of a file: of the whole, of all frames in common, and of each frame."""
-    groups = (*_items(dataset, "SharedFunctionalGroupsSequence"), *_items(dataset, "PerFrameFunctionalGroupsSequence"))
-    for place in (dataset, *(item for group in groups for item in _items(group, "FrameAnatomySequence"))):
-        yield from (text_of(region, "CodeValue") for region in _items(place, "AnatomicRegionSequence"))
+    """Yield the codes of the anatomic regions of a file: of the whole, of all frames in common, and of each frame.
 
-
-def _items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
-    return dataset.get(keyword) or ()
+    A code that is not of SNOMED becomes "".
+    """
+    groups = (
+        *items_of(dataset, "SharedFunctionalGroupsSequence"),
+        *items_of(dataset, "PerFrameFunctionalGroupsSequence"),
+    )
+    for place in (dataset, *(item for group in groups for item in items_of(group, "FrameAnatomySequence"))):
+        for region in items_of(place, "AnatomicRegionSequence"):
+            yield text_of(region, "CodeValue") if text_of(region, "CodingSchemeDesignator") in _SNOMED else ""
 
 
 def _frame_kinds(dataset: Dataset, kind: Dataset) -> list[str]:

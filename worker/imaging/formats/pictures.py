@@ -11,6 +11,7 @@ Pillow alone is not enough. Each function prevents a fault of Pillow:
 * `check_bmp`: Pillow silently pads run-length coded pixels.
 """
 
+import re
 import zlib
 from typing import Literal
 
@@ -23,7 +24,8 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _INFLATE = 1024 * 1024
 _JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF and Adobe, which say how colours are coded
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
-_PROGRESSIVE, _JPEG_SCAN = 0xC2, b"\xff\xda"
+_PROGRESSIVE, _JPEG_SCAN, _JPEG_END, _JPEG_START = 0xC2, 0xDA, 0xD9, 0xD8
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not a stuffed byte, a fill byte or a restart marker
 _JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
@@ -103,7 +105,7 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
             raise SliceRejected("corrupt", "The JPEG's headers are damaged.")
         if end > len(view):
             raise SliceRejected("truncated", "The JPEG ends within its headers.")
-        if marker == 0xDA:
+        if marker == _JPEG_SCAN:
             break
         if marker in _JPEG_FRAMES or marker in _JPEG_OTHER_FRAMES:
             frame = bytes(view[at + 1 : end])
@@ -111,26 +113,42 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
         if marker in _JPEG_KEPT_APPS or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(view[at:end])
         at = end
-    rest = bytes(view[at:])
     if not frame:
         raise SliceRejected("corrupt", "The JPEG's pixels come before its size.")
-    if rest.rfind(b"\xff\xd9") < 0:  # the end mark is near the end, if there is one
-        raise SliceRejected("truncated", "The JPEG ends before its end mark.")
-    if _uncoded(frame, rest):
+    rest = bytes(view[at:])
+    scans, end = jpeg_scans(rest)
+    if _uncoded(frame, scans):
         raise SliceRejected("truncated", "The JPEG ends before its last scan.")
-    return b"".join([*kept, rest])
+    return b"".join([*kept, memoryview(rest)[:end]])
 
 
-def _uncoded(frame: bytes, scans: bytes) -> bool:
+def jpeg_scans(rest: bytes) -> tuple[list[bytes], int]:
+    """Return the headers of the scans of a JPEG, and the end of its end mark. `rest`: its bytes from the first scan on.
+
+    Raises SliceRejected: `truncated` if another picture or nothing comes before the end mark, `corrupt`.
+    """
+    at, scans = 0, []
+    while (marker := rest[at + 1]) != _JPEG_END:
+        if marker < 0xC0:
+            raise SliceRejected("corrupt", "The JPEG's scans are damaged.")
+        end = at + 2 + int.from_bytes(rest[at + 2 : at + 4], "big")
+        if marker == _JPEG_SCAN:
+            scans.append(rest[at:end])
+        following = _JPEG_MARKER.search(rest, end)
+        if marker == _JPEG_START or not following:
+            raise SliceRejected("truncated", "The JPEG ends before its end mark.")
+        at = following.start()
+    return scans, at + 2
+
+
+def _uncoded(frame: bytes, scans: list[bytes]) -> bool:
     """Return whether no scan codes some coefficient of a component to its last bit (ITU-T T.81 G.1.1.1)."""
     left = {component: set(range(64)) for component in frame[9::3]}
-    at = scans.find(_JPEG_SCAN)
-    while at >= 0:
-        count = scans[at + 4]
-        first, last, bits = scans[at + 5 + 2 * count : at + 8 + 2 * count] if frame[0] == _PROGRESSIVE else (0, 63, 0)
-        for component in scans[at + 5 : at + 5 + 2 * count : 2] if not bits & 15 else b"":
+    for scan in scans:
+        count = scan[4]
+        first, last, bits = scan[5 + 2 * count : 8 + 2 * count] if frame[0] == _PROGRESSIVE else (0, 63, 0)
+        for component in scan[5 : 5 + 2 * count : 2] if not bits & 15 else b"":
             left.get(component, set()).difference_update(range(first, last + 1))
-        at = scans.find(_JPEG_SCAN, at + 2)
     return any(left.values())
 
 

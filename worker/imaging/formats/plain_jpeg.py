@@ -6,7 +6,8 @@ Pillow and imagecodecs do not report warnings. With them, more bytes are put bef
 be cut. If its pixels then differ, its scan took these bytes as its own, so it had not ended.
 """
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
@@ -16,39 +17,77 @@ from kornia_rs.io import decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import Image
 
+from worker.imaging.formats.pictures import jpeg_scans
 from worker.imaging.rejections import SliceRejected
 
-_MOST_PIXELS = 4_000_000
-"""Rust ends the process if memory runs out. A larger picture is left to Pillow, which raises MemoryError."""
-_FRAMES, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC3
+_FRAMES, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC2, 0xC3
 _TABLES, _SCAN, _FILL, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xd9"
 _MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))  # libjpeg-turbo goes on with zeros
-_WRAP = 1 << 16  # lossless differences are modulo this
-_FROM_THE_LEFT = 1  # the predictor of a lossless scan: the pixel on the left, or in the first column the one above
+_BAND = 64  # rows of a picture that are compared at a time
+_RESTARTS = 0xDD
+_PREDICTORS: tuple[Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]], ...] = (
+    lambda left, above, corner: left,
+    lambda left, above, corner: above,
+    lambda left, above, corner: corner,
+    lambda left, above, corner: left + above - corner,
+    lambda left, above, corner: left + (above - corner >> 1),
+    lambda left, above, corner: above + (left - corner >> 1),
+    lambda left, above, corner: left + above >> 1,
+)
+"""The predictors 1 to 7 of a lossless scan: a pixel from three neighbours (ITU-T T.81 table H.1)."""
 
 
-def read_plain_jpeg(bare: bytes) -> Image.Image | None:
-    """Return the picture of a `pictures.bare_jpeg`, in mode L or RGB, or None if Pillow has to read it.
+def read_plain_jpeg(bare: bytes) -> Image.Image:
+    """Return the picture of a `pictures.bare_jpeg`, in mode L or RGB. The pixels are those of Pillow.
 
-    The pixels are those of Pillow. Pillow also has to read what libjpeg-turbo warns of (see `check_jpeg_end`).
+    If libjpeg-turbo warns of the picture, Pillow reads it, and decodes it three more times to find invented pixels.
+
+    Raises SliceRejected(`truncated`), MemoryError, and the errors of Pillow.
     """
-    frame = next(bare[at + 4 :] for marker, at in _segments(bare) if marker in _FRAMES)
-    height, width, components = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big"), frame[5]
-    if width * height > _MOST_PIXELS:
-        return None
+    segments = _segments(bare)
+    marker, start = next(segment for segment in segments if segment[0] in _FRAMES)
+    frame = bare[start + 4 : _end(bare, start)]  # from the bits of a sample on (ITU-T T.81 B.2.2)
+    _check_memory(frame, has_several_scans=marker == _PROGRESSIVE or bare[segments[-1][1] + 4] < frame[5])
     try:
-        pixels = decode_image_jpegturbo(bare, "mono" if components == 1 else "rgb")
+        pixels = decode_image_jpegturbo(bare, "mono" if frame[5] == 1 else "rgb")
     except Exception:  # Pillow then tries, and its errors get reason codes
-        return None
-    return Image.fromarray(pixels[:, :, 0] if components == 1 else pixels)
+        return _read_with_pillow(bare)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def check_jpeg_end(bare: bytes, picture: Image.Image) -> None:
-    """Raise SliceRejected(`truncated`) if Pillow invented pixels of the picture of a `pictures.bare_jpeg`."""
-    for longer in _lengthened(bare):
-        with Image.open(BytesIO(longer), formats=("JPEG",)) as other:
-            if other.tobytes() != picture.tobytes():
-                raise SliceRejected("truncated", "The JPEG ends before its pixels.")
+def _read_with_pillow(bare: bytes) -> Image.Image:
+    checksums = {_checksum(_opened(longer)) for longer in _lengthened(bare)}  # one by one: a picture may take 160 MB
+    picture = _opened(bare)
+    if checksums != {_checksum(picture)}:
+        raise SliceRejected("truncated", "The JPEG ends before its pixels.")
+    return picture
+
+
+def _opened(jpeg: bytes) -> Image.Image:
+    with Image.open(BytesIO(jpeg), formats=("JPEG",)) as picture:
+        picture.load()
+    return picture
+
+
+def _checksum(picture: Image.Image) -> int:
+    """Return a CRC-32 of the pixels."""
+    crc = 0
+    for top in range(0, picture.height, _BAND):
+        band = picture.crop((0, top, picture.width, min(top + _BAND, picture.height)))
+        crc = zlib.crc32(band.tobytes(), crc)
+    return crc
+
+
+def _check_memory(frame: bytes, *, has_several_scans: bool) -> None:
+    """Raise MemoryError if decoding takes more memory than there is.
+
+    Otherwise kornia-rs would end the process, and Pillow would report damage. The coefficients of a picture with
+    several scans are in memory too, two bytes each.
+    """
+    pixels = int.from_bytes(frame[1:3], "big") * int.from_bytes(frame[3:5], "big")
+    areas = [(sampling >> 4) * (sampling & 15) for sampling in frame[7::3]]
+    coefficients = pixels * sum(areas) // max([*areas, 1]) if has_several_scans else 0
+    np.empty(pixels * (1 if frame[5] == 1 else 4) + 2 * coefficients, np.uint8)
 
 
 def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
@@ -66,7 +105,8 @@ def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
 
 def _lengthened(jpeg: bytes) -> Iterator[bytes]:
     """Yield the JPEG with more bytes before its end mark, also after restart markers, for which it may wait."""
-    end = jpeg.rfind(_END_MARK)
+    start = _segments(jpeg)[-1][1]
+    end = start + jpeg_scans(jpeg[start:])[1] - len(_END_MARK)
     for first, more in enumerate(_MORE):
         # libjpeg-turbo does not go on at the two markers after the one that it waits for, so the order differs.
         restarts = b"".join(bytes([0xFF, 0xD0 + (3 * first + number) % 8]) + more for number in range(8))
@@ -95,23 +135,30 @@ def _may_be_cut(frame: bytes, pixels: NDArray[Any]) -> bool:
 
     Missing blocks and missing rows are of a middle grey. The rest of a block or row is decoded from bits of 0.
     """
+    if pixels.ndim != 2:  # colours, which no CT has
+        return False
     segments = _segments(frame)
-    row = pixels.reshape(-1, pixels.shape[-1])[-1]
     precision = next((frame[at + 4] for marker, at in segments if marker in (*_FRAMES, _LOSSLESS)), 8)
-    if row[-1] == 1 << (precision - 1):
+    if pixels[-1, -1] == 1 << (precision - 1):
         return True
-    if not any(marker == _LOSSLESS for marker, _ in segments):
+    kinds = [marker for marker, _ in segments]
+    if _LOSSLESS not in kinds:
         return False
     scan = _end(frame, segments[-1][1])
+    predictor, shift = frame[scan - 3], frame[scan - 1] & 15
     tables = [frame[at + 4 : _end(frame, at)] for marker, at in segments if marker == _TABLES]
-    if frame[scan - 3] != _FROM_THE_LEFT or row.size < 2 or len(tables) != 1:
+    if not 1 <= predictor <= 7 or shift or _RESTARTS in kinds or len(tables) != 1 or min(pixels.shape) < 2:
         return True
+    above, row = pixels[-2:].astype(np.int64)
+    # Differences are modulo 2^16. Pixels of 8 bits lack the high bits, of which some predictors shift one down.
+    modulus = 1 << (7 if pixels.dtype == np.uint8 else 16)
+    differences = (row[1:] - _PREDICTORS[predictor - 1](row[:-1], above[1:], above[:-1])) % modulus
     first = tables[0][17]  # the category of differences whose code has only zeros
     if first == 0:
-        run = int((row[::-1] != row[-1]).argmax()) or row.size
+        run = int((differences[::-1] != 0).argmax()) if differences.any() else differences.size
         length = next(length for length, count in enumerate(tables[0][1:17], 1) if count)
-        return run > 1 and not _ends_with(frame[scan:], length, run - 1)
-    return (int(row[-1]) - int(row[-2]) + (1 << first) - 1) % _WRAP == 0
+        return run > 0 and not _ends_with(frame[scan:], length, run)
+    return bool(differences[-1] == -((1 << first) - 1) % modulus)
 
 
 def _ends_with(scan: bytes, length: int, count: int) -> bool:

@@ -297,6 +297,54 @@ def test_negative_numbers_stored_as_unsigned_ones_are_unsupported(verdict: Verdi
     assert verdict(image("PNG", Image.fromarray(numbers.astype(np.uint16)))) == "unsupported"
 
 
+CT = np.tile(HU[::7, ::7].astype(np.int32) + 1024, (2, 2)).astype(np.uint16)
+FULL = np.linspace(0, 65535, CT.size).reshape(CT.shape).astype(np.uint16)
+AIR, TISSUE = CT // 32, CT // 3 + 900
+BLACK, WHITE = np.zeros_like(CT), np.full_like(CT, 65535)
+
+
+@pytest.mark.parametrize(
+    ("pages", "mode"),
+    [
+        ([CT, AIR], "I;16 HU+1024"),
+        ([AIR, CT], "I;16 HU+1024"),
+        ([CT, np.full_like(CT, 24)], "I;16 HU+1024"),
+        ([TISSUE, TISSUE, CT], "I;16 HU+1024"),
+        ([CT + 31744, AIR + 31744], "I;16 HU+32768"),
+        ([BLACK, CT + 31744, WHITE], "I;16 HU+32768"),
+        ([CT, WHITE], "I;16 HU+1024"),
+        ([FULL, WHITE, BLACK, FULL // 3], "I;16"),
+        ([CT, FULL], "I;16"),
+    ],
+    ids=["air", "air first", "constant", "tissue", "air, DeepLesion", "blank", "white", "full range", "dark first"],
+)
+def test_16_bit_values_mean_the_same_on_each_page(verdict: Verdict, pages: list[Any], mode: str) -> None:
+    pictures = [Image.fromarray(page) for page in pages]
+    slices = verdict(image("TIFF", pictures[0], save_all=True, append_images=pictures[1:]))
+    assert [slice_.mode for slice_ in slices] == [mode] * len(pages)
+    offset = int(mode.partition("+")[2] or 0)
+    for page, slice_ in zip(pages, slices, strict=True):
+        grey = lung_window(page.astype(np.int32) - offset) if offset else np.round(page / 257).astype(np.uint8)
+        assert (slice_.pixels == fit(Image.fromarray(grey))).all()
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [[AIR, AIR], [AIR, WHITE], [HU.astype(np.uint16), CT], [TISSUE]],
+    ids=["air", "air, white", "wrapped", "tissue"],
+)
+def test_16_bit_pages_that_are_not_hounsfield_units_on_any_page_are_unsupported(
+    verdict: Verdict, pages: list[Any]
+) -> None:
+    pictures = [Image.fromarray(page) for page in pages]
+    assert verdict(image("TIFF", pictures[0], save_all=True, append_images=pictures[1:])) == "unsupported"
+
+
+def test_16_bit_picture_of_only_black_and_white_is_read(verdict: Verdict) -> None:
+    (slice_,) = verdict(image("PNG", Image.fromarray(np.where(CT > 900, WHITE, BLACK))))
+    assert (slice_.mode, slice_.pixels.min(), slice_.pixels.max()) == ("I;16", 0, 255)
+
+
 def test_16_bit_picture_keeps_the_high_bits(verdict: Verdict) -> None:
     (slice_,) = verdict(sixteen_bits(*[0, 32768, 65535] * 20))
     assert (slice_.pixels.min(), slice_.pixels.max()) == (0, 255)
@@ -337,6 +385,28 @@ def test_row_23_16_bit_colour_keeps_the_high_byte(verdict: Verdict, kind: str) -
     samples = np.full((8, 8, 3), [value << 8 | 0xFF for value in RGB], np.uint16)
     (slice_,) = verdict(deep(samples, kind))
     assert (slice_.mode, (slice_.pixels == luminance(*RGB)).all()) == ("RGB", True)
+
+
+@pytest.mark.parametrize("other", [BLACK, WHITE, FULL // 2], ids=["black", "white", "dim"])
+def test_row_23_16_bit_colours_are_of_the_full_range_if_one_page_is(verdict: Verdict, other: Any) -> None:
+    pages = np.stack([np.stack([page] * 3, -1) for page in (other, FULL)])
+    slices = verdict(bytes(imagecodecs.tiff_encode(pages, photometric="rgb")))
+    assert [slice_.mode for slice_ in slices] == ["RGB", "RGB"]
+
+
+def test_row_23_16_bit_colours_that_are_all_dark_are_unsupported(verdict: Verdict) -> None:
+    pages = np.stack([np.stack([page] * 3, -1) for page in (BLACK, FULL // 2)])
+    assert verdict(bytes(imagecodecs.tiff_encode(pages, photometric="rgb"))) == "unsupported"
+
+
+@pytest.mark.slow
+def test_row_18_a_picture_of_40_megapixels_in_colours_of_16_bits_is_read(pool: DecoderPool) -> None:
+    row = b"\x00" + bytes(index % 251 for index in range(6 * 6600))
+    chunks = (b"IHDR", struct.pack(">2I5B", 6600, 6000, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(row * 6000, 1))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in (*chunks, (b"IEND", b"")))
+    ((_, slices),) = pool.map([(0, data)])
+    assert isinstance(slices, list)
+    assert slices[0].mode == "RGB"
 
 
 @pytest.mark.parametrize(

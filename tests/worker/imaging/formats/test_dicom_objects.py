@@ -4,22 +4,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from db.reasons import SET_APART
 from tests.conftest import make_settings
-from tests.worker.imaging.builders import dicom
+from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom, grey
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.rejections import SliceRejected
 
 LIMITS = DecodeLimits()
 
 
-def regions(*codes: str) -> list[Dataset]:
+def regions(*codes: str, scheme: str = "SCT") -> list[Dataset]:
     """Anatomic regions, by their codes."""
-    return [item(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning="a part") for code in codes]
+    return [item(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning="a part") for code in codes]
 
 
 def groups(*anatomies: list[Dataset]) -> list[Dataset]:
@@ -54,6 +57,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("not_chest", {"BodyPartExamined": "Abdomen Pelvis"}),
     ("not_chest", {"AnatomicRegionSequence": regions("T-D1100")}),
     ("not_chest", {"AnatomicRegionSequence": regions("69536005", "45048000")}),
+    ("not_chest", {"AnatomicRegionSequence": regions("T-D1100", scheme="SRT"), "BodyPartExamined": "SOMETHING"}),
     ("not_chest", {"SharedFunctionalGroupsSequence": groups(regions("818981001"))}),
     ("not_chest", {"PerFrameFunctionalGroupsSequence": groups(regions("12738006"), regions("12738006"))}),
     ("bolus_tracking", {"SeriesDescription": "PreMonitoring  I40f  10.0"}),
@@ -108,7 +112,12 @@ def mapping(unit: str) -> Dataset:
         ({"ImageType": ["ORIGINAL", "PRIMARY", "PERFUSION", "NONE"]}, ""),
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, ""),
         ({"RealWorldValueMappingSequence": [mapping("ml/100ml/s")]}, "unsupported"),
-        ({"RealWorldValueMappingSequence": [mapping("[hnsf'U]")]}, ""),
+        ({"RealWorldValueMappingSequence": [mapping("1")]}, "unsupported"),
+        ({"RealWorldValueMappingSequence": [mapping(""), mapping("ml/100ml/s")]}, "unsupported"),
+        *(
+            ({"RealWorldValueMappingSequence": [mapping(unit)]}, "")
+            for unit in ("[hnsf'U]", "[HNSF'U]", "hnsf'U", "HU", "Hounsfield", "{Hounsfield units}", "")
+        ),
         ({"RealWorldValueMappingSequence": [mapping("mg/ml"), mapping("[hnsf'U]")]}, ""),
         ({"RealWorldValueMappingSequence": [item(LUTLabel="no unit")]}, ""),
         (
@@ -139,6 +148,9 @@ def test_map_of_other_values_than_hounsfield_units_is_unsupported(changes: dict[
         {"BodyPartExamined": ""},
         {"AnatomicRegionSequence": regions("816094009")},
         {"AnatomicRegionSequence": regions("unknown")},
+        {"AnatomicRegionSequence": regions("661005", scheme="99LOCAL")},
+        {"AnatomicRegionSequence": regions("T-D1600", scheme="SRT"), "BodyPartExamined": "CHEST"},
+        {"AnatomicRegionSequence": regions("T-D4000", scheme="SRT"), "BodyPartExamined": "Thorax"},
         {"PerFrameFunctionalGroupsSequence": groups(regions("816094009"), regions("818981001"))},
         {"SeriesDescription": "Thorax Patient Protocol 2"},
         {"SeriesDescription": "Thorax Monitor 1.0"},
@@ -156,6 +168,17 @@ def test_map_of_other_values_than_hounsfield_units_is_unsupported(changes: dict[
 )
 def test_axial_slice_of_the_chest_is_read(changes: dict[str, Any]) -> None:
     assert code(dicom(**changes)) == ""
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["AnatomicRegionSequence", "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence",
+     "PerFrameFunctionalGroupsSequence", "PlanePositionSequence", "CTImageFrameTypeSequence"],
+)  # fmt: skip
+def test_text_in_place_of_a_sequence_states_nothing(keyword: str) -> None:
+    dataset = ct_dataset(grey().astype(np.int16) * 8)
+    dataset[keyword] = DataElement(tag_for_keyword(keyword) or 0, "LO", "REMOVED")
+    assert code(dataset_bytes(dataset)) == ""
 
 
 def test_setting_names_rules_and_refuses_others(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pydicom.uid import UID
 
 from tests.worker.imaging.builders import CT_IMAGE, ct_dataset, dataset_bytes, dicom
 from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.formats.plain_jpeg import decode_jpeg_frame
 from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
@@ -442,7 +443,32 @@ def test_jpeg_frame_that_ends_too_early_is_truncated_in_spite_of_its_end_mark(
     states = {"BitsStored": 12, "HighBit": 11} if kind == np.uint16 else {}
     data = [ct_dataset(np.zeros(stored.shape, kind), **states) for _ in range(2)]
     assert only(compressed([whole], data[0], syntax)).width == 64
-    for share in (0.4, 0.6, 0.8):
+    for share, end in ((0.4, b"\xff\xd9"), (0.6, b"\xff\xd9"), (0.8, b"\xff\xd9"), (0.6, b"\xff\xd9\xff\xd9")):
         with pytest.raises(SliceRejected) as rejected:
-            decode(compressed([whole[: int(len(whole) * share)] + b"\xff\xd9"], data[1], syntax), LIMITS)
+            decode(compressed([whole[: int(len(whole) * share)] + end], data[1], syntax), LIMITS)
         assert rejected.value.code == "truncated", share
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("stored", [NOISE, PADDED], ids=["noise", "padded"])
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_lossless_jpeg_is_decoded_once_but_never_filled_up(
+    predictor: int, stored: Stored, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = stored if bits == 12 else (stored >> 4).astype(np.uint8)
+    whole = imagecodecs.jpeg8_encode(cells, lossless=True, predictor=predictor, bitspersample=bits)
+    calls: list[bytes] = []
+    monkeypatch.setattr(
+        "worker.imaging.formats.plain_jpeg.jpeg8_decode",
+        lambda frame: calls.append(frame) or imagecodecs.jpeg8_decode(frame),  # type: ignore[func-returns-value]
+    )
+    assert (decode_jpeg_frame(whole) == cells).all()
+    assert bits == 8 or calls == [whole]  # of 8 bits, the last pixels often look like those that bits of 0 give
+    start = whole.index(b"\xff\xda") + 12
+    for end in range(start, len(whole) - 30, 31):
+        try:
+            pixels = decode_jpeg_frame(whole[:end].rstrip(b"\xff") + b"\xff\xd9")
+        except SliceRejected as rejected:
+            assert rejected.code == "truncated"  # noqa: PT017
+        else:
+            assert (pixels == cells).all(), end  # the rest is padding, which bits of 0 give too

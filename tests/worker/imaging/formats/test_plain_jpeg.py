@@ -14,6 +14,7 @@ from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.formats.pictures import bare_jpeg
 from worker.imaging.formats.plain_jpeg import read_plain_jpeg
 from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.pool import DecoderPool
 
 END = b"\xff\xd9"
 
@@ -59,7 +60,6 @@ def jpeg(kind: str, width: int = 40, height: int = 30, seed: int = 1, quality: i
 def test_pixels_are_those_of_pillow(kind: str, width: int, height: int, quality: int, seed: int) -> None:
     bare = bare_jpeg(jpeg(kind, width, height, seed, quality), 1 << 20)
     plain = read_plain_jpeg(bare)
-    assert plain is not None
     assert (plain.size, plain.tobytes()) == ((width, height), by_pillow(bare))
 
 
@@ -88,6 +88,31 @@ def test_needless_bytes_before_the_end_mark_do_no_harm(kind: str) -> None:
     assert (longer.pixels == plain.pixels).all()
 
 
+@pytest.mark.parametrize("more", [b"\xff\xda", b"\xff\xda\x00", b"\xff\xd8\xff", bytes(99), END], ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_after_the_end_mark_do_no_harm(kind: str, more: bytes) -> None:
+    (plain,), (longer,) = decode(jpeg(kind), DecodeLimits()), decode(jpeg(kind) + more, DecodeLimits())
+    assert (longer.pixels == plain.pixels).all()
+
+
+@pytest.mark.parametrize("between", [b"", END], ids=["no end mark", "end mark"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_picture_does_not_complete_the_first(kind: str, between: bytes) -> None:
+    whole = jpeg(kind, 64, 48)
+    for other in KINDS:
+        with pytest.raises(SliceRejected) as rejected:
+            decode(whole[: len(whole) // 2].rstrip(b"\xff") + between + jpeg(other, 64, 48, seed=2), DecodeLimits())
+        assert rejected.value.code in ("truncated", "corrupt"), other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_end_mark_inside_a_segment_is_passed_over(kind: str) -> None:
+    whole = jpeg(kind)
+    comment = b"\xff\xfe\x00\x06" + END + b"\xff\xda"
+    (plain,), (longer,) = decode(whole, DecodeLimits()), decode(whole[:-2] + comment + END, DecodeLimits())
+    assert (longer.pixels == plain.pixels).all()
+
+
 @given(st.data())
 def test_a_damaged_picture_is_read_as_pillow_reads_it_or_not_at_all(data: st.DataObject) -> None:
     whole = bytearray(image("JPEG", grey(40, 30, 1), quality=75))
@@ -99,7 +124,35 @@ def test_a_damaged_picture_is_read_as_pillow_reads_it_or_not_at_all(data: st.Dat
         whole += END
     try:
         bare = bare_jpeg(bytes(whole), 1 << 20)
-    except SliceRejected:
+        plain = read_plain_jpeg(bare)
+    except (SliceRejected, OSError):
         return
-    plain = read_plain_jpeg(bare)
-    assert plain is None or plain.tobytes() == by_pillow(bare)
+    assert plain.tobytes() == by_pillow(bare)
+
+
+def test_large_picture_is_read_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = jpeg("grey", 2048, 2048)
+    monkeypatch.setattr("PIL.Image.open", None)
+    (slice_,) = decode(whole, DecodeLimits())
+    assert (slice_.width, slice_.height) == (2048, 2048)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("needless", [b"", b"\x00\x01"], ids=["plain", "warned of"])
+@pytest.mark.parametrize("kind", ["colour", "progressive"])
+def test_picture_of_almost_40_megapixels_fits_into_the_memory_of_a_decoder(kind: str, needless: bytes) -> None:
+    picture = Image.radial_gradient("L").resize((6600, 6000)).convert("RGB")
+    whole = image("JPEG", picture, progressive=kind == "progressive")
+    with DecoderPool(1, DecodeLimits()) as pool:
+        ((_, slices),) = pool.map([(0, whole[:-2] + needless + END)])
+    assert [slice_.width for slice_ in slices] == [6600]
+
+
+@pytest.mark.slow
+def test_picture_for_which_there_is_no_memory_is_not_called_damaged() -> None:
+    picture = Image.radial_gradient("L").resize((6600, 6000)).convert("RGB")
+    whole = image("JPEG", picture, progressive=True, subsampling=0)
+    with DecoderPool(1, DecodeLimits()) as pool:
+        ((_, rejected),) = pool.map([(0, whole)])
+    assert isinstance(rejected, SliceRejected)
+    assert rejected.code == "decoder_memory"
