@@ -120,24 +120,25 @@ def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception) -> None:
     If the job was cancelled before this turn, the files could not be listed, so close the upload as `not_listed`.
     Otherwise the job would not end during an outage.
     """
-    reason = _own_fault(error)
+    is_own_fault = _is_own_fault(error)
     with session_scope() as s:
         if job.cancel_requested_at is not None:
             recording.close_upload(s, claim, upload, "not_listed")
-        elif reason is None or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
-            leases.put_off(s, Upload, claim, is_attempt=reason is not None)
+        elif not is_own_fault or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
+            leases.put_off(s, Upload, claim, is_attempt=is_own_fault)
+        elif isinstance(error, NoRoom):
+            recording.close_upload(s, claim, upload, "no_room")
         else:
-            recording.close_upload(s, claim, upload, reason)
+            recording.close_upload(s, claim, upload, "file_damaged")
 
 
-def _own_fault(error: Exception) -> str | None:
-    """Return the code of an error that only this upload's file causes, or None.
+def _is_own_fault(error: Exception) -> bool:
+    """Return whether only this upload's file causes an error.
 
     A whole disk or share that is away may cause errors of reading too.
     """
-    if isinstance(error, NoRoom):
-        return "no_room"
-    return "file_damaged" if isinstance(error, FileUnreadable | BlockUnreadable) and is_storage_at_hand() else None
+    is_unreadable = isinstance(error, FileUnreadable | BlockUnreadable)
+    return isinstance(error, NoRoom) or (is_unreadable and is_storage_at_hand())
 
 
 class End(Enum):
