@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.worker.imaging.builders import dicom, image, png
 from worker.imaging.formats.decode import DecodeLimits, decode
@@ -195,7 +196,7 @@ def test_row_21_a_file_that_hangs_its_decoder_is_decoder_timeout_and_siblings_go
 def test_a_file_that_takes_too_much_memory_is_decoder_memory() -> None:
     with DecoderPool(1, DecodeLimits(memory_bytes=180 * 1024 * 1024)) as pool:
         small = image("BMP")
-        big = bytes(b"BM".ljust(18, b"\x00")) + bytes(100_000_000)
+        big = image("PNG", Image.new("RGB", (6200, 6200)))
         (_, first), (_, refused), (_, last) = pool.map([(0, small), (1, big), (2, small)])
     assert isinstance(first, list)
     assert isinstance(refused, SliceRejected)
