@@ -68,7 +68,11 @@ def test_an_empty_file_among_others_is_taken_and_alone_refused(api: Api) -> None
     assert answer.get_json()["code"] == "no_images"
 
 
-@pytest.mark.parametrize(("name", "data"), [("broken.dcm", bytes(600_000)), ("cut.nii.gz", gzip.compress(png())[:30])])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("broken.dcm", bytes(600_000)), ("cut.nii.gz", gzip.compress(png())[:30])],
+    ids=["zeros", "cut"],
+)
 def test_one_broken_loose_file_does_not_stop_the_others(api: Api, name: str, data: bytes) -> None:
     answer = api.submit(("good.png", png()), (name, data))
     assert (answer.status_code, answer.get_json()["stages"]["total"]) == (202, 2)
