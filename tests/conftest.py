@@ -28,6 +28,7 @@ from tests.builders.versions import add_champion
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+WHOLE_JOBS = ("tests/db/findings/", "tests/db/series/")
 LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py", "test_browser.py")
 
 
@@ -35,10 +36,12 @@ LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fi
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files that take longest first, so that at the end no process waits long for another.
 
-    Beyond `db`, tests that run on both databases are fast on SQLite alone: SQL itself is tested in tests/db.
+    Beyond `db`, tests that run on both databases are fast on SQLite alone: SQL itself is tested in tests/db. The same
+    holds for findings and series, whose tests read and predict whole jobs.
     """
     for item in items:
-        if "postgresql" in item.nodeid and "tests/db/" not in item.nodeid:
+        is_of_sql = item.nodeid.startswith("tests/db/") and not item.nodeid.startswith(WHOLE_JOBS)
+        if "postgresql" in item.nodeid and not is_of_sql:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 

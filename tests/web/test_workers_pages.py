@@ -62,7 +62,7 @@ def test_version_that_is_not_in_use_alerts_nobody(
     load_engines(champion.id, "ct-1", int8=False, f32=False)
     new_champion("other")
     page = roots_browser.get("/workers").text
-    assert 'class="problem"' not in page
+    assert 'role="alert">' not in page
     assert "logit by 0.81" in page, "its row says why"
 
 
