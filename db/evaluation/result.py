@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from db.models.documents import FindingRule
+from db.models.documents import FindingRule, Measured
 from db.models.kept import Kept
 
 Interval = tuple[float, float] | None
@@ -57,26 +57,9 @@ class SiteCheck(Kept):
     ood_share: float | None = None
 
 
-class Metrics(Kept):
-    """The metrics on `n` slices of `groups` groups. Each metric has a 95 % interval.
+class Metrics(Measured):
+    """The metrics on slices. Each metric has a 95 % interval."""
 
-    A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
-    how many groups have a slice of each class. A group with slices of both classes counts in both.
-    """
-
-    accuracy: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    specificity: float | None = None
-    f1: float | None = None
-    auc: float | None = None
-    pr_auc: float | None = None
-    brier: float | None = None
-    ece: float | None = None
-    n: int | None = None
-    groups: int | None = None
-    class_groups: dict[str, int] = Field(default_factory=dict)
-    confusion_matrix: list[list[int]] = Field(default_factory=list)
     intervals: dict[str, Interval] = Field(default_factory=dict)
 
 

@@ -27,6 +27,28 @@ class Document(Kept):
         return cls.model_validate(value)
 
 
+class Measured(Kept):
+    """The values of metrics on `n` slices of `groups` groups.
+
+    A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
+    how many groups have a slice of each class. A group with slices of both classes counts in both.
+    """
+
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    specificity: float | None = None
+    f1: float | None = None
+    auc: float | None = None
+    pr_auc: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    n: int | None = None
+    groups: int | None = None
+    class_groups: dict[str, int] = Field(default_factory=dict)
+    confusion_matrix: list[list[int]] = Field(default_factory=list)
+
+
 class DocumentType(TypeDecorator[D], Generic[D]):
     """A JSON column that holds one kind of document."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from db import NAME
-from db.models.documents import Document, Facts, FindingRule
+from db.models.documents import Document, Facts, FindingRule, Measured
 from db.registry.proof_file import PROOF_FILE
 
 MANIFEST = "package.json"
@@ -91,24 +91,11 @@ class Parity(Document):
     largest_difference: float | None = None
 
 
-class StatedMetrics(Document):
+class StatedMetrics(Measured, Document):
     """The metrics that a package states. Only members that pages show are declared, without limits on their values."""
 
     model_config = ConfigDict(extra="allow")
 
-    accuracy: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    specificity: float | None = None
-    f1: float | None = None
-    auc: float | None = None
-    pr_auc: float | None = None
-    brier: float | None = None
-    ece: float | None = None
-    n: int | None = None
-    groups: int | None = None
-    class_groups: dict[str, int] = Field(default_factory=dict)
-    confusion_matrix: list[list[int]] = Field(default_factory=list)
     intervals: dict[str, list[float] | None] = Field(default_factory=dict)
     by_group: "StatedMetrics | None" = None
     by_source: dict[str, "StatedMetrics"] = Field(default_factory=dict)
