@@ -114,7 +114,7 @@ def main() -> None:
             _report_defect()
         click.echo(f"Error: {message}", err=True)
         sys.exit(2 if isinstance(error, UnicodeError) else 4)
-    except Exception:  # a defect, of whatever kind
+    except Exception:  # a defect of ctbatch: it is reported with its traceback
         _report_defect()
     sys.exit(code if isinstance(code, int) else 0)
 

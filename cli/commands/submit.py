@@ -50,9 +50,10 @@ def submit(
 ) -> None:
     """Send PATHS as one job: files, archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) or folders.
 
-    A folder is sent as a TAR, in which each name begins with the folder's own. Files and folders whose names begin with
-    a dot are left out. Links to folders are not followed. If PATHS have the same name, or are loose files of several
-    folders, the folders above them are added to the names. So pictures of two folders never become one series.
+    A folder is sent as a TAR. In it, the name of each file begins with the folder's name. Files and folders whose names
+    begin with a dot are left out. Links to folders are not followed. If PATHS have the same name, or are loose files
+    from several folders, the folders above them are put in front of the names. So pictures of two folders never become
+    one series.
 
     Prints the job's id, or with --json the whole job. With --wait, prints the outcomes of the slices when the job has
     ended. The exit code is then 5 if nothing was predicted, or if slices were quarantined or cancelled. --strict needs

@@ -98,9 +98,8 @@ def _listed(names: list[str]) -> str:
 def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
     """Return the parts of a submission, and what was left out. See `gather_below` for what is sent.
 
-    The name of each file begins with the name of its path in `paths`. If paths have the same name, or loose files are
-    from several folders, the names of all begin with as many of the folders above them as are needed to tell the paths
-    and these folders apart.
+    The name of each file begins with the name of its path in `paths`. If paths have the same name, or loose files lie
+    in several folders, folders above the paths are put in front of all names. They are as many as make these differ.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.

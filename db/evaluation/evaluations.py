@@ -114,7 +114,7 @@ def request_check(
 
 
 def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVersion, dataset: Dataset) -> bool:
-    """Return whether the metrics of groups are by the present rule of the version, or there are none."""
+    """Return whether the rule that the version has now gave the metrics of groups. True if there are none."""
     if (groups := result.by_group) is None:
         return True
     rule = rule_of(version, result.engine)

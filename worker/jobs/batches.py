@@ -93,9 +93,9 @@ def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = No
 
 
 def _rejected_rows(entry: Entry, rejection: SliceRejected, sha256: str | None) -> list[ReadSlice]:
-    """Return a row for each frame that a rejected entry states, as far as files may have them, if it states its series.
+    """Return the rows of a rejected entry: one for each frame that it states, or one if it states no series.
 
-    Otherwise return one row.
+    There are at most as many rows as a file may have frames.
     """
     row = rejected_row(entry, rejection, sha256)
     series = rejection.series
