@@ -28,9 +28,9 @@ class SeriesInfo:
     digests of the ID with the patient's birth date and with the sex, or "". The digests distinguish patients. They are
     never stored, because short values can be guessed from them. `position`: in mm along the slice's normal, towards the
     head, or None if the file does not state it. Positions are comparable within a series. `location`: SliceLocation in
-    mm, or None. `orientation`: the direction
-    cosines of rows and columns, six numbers in DICOM's form, or "". `burned_in`: the file states that text is burned
-    into its pixels. `frames`: how many frames the file states, or None if it states no number.
+    mm, or None. `orientation`: the direction cosines of rows and columns, six numbers in DICOM's form, or "".
+    `burned_in`: the file states that text is burned into its pixels. `frames`: how many frames the file states, or None
+    if it states no number.
     """
 
     patient: str

@@ -81,10 +81,9 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
     HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. The 16-bit values of all pages
-    of a TIFF count together. Of an APNG, only the default
-    picture is read. Metadata is removed without reading it: text, profiles and EXIF, also the EXIF orientation. So no
-    remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A truncated picture is never
-    padded.
+    of a TIFF count together. Of an APNG, only the default picture is read. Metadata is removed without reading it:
+    text, profiles and EXIF, also the EXIF orientation. So no remark in a file can change a score. TIFF's Orientation, a
+    baseline tag, is applied. A truncated picture is never padded.
 
     Raises SliceRejected with a code of `db.reasons.OF_FILES`.
     """
@@ -134,10 +133,8 @@ def _decode_pages(image: Image.Image, size: int, limits: DecodeLimits, deep: Six
         bits = _checked_bits(image, size)
         slices.append(_prepare(image, "TIFF", page, limits, deep, is_deep=_DEEP in bits))
     deep.check()
-    for page, slice_ in enumerate(slices):
-        if (
-            slice_.mode.startswith(SIXTEEN_BITS) and slice_.notes != deep.notes
-        ):  # later pages showed what its values are
+    for page, slice_ in enumerate(slices):  # later pages may have shown what the values of earlier ones are
+        if slice_.mode.startswith(SIXTEEN_BITS) and slice_.notes != deep.notes:
             image.seek(page)
             slices[page] = _prepare(image, "TIFF", page, limits, deep, is_deep=True)
     return slices

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.imaging.formats.nifti import LOWEST_AIR
+from worker.imaging.formats.nifti import HIGHEST_TISSUE, LOWEST_AIR
 from worker.imaging.recipe import lung_window
 from worker.imaging.rejections import SliceRejected
 
@@ -17,7 +17,6 @@ _FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _FROM_8_BITS = np.uint16(257)
 _HIGHEST_HU = 7168  # HU of metal, with a margin; scanners store at most 13 bits
 _HU_OFFSETS = (1024, 32768)  # offsets of HU in the TIFF files of COVID-CTset, and in the PNG files of DeepLesion
-_LEAST_TISSUE = -200  # HU; the highest value of a slice of the body is this or more
 _WRAPPED = 8192  # values of int16 that were stored as uint16 are less than this away from 0 or from 65,536
 _BRIGHT = 40960  # a picture of the full range has at least one pixel this bright
 _BAND = 64  # rows that are looked at together, because a comparison of all would take much memory
@@ -95,7 +94,7 @@ class _Range:
         """Return the offset of the values if they are HU, else None."""
         for offset in _HU_OFFSETS:
             has_air = offset - 1024 <= self._low <= offset + LOWEST_AIR
-            if has_air and offset + _LEAST_TISSUE <= self._high < offset + _HIGHEST_HU:
+            if has_air and offset + HIGHEST_TISSUE <= self._high < offset + _HIGHEST_HU:
                 return offset
         return None
 
