@@ -81,6 +81,18 @@ def real_password_hasher() -> Iterator[PasswordHasher]:
         yield real
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the developer's own home, database and settings out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CTBATCH_")]:
+            patch.delenv(name)
+        for name in ("DATABASE_URL", "CELERY_BROKER_URL"):
+            patch.delenv(name, raising=False)
+        patch.setenv("CTBATCH_HOME", str(tmp_path_factory.mktemp("no-home")))
+        yield
+
+
 def make_settings(home: Path, **values: object) -> Settings:
     """Settings for a test: everything in `home`, no broker (hints are lost, which the ledger allows)."""
     defaults = {

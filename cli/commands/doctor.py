@@ -16,7 +16,7 @@ import click
 from cli.errors import CommandError, Unavailable
 from cli.options import home_option, json_option
 from cli.output import NO_MODEL, print_rows
-from db.settings import Settings, get_settings
+from db.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -48,7 +48,9 @@ def doctor(tune: bool, as_json: bool) -> None:
 
     Without --tune, this changes nothing. The exit code is 4 if a check fails.
     """
-    settings = get_settings()
+    from db.database import current
+
+    settings = current()
     if tune:
         from cli.local.tuning import champion_version, tune_champion, tunings_of
 
