@@ -1,7 +1,6 @@
 """Reads stored files: decodes their entries in the sandbox, and stores the originals of the entries."""
 
 import io
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from db.database import current
 from db.storage import storage
 from db.timing.stages import Stage, timed
+from worker.engines.processor import usable_cores
 from worker.imaging.archives.archive import Entries, Entry, Limits, PassedOver, read_entries
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
@@ -23,7 +23,7 @@ Read = tuple[Entry, str | None, list[PreparedSlice] | SliceRejected]
 def new_decoders() -> DecoderPool:
     """Return a pool of sandboxed decoders with the present settings. The decoders start when they are first used."""
     settings = current()
-    size = settings.decoders or min(os.cpu_count() or 1, 8)
+    size = settings.decoders or min(usable_cores(), 8)
     limits = DecodeLimits(
         max_pixels=settings.max_pixels,
         cpu_seconds=settings.decode_seconds,

@@ -114,8 +114,10 @@ def sqlite_place(settings: Settings) -> Iterator[Finding]:
 def memory(_settings: Settings) -> Iterator[Finding]:
     """Report the memory and the cores of this machine."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cores = len(os.sched_getaffinity(0))
-    yield Finding("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", f"{size / 1024**3:.1f} GiB, {cores} cores")
+    from worker.engines.processor import usable_cores
+
+    detail = f"{size / 1024**3:.1f} GiB, {usable_cores()} cores"
+    yield Finding("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", detail)
 
 
 def processor(_settings: Settings) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from training.errors import RunFailed
+from worker.engines.processor import usable_cores
 from worker.phantoms.slices import LabelledSlices
 
 _CODE = """
@@ -28,7 +29,7 @@ def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: in
     The processes are plain commands. multiprocessing is not used, because a worker's process is a daemon, which may not
     have such children, and a fork of a process that runs TensorFlow can hang.
     """
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     shares = list(itertools.pairwise(first_pair + pairs * n // cores for n in range(cores + 1)))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Scores
 from worker.engines.package import PackageError
-from worker.engines.processor import usable_cores
+from worker.engines.processor import permitted_cores, usable_cores
 
 MOST_PROVEN = 256  # the most slices of a proof; more take long on many cores and show nothing new
 DEFAULT_REQUEST = 4  # slices that a core computes at a time; 8 are not quicker, and take 50 MB more on two cores
@@ -51,7 +51,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" or not has_bfloat16() else "bf16",
             # OpenVINO 2026.4 pins the threads of every process to the first cores. Workers that each have some of the
             # cores would all compute on the same ones (findings/openvino-processes-of-one-thread-share-a-core.sh).
-            "ENABLE_CPU_PINNING": cores == usable_cores(),
+            "ENABLE_CPU_PINNING": cores == permitted_cores(),
         }
         core = ov.Core()
         network = core.read_model(str(model))

@@ -1,10 +1,15 @@
 """What a text of /proc/cpuinfo says about a processor, in words."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from worker.engines import processor
+from db.settings import Settings
+from worker import decoding
+from worker.engines import openvino, processor
 from worker.engines.processor import Processor, expectation, read_processor
 
 CORE = """\
@@ -105,6 +110,23 @@ def test_machine_without_cpuinfo_gives_the_name_of_its_platform(monkeypatch, tmp
     read_processor.cache_clear()
     assert read_processor() == Processor("arm", len(os.sched_getaffinity(0)), ())
     read_processor.cache_clear()
+
+
+def test_cpu_limit_of_a_container_decides_the_decoders_and_the_threads_of_the_engine(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is not in the affinity: with a limit of one core, a container still runs on all cores."""
+    monkeypatch.setattr("joblib.cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    options: dict[str, object] = {}
+    core = SimpleNamespace(read_model=lambda _: None, compile_model=lambda *arguments: options.update(arguments[-1]))
+    monkeypatch.setattr(openvino.ov, "Core", lambda: core)
+    monkeypatch.setattr(openvino, "_check_weights", lambda _: None)
+    with suppress(AttributeError):  # of the network that was not compiled
+        openvino.OpenVinoEngine(Path("model.xml"), "int8", None)
+    assert (options["INFERENCE_NUM_THREADS"], options["NUM_STREAMS"], options["ENABLE_CPU_PINNING"]) == (1, "1", False)
+    monkeypatch.setattr(decoding, "DecoderPool", lambda size, *_, **__: size)
+    assert decoding.new_decoders() == 1
 
 
 @pytest.mark.parametrize(
