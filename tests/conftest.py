@@ -29,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 WHOLE_JOBS = ("tests/db/findings/", "tests/db/series/")
-LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py", "test_browser.py")
+LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks

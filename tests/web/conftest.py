@@ -173,3 +173,10 @@ def finished(api: Api, worker: WorkerPart) -> str:
     worker.finish_reading()
     worker.predict([0.9, 0.2, 0.1])
     return job_id
+
+
+def sign_in_as_bob(page: Any, app: APIFlask, address: str) -> None:
+    """Sign in as Bob in another tab."""
+    with session_scope() as s:
+        accounts.set_password(s, accounts.find_user(s, "bob"), PASSWORD)
+    with_session(page, app, address, "bob")

@@ -1,0 +1,190 @@
+"""The submit page in a real browser: choosing and dropping files and folders."""
+
+import base64
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from db import database
+from db.database import read_scope
+from db.models import Job, Upload
+from db.settings import Settings
+from db.storage import storage
+from tests.builders.files import png, zip_of
+
+
+def test_submit_by_choosing_a_file(signed_in: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(zip_of({"1.png": png(1), "2.png": png(2)}))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive])
+    assert "1 file" in signed_in.locator("#chosen-sum").inner_text()
+    signed_in.get_by_label("Name").fill("by hand")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    assert signed_in.get_by_role("heading", name="by hand").is_visible()
+    assert signed_in.locator(".state").first.inner_text() == "queued"
+
+
+@pytest.mark.slow
+def test_submit_by_dropping(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    signed_in.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(30)], "dropped.png"));
+            document.getElementById("drop").dispatchEvent(
+                new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data}));
+        }"""
+    )
+    signed_in.locator("#chosen li").wait_for()
+    assert "dropped.png" in signed_in.locator("#chosen").inner_text()
+
+
+def drop_folder(page: Any, name: str, count: int, modified: int = 1) -> None:
+    """Drop a folder with a folder of pictures of 30 bytes, by stand-ins for the entries of a file system."""
+    page.evaluate(
+        """([name, count, modified]) => {
+            const file = new File([new Uint8Array(30)], "picture", {lastModified: modified});
+            const entry = (_, n) => ({isFile: true, name: `${n}.bmp`, file: (done) => done(file)});
+            const entries = Array.from({length: count}, entry);
+            const reader = (some) => ({readEntries: (done) => done(some.splice(-100))});
+            const folder = (name, some) => ({name, createReader: () => reader(some)});
+            const event = new Event("drop", {bubbles: true, cancelable: true});
+            const item = {webkitGetAsEntry: () => folder(name, [folder("ct", entries)])};
+            document.dispatchEvent(Object.assign(event, {dataTransfer: {items: [item], files: []}}));
+        }""",
+        [name, count, modified],
+    )
+
+
+def chosen_files(page: Any, count: int) -> list[str]:
+    page.locator("#chosen-sum", has_text=f"{count} files").wait_for()
+    return page.locator("#chosen li bdi").all_inner_texts()
+
+
+@pytest.mark.slow
+def test_folders_of_one_name_stay_apart_and_files_that_were_chosen_are_left_out(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    drop_folder(signed_in, "scan", 2)
+    chosen_files(signed_in, 2)
+    drop_folder(signed_in, "scan", 2, modified=2)
+    expected = ["scan/ct/0.bmp", "scan/ct/1.bmp", "scan (2)/ct/0.bmp", "scan (2)/ct/1.bmp"]
+    assert chosen_files(signed_in, 4) == expected
+    drop_folder(signed_in, "scan", 3)
+    assert chosen_files(signed_in, 5) == [*expected, "scan/ct/2.bmp"]
+    assert "left out 2 that were chosen before" in signed_in.locator("#chosen-sum").inner_text()
+
+
+def drop_texts(page: Any, name: str, texts: dict[str, str]) -> None:
+    """Drop a folder of files of one time, by stand-ins for the entries of a file system."""
+    page.evaluate(
+        """([name, texts]) => {
+            const entry = ([name, text]) => {
+                const file = new File([text], name, {lastModified: 1});
+                return {isFile: true, name, file: (done) => done(file)};
+            };
+            const some = Object.entries(texts).map(entry);
+            const folder = {name, createReader: () => ({readEntries: (done) => done(some.splice(-100))})};
+            const items = [{webkitGetAsEntry: () => folder}];
+            const event = new Event("drop", {bubbles: true, cancelable: true});
+            document.dispatchEvent(Object.assign(event, {dataTransfer: {items, files: []}}));
+        }""",
+        [name, texts],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "chosen", "left_out"),
+    [
+        ({"README": "r", "2.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/2.png"], 0),
+        ({"README": "r", "1.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/1.png"], 0),
+        ({"README": "r", "1.png": "a", "2.png": "b"}, ["CT/README", "CT/1.png", "CT/2.png"], 2),
+    ],
+)
+def test_folders_that_share_files_are_one_only_if_one_holds_the_other(
+    signed_in: Any, second: dict[str, str], chosen: list[str], left_out: int
+) -> None:
+    signed_in.goto("/submit")
+    drop_texts(signed_in, "CT", {"README": "r", "1.png": "a"})
+    chosen_files(signed_in, 2)
+    drop_texts(signed_in, "CT", second)
+    assert chosen_files(signed_in, len(chosen)) == chosen
+    assert (f"left out {left_out}" in signed_in.locator("#chosen-sum").inner_text()) is bool(left_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "numbered"),
+    [("scan.zip", "scan (2).zip"), ("CT.1.tar.gz", "CT.1 (2).tar.gz"), ("IM1", "IM1 (2)"), (".h", ".h (2)")],
+)
+def test_files_of_one_name_are_left_out_only_if_their_bytes_are_the_same(
+    signed_in: Any, tmp_path: Path, name: str, numbered: str
+) -> None:
+    paths = [tmp_path / folder / name for folder in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(path.parent.name[:5].encode())
+        os.utime(path, (1000, 1000))
+    signed_in.goto("/submit")
+    for path in paths:
+        signed_in.set_input_files("#files", [path])
+    assert chosen_files(signed_in, 2) == [name, numbered]
+    signed_in.set_input_files("#files", [paths[1]])
+    signed_in.get_by_text("left out 1 that was chosen before").wait_for()
+    assert chosen_files(signed_in, 2) == [name, numbered]
+
+
+@pytest.mark.slow
+def test_folder_of_very_many_files_is_dropped(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    drop_folder(signed_in, "scan", 150_000)
+    assert len(chosen_files(signed_in, 150_000)) == 8
+
+
+@pytest.mark.slow
+def test_more_files_than_a_form_takes_are_sent_as_one_archive(signed_in: Any) -> None:
+    picture = base64.b64encode(png(1)).decode()
+    signed_in.goto("/submit")
+    signed_in.evaluate(
+        """(picture) => {
+            const data = new DataTransfer();
+            const bytes = Uint8Array.from(atob(picture), (one) => one.charCodeAt(0));
+            const name = (i) => `${i}${i === 1 ? "ä".repeat(90) : ""}.png`;
+            for (let i = 0; i < 991; i += 1) data.items.add(new File([bytes], name(i)));
+            const input = document.getElementById("files");
+            input.files = data.files;
+            input.dispatchEvent(new Event("change", {bubbles: true}));
+        }""",
+        picture,
+    )
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    with read_scope() as s:
+        [upload] = s.scalars(select(Upload))
+        assert s.scalars(select(Job.name)).one() == "0.png and 990 more"
+    with tarfile.open(storage().local_path(upload.sha256)) as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members[:2]] == ["0.png", f"1{'ä' * 90}.png"]
+        assert len(members) == 991
+        last = archive.extractfile(members[-1])
+        assert last is not None
+        assert last.read() == png(1)
+
+
+@pytest.mark.slow
+def test_more_bytes_than_may_be_sent_are_not_sent(signed_in: Any, settings: Settings, tmp_path: Path) -> None:
+    database.use(settings.model_copy(update={"max_upload_bytes": 1000}))
+    for name, size in (("large", 900), ("small", 200)):
+        (tmp_path / f"{name}.png").write_bytes(bytes(size))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "large.png", tmp_path / "small.png"])
+    signed_in.get_by_role("alert").get_by_text("At most 1000 bytes can be sent at once.").wait_for()
+    assert signed_in.locator("#send").is_disabled()
+    signed_in.get_by_label("Remove large.png").click()
+    assert signed_in.locator("#send").is_enabled()

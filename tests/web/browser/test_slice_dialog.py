@@ -1,0 +1,191 @@
+"""Slices in the dialog of a job's page, in a real browser: heat maps, keys, swipes, labels."""
+
+from typing import Any
+
+import pytest
+
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, WorkerPart
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+@pytest.mark.slow
+def test_switch_of_blind_review_is_for_the_findings_too(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    findings = signed_in.locator("#findings")
+    findings.locator(".ribbon").wait_for()
+    signed_in.get_by_label("Blind review").check()
+    findings.get_by_text("Findings are hidden in a blind review.").wait_for()
+    assert findings.locator(".outcome").count() == 0
+    assert "sort=name" in signed_in.url
+    signed_in.get_by_label("Blind review").uncheck()
+    findings.locator(".ribbon").wait_for()
+
+
+@pytest.mark.slow
+def test_switch_of_blind_review_shows_the_state_of_the_page_after_going_back(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    findings = signed_in.locator("#findings")
+    signed_in.get_by_label("Blind review").check()
+    findings.get_by_text("Findings are hidden in a blind review.").wait_for()
+    signed_in.go_back()
+    findings.locator(".ribbon").wait_for()
+    playwright.expect(signed_in.get_by_label("Blind review")).not_to_be_checked()
+
+
+@pytest.mark.slow
+def test_slice_dialog_shows_and_hides_the_heat_map(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    heat = dialog.locator(".slice-heat")
+    heat.wait_for()
+    assert heat.is_visible()
+    assert heat.evaluate("image => image.decode().then(() => image.naturalWidth)") == 672
+    dialog.get_by_label("Heat map").click()
+    assert heat.is_hidden()
+    signed_in.keyboard.press("h")
+    assert heat.is_visible()
+    signed_in.keyboard.press("Escape")
+    assert dialog.is_hidden()
+
+
+@pytest.mark.slow
+def test_heat_and_focus_stay_from_slice_to_slice(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_label("Strength").fill("40")
+    place = dialog.locator("#slice-next").bounding_box()
+    dialog.locator("#slice-next").press("Enter")
+    dialog.get_by_role("heading", name="1.png").wait_for()
+    assert dialog.locator(".slice-heat").evaluate("image => image.style.opacity") == "0.4"
+    assert dialog.get_by_label("Strength").input_value() == "40"
+    assert signed_in.evaluate("document.activeElement.id") == "slice-next"
+    assert dialog.locator("#slice-next").bounding_box() == place
+    signed_in.keyboard.press("h")
+    signed_in.keyboard.press("Enter")
+    dialog.get_by_role("heading", name="2.png").wait_for()
+    assert dialog.locator(".slice-heat").is_hidden()
+    signed_in.keyboard.press("ArrowLeft")
+    dialog.get_by_role("heading", name="1.png").wait_for()
+    signed_in.goto(dialog.locator("#slice-next").get_attribute("href"))
+    assert signed_in.locator(".slice-heat").is_hidden()
+    signed_in.keyboard.press("ArrowRight")
+    signed_in.get_by_role("heading", level=1, name="3.png").wait_for()
+    signed_in.keyboard.press("1")
+    signed_in.locator(".review-list .outcome-positive").wait_for()
+    assert signed_in.get_by_role("heading", level=1, name="3.png").is_visible()
+
+
+@pytest.mark.slow
+def test_address_names_the_slice_in_the_dialog(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("1 of 7").wait_for()
+    signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_text("2 of 7").wait_for()
+    signed_in.wait_for_url(f"**/jobs/{finished}?sort=name#slice-*")
+    signed_in.reload()
+    dialog.get_by_text("2 of 7").wait_for()
+    signed_in.keyboard.press("Escape")
+    signed_in.wait_for_url(f"**/jobs/{finished}?sort=name")
+
+
+@pytest.mark.slow
+def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.whole_job(53)
+    signed_in.goto(f"/jobs/{job_id}?sort=name")
+    signed_in.locator("a[data-slice]").nth(49).click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("50 of 53").wait_for()
+    for number in (51, 52, 53):
+        signed_in.keyboard.press("ArrowRight")
+        dialog.get_by_text(f"{number} of 53").wait_for()
+    signed_in.keyboard.press("ArrowRight")
+    assert dialog.locator("#slice-next").get_attribute("aria-disabled") == "true"
+    assert dialog.get_by_role("heading", name="52.png").is_visible()
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (683, 370), (1366, 740)])
+def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int, height: int) -> None:
+    signed_in.set_viewport_size({"width": width, "height": height})
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    figure = signed_in.get_by_role("dialog").locator(".slice-figure")
+    figure.wait_for()
+    for box in (signed_in.locator("#slice-next").bounding_box(), figure.bounding_box()):
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height
+        assert box["x"] + box["width"] <= width
+
+
+SWIPE = """([right, down, fingers]) => {
+    const picture = document.querySelector(".slice-figure img");
+    const touch = (x, y, identifier) => new Touch({identifier, target: picture, clientX: 200 + x, clientY: 200 + y});
+    const start = Array.from({length: fingers}, (_, number) => touch(0, 0, number));
+    const event = (kind, lists) => picture.dispatchEvent(new TouchEvent(kind, {bubbles: true, ...lists}));
+    event("touchstart", {touches: start, changedTouches: start});
+    event("touchend", {touches: [], changedTouches: [touch(right, down, 0)]});
+}"""
+
+
+@pytest.mark.slow
+def test_swipe_across_the_picture_goes_to_the_next_slice(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[href*='/slices/']").first.click()
+    place = signed_in.locator("#slice-dialog .slice-nav")
+    place.get_by_text("1 of ").wait_for()
+    for nothing in ((-30, 0, 1), (-60, 90, 1), (-120, 0, 2)):
+        signed_in.evaluate(SWIPE, nothing)
+    signed_in.evaluate(SWIPE, (-120, 20, 1))
+    place.get_by_text("2 of ").wait_for()
+    signed_in.evaluate(SWIPE, (120, 0, 1))
+    place.get_by_text("1 of ").wait_for()
+
+
+@pytest.mark.slow
+def test_keys_are_not_offered_where_nothing_hovers(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    key = signed_in.get_by_role("dialog").locator("kbd").filter(has_text="H")
+    key.wait_for()
+    touch = {"enabled": True, "maxTouchPoints": 1}
+    signed_in.context.new_cdp_session(signed_in).send("Emulation.setTouchEmulationEnabled", touch)
+    playwright.expect(key).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_slices_are_labelled_by_keys_without_the_answer_in_view(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.get_by_label("Blind review").check()
+    signed_in.locator("tr.slice-row").get_by_text("not labelled").first.wait_for()
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("1 of 7").wait_for()
+    assert dialog.locator(".slice-heat, .big, .outcome").count() == 0
+    signed_in.keyboard.press("1")
+    dialog.locator(".big").wait_for()
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    assert dialog.locator(".slice-heat").is_visible()
+    signed_in.keyboard.press("u")
+    dialog.locator(".big").wait_for(state="detached")
+    signed_in.keyboard.press("2")
+    playwright.expect(dialog.locator("#review-non-covid")).to_have_attribute("aria-pressed", "true")
+
+
+def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    reviews = signed_in.get_by_role("dialog").locator("#reviews")
+    reviews.get_by_text("No labels yet").wait_for()
+    place = signed_in.locator("#slice-next").bounding_box()
+    reviews.get_by_role("button", name="non-COVID").click()
+    reviews.locator(".review-list .outcome-negative").wait_for()
+    assert signed_in.locator("#slice-next").bounding_box() == place
+    assert "ann" in reviews.locator(".review-list").inner_text()
+    reviews.get_by_role("button", name="Undo").click()
+    reviews.locator(".review-list .outcome").wait_for(state="detached")

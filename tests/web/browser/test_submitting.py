@@ -1,0 +1,151 @@
+"""The submit page in a real browser: sending, stopping, lost answers, and ended sessions."""
+
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from apiflask import APIFlask
+from sqlalchemy import select
+
+from db.database import read_scope
+from db.models import Job, User
+from tests.builders.files import png, zip_of
+from tests.web.actors import PASSWORD, Api
+from tests.web.conftest import sign_in_as_bob
+from web.actions import jobs as actions
+
+
+def submit_files(page: Any, files: list[Path]) -> None:
+    page.goto("/submit")
+    page.set_input_files("#files", files)
+    page.get_by_role("button", name="Submit").click()
+
+
+def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "cut.zip"
+    archive.write_bytes(zip_of({"1.png": png(1)})[:-30])
+    submit_files(signed_in, [archive])
+    problem = signed_in.locator("#problem")
+    problem.wait_for()
+    assert "This submission was not accepted" in problem.inner_text()
+    assert "cut.zip" in problem.inner_text()
+    assert signed_in.get_by_role("button", name="Submit").is_enabled()
+    assert all("422" in fault for fault in signed_in.faults)  # the browser itself logs the failed request
+    signed_in.faults.clear()
+
+
+@pytest.mark.slow
+def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api: Api, tmp_path: Path) -> None:
+    image = tmp_path / "1.png"
+    image.write_bytes(png(1))
+    sent = []
+
+    def lose(route: Any) -> None:
+        sent.append(route.request.headers["idempotency-key"])
+        api.submit(("1.png", png(1)), key=sent[-1])  # the server has made the job
+        route.abort()
+
+    signed_in.route(lambda url: url.endswith("/api/v1/jobs"), lose)
+    submit_files(signed_in, [image])
+    signed_in.wait_for_url("**/jobs/*")
+    assert len(sent) == 1
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+@pytest.mark.slow
+def test_submission_cannot_be_stopped_once_it_is_sent(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = Event()
+    create = actions.create_job
+
+    def create_later(*given: Any, **named: Any) -> Any:
+        assert checked.wait(20)
+        return create(*given, **named)
+
+    monkeypatch.setattr(actions, "create_job", create_later)
+    image = tmp_path / "1.png"
+    image.write_bytes(png(1))
+    submit_files(signed_in, [image])
+    signed_in.get_by_text("Everything is sent").wait_for()
+    assert not signed_in.get_by_role("button", name="Stop").is_visible()
+    checked.set()
+    signed_in.wait_for_url("**/jobs/*")
+
+
+@pytest.mark.slow
+def test_submission_can_be_stopped_while_it_is_sent(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Event()
+    receive = actions.receive
+
+    def receive_later() -> Any:
+        assert stopped.wait(20)
+        return receive()
+
+    monkeypatch.setattr(actions, "receive", receive_later)
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
+    submit_files(signed_in, [archive])
+    signed_in.get_by_role("button", name="Stop").click()
+    stopped.set()
+    problem = signed_in.locator("#problem")
+    problem.wait_for()
+    assert "Nothing was queued" in problem.inner_text()
+
+
+@pytest.mark.slow
+def test_changed_name_leads_to_the_job_that_the_lost_answer_was_about(signed_in: Any, api: Api, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    made = []
+
+    def lose(route: Any) -> None:
+        if route.request.method == "POST":
+            made.append(api.submit(("1.png", png(1)), key=route.request.headers["idempotency-key"]).json["id"])
+        route.abort()
+
+    signed_in.route(lambda url: "/api/v1/jobs" in url, lose)
+    submit_files(signed_in, [tmp_path / "1.png"])
+    signed_in.get_by_role("alert").get_by_text("It is not known whether the job was queued.").wait_for()
+    signed_in.unroute_all()
+    signed_in.get_by_label("Name").fill("another name")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url(f"**/jobs/{made[0]}")
+    signed_in.faults.clear()  # the browser itself logs the failed requests
+
+
+@pytest.mark.slow
+def test_page_of_an_ended_session_submits_after_signing_in_again(signed_in: Any, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    sent: list[str] = []
+    signed_in.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    signed_in.context.clear_cookies()
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("You are signed out").wait_for()
+    assert not sent
+    other = signed_in.context.new_page()
+    other.goto("/sign-in")
+    other.get_by_label("Name").fill("ann")
+    other.get_by_label("Password").fill(PASSWORD)
+    other.get_by_role("button", name="Sign in").click()
+    other.wait_for_url("**/jobs")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+
+
+@pytest.mark.slow
+def test_page_of_one_user_does_not_submit_for_another(
+    signed_in: Any, app: APIFlask, address: str, bob: User, tmp_path: Path
+) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    sign_in_as_bob(signed_in, app, address)
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("This page is for ann, but now bob is signed in.").wait_for()
+    with read_scope() as s:
+        assert s.scalars(select(Job)).all() == []
