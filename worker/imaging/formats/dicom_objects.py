@@ -140,8 +140,8 @@ def check_place(dataset: Dataset, kind: Dataset, orientation: Dataset, rules: Co
     """Raise SliceRejected, with the name of the rule, if a rule applies to a frame.
 
     `localizer`: ImageType or FrameType says so. `capture`: the frame is stated to be a rendered picture. `not_axial`:
-    ImageType or FrameType names another plane, or the normal of ImageOrientationPatient points more across the body
-    than along it.
+    ImageType or FrameType names another plane, or the normal of ImageOrientationPatient is more than 37° off the
+    axis of the body.
     """
     kinds = _frame_kinds(dataset, kind)
     if "localizer" in rules and "LOCALIZER" in kinds:
