@@ -3,9 +3,9 @@
 import click
 
 EXIT_CODES = """\
-Exit codes: 0 ok, 1 job failed or promotion refused, 2 usage, 3 not found or denied, 4 unavailable, 5 partial failure,
-130 interrupted. Partial failure: a job ended with nothing predicted, or with slices quarantined or cancelled, or (with
---strict) with a file rejected."""
+Exit codes: 0: ok. 1: a job, run or evaluation failed, or ctbatch refused a change such as a promotion. 2: wrong usage.
+3: not found or denied. 4: unavailable. 5: a job ended, but predicted nothing or has quarantined or cancelled slices, or
+with --strict also rejected files. 130: interrupted."""
 
 
 class CommandError(click.ClickException):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from db import MAX_INTEGER
+from db.training.leaks import LEAKS
 from training.config import PRESETS
 
 PRESET = click.Choice(sorted(PRESETS))
@@ -16,7 +17,7 @@ PRESET = click.Choice(sorted(PRESETS))
 as_given_option = click.option(
     "--groups-as-given",
     is_flag=True,
-    help="Let groups that share near-identical slices go into different parts  [default: such groups stay together]",
+    help="Let groups that share near-identical slices go into different parts  [default: keep them in one part]",
 )
 
 
@@ -32,7 +33,13 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     """
     options = (
         click.option(
-            "--preset", type=PRESET, default=preset, show_default=True, help="Use the settings of this preset."
+            "--preset",
+            type=PRESET,
+            default=preset,
+            show_default=True,
+            help="Train with this preset: default (starts from ImageNet), quick (minutes, to try everything out),"
+            " scratch (starts from random weights, takes an hour or more) or seed (the settings of the original"
+            " project).",
         ),
         click.option(
             "--set",
@@ -48,7 +55,7 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             "allow_leaks",
             multiple=True,
             metavar="LEAK",
-            help="Train even if the split has this leak. Can be repeated.",
+            help=f"Train even if the split has this leak: {', '.join(LEAKS)}. Can be repeated.",
         ),
     )
 

@@ -42,9 +42,9 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
     """Measure the slices/s of a whole job.
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
-    --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine alone,
-    which gets the same slices prepared and in memory. Also prints how many core-milliseconds each stage takes for a
-    slice.
+    --wait` does: send, check, unpack, decode, predict and record. The speed is compared with the speed of the engine
+    alone, which gets the same slices prepared and in memory. Also prints how many core-milliseconds each stage takes
+    for a slice.
     """
     from cli.benchmarks.job_throughput import run
 
@@ -65,8 +65,8 @@ def peers(
 
     These systems are called peers. Install them with `make peers` first. PATH is a folder of slices  [default:
     synthetic slices]. Each peer predicts the same slices with the same weights, and writes the same rows into SQLite.
-    The time runs from the first byte read to the last row written. Every system except Ray Data loads its model before
-    that. ctbatch is measured before and after the peers.
+    The time runs from the first byte read to the last row written. Every system except Ray Data has loaded its model
+    before this time. ctbatch is measured before and after the peers.
     """
     from cli.benchmarks.peers.catalogue import PEERS
     from cli.benchmarks.peers.run import run
@@ -128,8 +128,8 @@ def decoding(slices: int, as_json: bool) -> None:
     """Measure how many DICOM slices/s one core reads.
 
     Stores one slice (512 × 512 pixels, 16 bits) in five files: one uncompressed, and one in each of four lossless
-    syntaxes. Then decodes and prepares each file. The speed is compared with that of the codec alone. Prints the best
-    of five rounds.
+    syntaxes. Then decodes and prepares each file. The speed is compared with the speed of the codec alone. Prints
+    the best of five rounds.
     """
     from cli.benchmarks.decoding import run
 
@@ -156,7 +156,9 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
 
 @bench.command()
 @count_option("--pages", 50, "Ask for this many pages, one by one, each over a new connection.")
-@count_option("--idle", 64, "Keep this many connections open. Half send nothing, half begin a request.", least=0)
+@count_option(
+    "--idle", 64, "Keep this many connections open. Half of them send nothing, half only begin a request.", least=0
+)
 @count_option("--uploads", 16, "Upload this many files at once, at 2 Mbit/s each.", least=0)
 @count_option("--readers", 16, "Let this many clients ask for a long answer and read it very slowly.", least=0)
 @SERVER_PACKAGE
@@ -181,9 +183,9 @@ def connections(pages: int, idle: int, uploads: int, readers: int, package: Path
 def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
     """Measure the slices/s of each training stage.
 
-    The speed is compared with that of plain `model.fit`, for the same stage on the same slices. Prints the speed of an
-    epoch, and the time to compute the frozen layers. ctbatch computes these once for each augmented copy of a slice,
-    and not in every epoch.
+    The speed is compared with the speed of plain `model.fit`, for the same stage on the same slices. Prints the speed
+    of an epoch, and the time to compute the outputs of the frozen layers. ctbatch computes these outputs once for each
+    augmented copy of a slice, not in every epoch.
     """
     check_installed()
     from cli.benchmarks.training.stage_speed import run
@@ -194,8 +196,8 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @bench.command()
 @click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
 @count_option("--workers", 8, "Claim and record in this many processes.")
-@count_option("--jobs", 200, "Submit this many jobs at a time. Each has two slices. Two owners take turns.")
-@count_option("--seconds", 60, "Submit more such jobs until this many seconds have passed.")
+@count_option("--jobs", 200, "Submit this many jobs of two slices at a time, alternately for two users.")
+@count_option("--seconds", 60, "Submit more jobs until this many seconds have passed.")
 @json_option
 def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool) -> None:
     """Measure how many slices/s workers claim and record.
@@ -215,8 +217,8 @@ def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     """Train on DATASET in this process.
 
-    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but keeps only the
-    split, and no model version. Runs on the device and the backend of Keras that are set, so it can measure a GPU.
+    Prints slices/s, the time, and the metrics on unseen groups. Trains like `ctbatch train`, but stores only the
+    split, and no model version. Runs on Keras' backend and on the device that Keras chooses, so it can measure a GPU.
     """
     check_installed()
     from cli.benchmarks.training.in_process import run
@@ -264,9 +266,9 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     """Measure how many pictures are flagged as ood.
 
     A picture is ood (out of distribution) if it is unlike the slices that the model was trained on. PATH is a folder of
-    slices like those. If possible, use slices that the model has not seen. Prints which share of these slices is
-    flagged, and which share of other pictures. Some of the other pictures are made from the slices (other windows,
-    inverted, upside down). The rest are photographs, MR, noise and black pictures.
+    slices that resemble the training slices. If possible, use slices that the model has not seen. Prints which share
+    of these slices is flagged, and which share of other pictures. Some of the other pictures are made from the slices
+    (other windows, inverted, upside down). The rest are photographs, MR, noise and black pictures.
     """
     from cli.benchmarks.ood import run
 
@@ -278,7 +280,7 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     "--devices",
     default="1,2,4,8",
     show_default=True,
-    help="Measure with each of these numbers of devices. Each device has a host of its own.",
+    help="Measure with each of these numbers of devices. Each device is a simulated host.",
 )
 @click.option(
     "--rate",
@@ -336,7 +338,10 @@ def ledger(
     "--sizes", default="1000,10000,100000", show_default=True, help="Classify a job of each of these sizes, in slices."
 )
 @count_option(
-    "--rows", 1_000_000, "Also query a job of this many slices, copied from the largest job. 0: do not.", least=0
+    "--rows",
+    1_000_000,
+    "Also query a job of this many slices, copied from the largest job. 0 leaves this out.",
+    least=0,
 )
 @click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no neural network (engine `fake`).")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG. Needs `make training`.")

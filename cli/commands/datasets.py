@@ -40,7 +40,7 @@ def datasets() -> None:
     type=click.Choice(["headers", "folders"]),
     default="headers",
     show_default=True,
-    help="Look for the patient of a DICOM slice first in the file's header, or first in the folder names.",
+    help="Take the patient of a DICOM slice first from the file's header, or first from the folder names.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for the dataset  [default: wait until it is built]")
 @json_option
@@ -61,17 +61,17 @@ def create(
     \b
     Labels come from the first of these that exists:
       --labels: a CSV with the columns `file` and `label`. The columns
-        `group` (the patient), `split` and `source` are optional.
+        `group` (the patient), `split` (train, validation or test) and
+        `source` (the hospital or scanner) are optional.
       groups.csv or labels.csv among the files, with the same columns
       folder names: COVID, CT_COVID, positive or 1; and non-COVID,
         CT_NonCOVID, normal, negative, healthy or 0
 
-    A CSV may also be given as PATH or with --from. If it is the only path, the images are looked up in its folder.
+    A CSV may also be given as PATH or with --from. If the CSV is the only path, the images are looked up in its folder.
 
     The patient of a slice comes from the CSV, or else from the DICOM header, or else from the folder: COVID/patient1 or
     patient1/COVID. The report warns if the headers do not distinguish the patients. In that case use --groups folders,
-    which looks at folders before headers. A source is a hospital or a scanner. A model's metrics are reported for each
-    source.
+    which looks at folders before headers.
     """
     sources, labels = _labels_among([*paths, *more], labels)
     if bool(sources) == bool(jobs):

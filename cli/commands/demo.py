@@ -33,7 +33,7 @@ SEED = 7
 @click.option(
     "--train",
     is_flag=True,
-    help="Train a demo model here. Takes minutes, and needs `make training`.  [default: use the shipped one]",
+    help="Train a demo model here. Takes minutes, and needs `make training`.  [default: use the shipped model]",
 )
 @click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)

@@ -24,8 +24,10 @@ def reap(yes: bool, as_json: bool) -> None:
     """Move unused files to the trash.
 
     A file is unused if the database does not refer to it. Also deletes old files from the trash. The sweeper does the
-    same every hour. If more than 1,000 files are unused, or more than 100 that are over 5 % of all, no file is moved:
-    the settings may name the wrong database. Check this before you use --yes.
+    same every hour.
+
+    No file is moved if more than 1,000 files are unused. No file is moved either if more than 100 are unused and these
+    are more than 5 % of all files. The settings may then name the wrong database. Check this before you use --yes.
     """
     from dataclasses import asdict
 

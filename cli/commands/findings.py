@@ -43,7 +43,9 @@ def findings() -> None:
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
 @click.option("--level", type=click.Choice(LEVELS), help="Show only findings on patients, on studies or on series.")
-@click.option("--verdict", type=click.Choice(VERDICTS), help="Show only findings with this verdict.")
+@click.option(
+    "--verdict", type=click.Choice(VERDICTS), help="Show only findings with this verdict. `none` means no verdict."
+)
 @click.option("-o", "--output", type=NEW_FILE, help="Write CSV or JSON to this file.")
 def list_findings(
     job_id: str, form: str, as_json: bool, level: str | None, verdict: str | None, output: Path | None
@@ -81,8 +83,8 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
     """Choose the best rule of findings for VERSION.
 
     Tries the rules below on the labelled slices of DATASET. Also chooses the threshold, and for top-k-mean the number
-    k. Stores the result with VERSION. From now on, each job with VERSION uses this rule when it ends. Existing findings
-    do not change.
+    k. Stores the result with VERSION. From now on, jobs with VERSION make their findings by this rule. Existing
+    findings do not change.
 
     \b
     top-k-mean: the mean of the k highest probabilities
@@ -94,10 +96,10 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
     The score of a group (patient) is the highest score of its series.
 
     The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
-    outer folds have no part in the choice. They give the estimate that is printed.
+    outer folds have no part in the choice. The printed estimate comes from the outer folds.
 
-    Refuses DATASET if one of its slices was used to train, validate or test VERSION, or a version that VERSION was
-    trained from. Also refuses DATASET if more than 1 % of its slices are near-identical to such slices.
+    Refuses DATASET if one of its slices was used to train, calibrate or test VERSION or one of its ancestors. Also
+    refuses DATASET if more than 1 % of its slices are near-identical to slices that were used in this way.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version

@@ -96,8 +96,9 @@ def cancel(job_id: str, as_json: bool) -> None:
 def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
     """Retry the failed slices and uploads of a job.
 
-    Retries quarantined and cancelled slices, uploads that failed, and files rejected as decoder_budget. If there are no
-    such files, retries those rejected as decoder_crash or decoder_timeout. Predictions are kept. --strict needs --wait.
+    Retries quarantined slices, cancelled slices and failed uploads. Also retries files rejected as decoder_budget. If
+    the job has no decoder_budget files, retries files rejected as decoder_crash or decoder_timeout. Predictions are
+    kept. --strict needs --wait.
     """
     need_wait(strict, wait_for_it)
     with Client() as client:

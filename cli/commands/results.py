@@ -25,7 +25,11 @@ TABLE_ROWS = 100
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
 @click.option("--slices", is_flag=True, help="List slices, not findings.")
-@click.option("--state", type=click.Choice(STATES), help="Show only slices with this outcome; open: none yet.")
+@click.option(
+    "--state",
+    type=click.Choice(STATES),
+    help="Show only slices with this outcome. `open` means that a slice has no outcome yet.",
+)
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
 @click.option("--reason", help="Show only slices with this reason code, of a rejection or a quarantine.")
 @click.option("--sort", type=click.Choice(SORTS), help="Sort slices; minus means descending  [default: position]")

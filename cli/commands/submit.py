@@ -36,7 +36,7 @@ def _check_key(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 @click.option(
     "--idempotency-key",
     callback=_check_key,
-    help="If you send again with this key, you get the same job  [default: a new key]",
+    help="Send this key. A second submission with the same key makes no second job  [default: a new key]",
 )
 @json_option
 def submit(
@@ -50,14 +50,13 @@ def submit(
 ) -> None:
     """Send PATHS as one job: files, archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) or folders.
 
-    A folder is sent as a TAR. In it, the name of each file begins with the folder's name. Files and folders whose names
-    begin with a dot are left out. Links to folders are not followed. If PATHS have the same name, or are loose files
-    from several folders, the folders above them are put in front of the names. So pictures of two folders never become
-    one series.
+    A folder is sent as a TAR. In the TAR, the name of each file begins with the folder's name. Files and folders whose
+    names begin with a dot are left out. Links to folders are not followed. If two PATHS have the same name, or if loose
+    files come from several folders, each name also gets the folders above its path, as many as make the names differ.
+    So pictures of two folders never become one series.
 
     Prints the job's id, or with --json the whole job. With --wait, prints the outcomes of the slices when the job has
-    ended. The exit code is then 5 if nothing was predicted, or if slices were quarantined or cancelled. --strict needs
-    --wait.
+    ended. With --wait, the exit code is 5 if the job predicted nothing, or has quarantined or cancelled slices.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -41,9 +41,9 @@ def train(
 ) -> None:
     """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
-    With --from MODEL, slices that MODEL was trained on stay in train, and slices that it was tested on stay in test.
-    The seed decides only about the other slices. If a part then lacks a class, the run is refused. Add --allow-leak
-    seen-by-parent to split all slices anew instead.
+    With --from MODEL, slices that MODEL was trained on stay in train, and slices that MODEL was tested on stay in test.
+    The seed decides only about the other slices. If a part then lacks a class, the run is refused. In that case
+    --allow-leak seen-by-parent splits all slices anew.
 
     First prints an estimate of time and disk space on stderr.
     """

@@ -30,26 +30,27 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     """Say whether MODEL may be used at a new site.
 
     Prints metrics of slices, and metrics of groups (patients) by the rule of findings of MODEL. The verdict depends on
-    three metrics of slices. Each has a floor: 0.85 for sensitivity (or the model's own floor, which an imported model
-    can only raise), 0.80 for specificity and 0.90 for AUC. Each also has a 95 % interval, which comes from resampling
-    groups. The verdict is one of these:
+    three metrics of slices. Their floors are 0.85 for sensitivity, 0.80 for specificity and 0.90 for AUC. A model may
+    have a sensitivity floor of its own. In an imported model, its own floor counts only if it is above 0.85. Each
+    metric has a 95 % interval, which comes from resampling groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
-      with at least 20 groups of each class
-    may not be used: the upper end of one interval is below its floor
-    not enough evidence: in all other cases; if possible, prints how
-      many more groups would give a clear verdict
+      and DATASET has at least 20 groups of each class
+    may not be used: the upper end of an interval is below its floor
+    not enough evidence: all other cases. If possible, the command prints
+      how many more groups would give a clear verdict
 
     The verdict is also `not enough evidence` if more than 1 % of DATASET's slices are of one of these kinds:
 
     \b
-      slices that were used to train or calibrate the model, or are
-        near-identical to such a slice
-      slices in groups with the name of a training or validation group
+      slices that MODEL was trained or calibrated on, and slices that are
+        near-identical to them
+      slices of a group that has the same name as a group that MODEL was
+        trained or calibrated on
       slices without a known patient
 
-    If the slices that trained MODEL are not in this database, a line says so.
+    If the training slices of MODEL are not in this database, the command says so.
     """
     from training.evaluation.site_check import MUCH_OOD
 

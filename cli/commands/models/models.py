@@ -83,7 +83,9 @@ def show(version: str, as_json: bool) -> None:
 @models.command()
 @click.argument("version", metavar="VERSION")
 @reason_option
-@click.option("--force", is_flag=True, help="Promote even if refused or not compared yet. Needs --reason.")
+@click.option(
+    "--force", is_flag=True, help="Promote even if the verdict is `refused` or `not compared yet`. Needs --reason."
+)
 @json_option
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     """Make VERSION the champion, if the gate allows it. New jobs use the champion. Older jobs keep their version.
@@ -91,23 +93,27 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     The gate compares VERSION with the champion on the test part of VERSION's own split. Its verdict is one of these:
 
     \b
-    refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
-      0.90). Or VERSION is worse than the champion, and not by chance, in
-      AUC, accuracy, sensitivity or specificity. A loss that is surely at
-      most 0.02 (CTBATCH_PROMOTION_MARGIN) does not lead to a refusal
+    refused: sensitivity is below 0.85 (or VERSION's own floor),
+      specificity below 0.80 or AUC below 0.90
+    refused: AUC, accuracy, sensitivity or specificity is lower than the
+      champion's, and chance alone is unlikely to explain this. VERSION is
+      not refused if the evidence shows that the difference is at most
+      0.02 (CTBATCH_PROMOTION_MARGIN)
     passed: the evidence shows that VERSION is at most 0.02 worse in each
       of these four metrics
-    not shown: VERSION may be as good as the champion, or worse; the
-      evidence does not decide
+    not shown: the evidence does not show whether VERSION is as good as
+      the champion
     not enough evidence: a class has fewer than 20 groups, or more than
-      1 % of the slices were used to train VERSION or a version that it
-      was trained from, or are in the same groups as such slices
+      1 % of the slices trained VERSION or an ancestor, or belong to the
+      groups of slices that did
     not compared yet: an evaluation failed, or its scores are gone
-    nothing to compare on: there is no champion, or the test part is not
-      in this database
+    nothing to compare on: there is no champion, VERSION is the champion
+      already, the test part is not in this database, or no engine runs
+      both versions
+    not proven here: an imported VERSION has not passed its trial
 
-    An imported VERSION must first pass a trial on a machine of this installation. If it has not passed one yet, this
-    machine tries it now: the network must load and return finite numbers. Nothing overrides a failed trial.
+    The trial of an imported VERSION runs on a machine of this installation. If no machine has tried VERSION yet, this
+    machine tries it now. The network must load and return finite numbers. Nothing overrides a failed trial.
 
     If the verdict is `passed`, no reason is needed. If it is `refused` or `not compared yet`, add --force and --reason.
     In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code is 1 if
