@@ -157,7 +157,7 @@ def _print_rule(rule: FindingRule, as_json: bool) -> None:
         say("this is the default rule; `ctbatch findings tune` chooses one on labelled patients")
         return
     tuned = rule.tuned
-    columns = ("of groups", "this rule, held out", "95 %", "the default rule", "95 %")
+    columns = ("of groups", "this rule, on groups it was not chosen on", "95 %", "the default rule", "95 %")
     print_table(columns, [_rates(name, tuned.held_out[name], tuned.by_default.get(name)) for name in tuned.held_out])
     counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
     say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")

@@ -105,7 +105,7 @@ def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
         answer = client.post(f"/jobs/{job_id}/retry")
         job = answer["job"]
         if not as_json:
-            say(f"{answer['retried']} put back; job {job['id']} is {job['state_text']}: {safe(job['name'])}")
+            say(f"{answer['retried']} queued again; job {job['id']} is {job['state_text']}: {safe(job['name'])}")
         if wait_for_it:
             follow(client, job_id, strict=strict, as_json=as_json)
         elif as_json:

@@ -96,7 +96,7 @@ def test_strict_retry_exits_5_for_a_rejected_file(ctbatch, api):
 def test_cancel_and_retry(ctbatch, api):
     api.add_job("running")
     assert json.loads(ctbatch("jobs", "cancel", "job1", "--json", env=api.env).stdout)["state"] == "cancelled"
-    assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "3 put back; job job1 is queued: scan.zip\n"
+    assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "3 queued again; job job1 is queued: scan.zip\n"
 
 
 @pytest.mark.slow

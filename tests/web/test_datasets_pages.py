@@ -175,7 +175,7 @@ def test_page_reports_in_plain_words_and_escapes_names(roots_browser: Browser) -
     assert "&lt;b&gt;JPEG" in page
     assert "<u>b.png" not in page
     assert "Slices with the same pixels as another" in page
-    assert "Not split yet" in page
+    assert "This dataset has no split yet" in page
     assert 'hx-trigger="every' not in page
 
 

@@ -81,7 +81,7 @@ def cancel(job_id: str) -> JobOut:
 
 
 @blueprint.post("/<job_id>/retry")
-@blueprint.output(RetryOut, status_code=202, description="The failed slices and files were put back.")
+@blueprint.output(RetryOut, status_code=202, description="The failed slices and files are queued again.")
 @blueprint.doc(responses=problems(400, 404, 409))
 def retry(job_id: str) -> RetryOut:
     """Retry what failed in a job

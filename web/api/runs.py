@@ -124,8 +124,9 @@ def cancel(run_id: int) -> RunOut:
 def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
-    Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), keeps the current weights,
-    unless the stage before ended with a lower validation loss. A queued run can be stopped if it has a checkpoint.
+    The version gets the weights of the best epoch so far. In a stage with `keep: last` (as in scratch and quick), it
+    gets the current weights, or the weights of the previous stage if that stage ended with a lower validation loss. A
+    run that waits can be stopped only if it has a checkpoint.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):

@@ -82,7 +82,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         if of_groups.left_out:
             say(f"  {of_groups.left_out} groups were left out, because they have no slice of the lungs")
         if tuned := of_groups.tuned_slices:
-            say(f"  the rule was tuned on {tuned} of the {result['n']} slices, or on groups with their names:")
+            say(f"  the rule was tuned on {tuned} of the {result['n']} slices, or on groups of the same names:")
             say("  these metrics may be too good; see `ctbatch findings rule`")
     say(RESEARCH_LINE)
 
