@@ -185,7 +185,7 @@ def test_slice_page_has_its_place_its_neighbours_and_the_threshold(
     assert re.search(rf'id="slice-next"[^>]*/slices/{rows[1]["slice_id"]}\?label=COVID&amp;sort=name"', page)
     assert re.search(r'id="slice-previous"[^>]*aria-disabled="true"', page)
     assert f'href="/jobs/{job_id}?label=COVID&amp;sort=name"' in page
-    assert re.search(r"from\s+0\.\d+ on", page)
+    assert re.search(r"is at least\s+0\.\d+\.", page)
     assert page.count("<h1") == 1
 
 
