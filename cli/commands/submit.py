@@ -36,7 +36,7 @@ def _check_key(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 @click.option(
     "--idempotency-key",
     callback=_check_key,
-    help="Send this key. A second submission with the same key makes no second job  [default: a new key]",
+    help="Send this key. A second submission with this key does not make a second job  [default: a new key]",
 )
 @json_option
 def submit(
