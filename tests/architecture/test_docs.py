@@ -127,6 +127,13 @@ def test_every_reason_and_problem_is_explained() -> None:
 def test_every_note_is_explained() -> None:
     text = (PROJECT / "docs" / "dicom.md").read_text()
     assert sorted(SLICE_NOTES.keys() - set(re.findall(r"`([a-z_0-9]+)`", text))) == []
+def test_every_row_of_bad_inputs_has_a_test() -> None:
+    rows = re.findall(r"^\| (\d{1,2}) \|", (PROJECT / "docs" / "bad-inputs.md").read_text(), re.MULTILINE)
+    texts = [path.read_text() for path in (PROJECT / "tests").rglob("test_*.py")]
+    tested = {int(number) for text in texts for number in re.findall(r"def test_row_(\d\d)_", text)}
+    assert tested == {int(row) for row in rows}
+
+
 
 
 def reason_codes_used() -> set[str]:

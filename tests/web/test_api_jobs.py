@@ -227,7 +227,7 @@ def test_unknown_field_is_refused_with_its_name(admin: Api, address: str, body: 
     assert list(answer.json["errors"]["json"]) == [list(body)[-1]]
 
 
-def test_strangers_job_is_not_found(api: Api, stranger: Api) -> None:
+def test_row_39_strangers_job_is_not_found(api: Api, stranger: Api) -> None:
     job_id = api.submit(("1.png", png())).json["id"]
     wanted = api.get("/jobs/aaaaaaaaaaaaaaaa").json
     for answer in (

@@ -414,7 +414,7 @@ def test_promotions_list_user_time_reason_and_metrics(admin: Api, version_id: in
     assert back["at"] >= told["at"]
 
 
-def test_only_admins_change_models(api: Api, anns_browser: Browser, version_id: int) -> None:
+def test_row_44_only_admins_change_models(api: Api, anns_browser: Browser, version_id: int) -> None:
     assert api.post(f"/models/{version_id}/promote", json={"reason": "x"}).status_code == 403
     assert api.post("/models/rollback", json={}).status_code == 403
     assert api.post(f"/models/{version_id}/checks", json={"dataset": "site/1"}).status_code == 403

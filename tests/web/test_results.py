@@ -208,7 +208,7 @@ def test_finding_on_several_loose_files_names_all_of_them(api: Api, worker: Work
     assert series["series"] == "(no folder)"
 
 
-def test_csv_holds_no_formula(api: Api, job_id: str) -> None:
+def test_row_43_csv_holds_no_formula(api: Api, job_id: str) -> None:
     rows = list(csv.reader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text)))
     cells = [cell for row in rows for cell in row]
     assert "'=HYPERLINK(1).png" in cells

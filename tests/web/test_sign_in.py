@@ -78,7 +78,7 @@ def guess(app: APIFlask, count: int, address: str = "192.0.2.7", name: str = "an
     return [browser.sign_in(name, f"guess {i}").status_code for i in range(count)]
 
 
-def test_wrong_passwords_are_stopped(app: APIFlask, browser: Browser, ann: User) -> None:
+def test_row_41_wrong_passwords_are_stopped(app: APIFlask, browser: Browser, ann: User) -> None:
     statuses = [browser.sign_in("ann", f"guess {i}").status_code for i in range(12)]
     assert statuses[:10] == [401] * 10
     assert statuses[10:] == [429] * 2
@@ -296,7 +296,7 @@ def test_tokens_of_programs_do_not_end_as_idle(api: Api, settings: Settings) -> 
 
 
 @pytest.mark.parametrize("token", ["", "nonsense"])
-def test_form_without_its_token_is_refused(anns_browser: Browser, token: str) -> None:
+def test_row_40_form_without_its_token_is_refused(anns_browser: Browser, token: str) -> None:
     for path in ("/sign-in", "/tokens", "/sign-out"):
         assert anns_browser.client.post(path, data={"csrf_token": token}).status_code == 400
 
@@ -332,7 +332,7 @@ def test_api_takes_a_token(api: Api) -> None:
     assert api.get("/jobs").status_code == 200
 
 
-def test_unknown_revoked_and_expired_tokens_are_401(app: APIFlask, ann: User) -> None:
+def test_row_42_unknown_revoked_and_expired_tokens_are_401(app: APIFlask, ann: User) -> None:
     with session_scope() as s:
         revoked = tokens.issue_token(s, ann, "r")
         expired = tokens.issue_token(s, ann, "e", timedelta(seconds=-1))
