@@ -32,7 +32,7 @@ class Settings(BaseSettings):
 
     `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are also read without the prefix, because hosting platforms set them.
     Secrets can come from files, which `CTBATCH_SECRET_KEY_FILE`, `CTBATCH_METRICS_TOKEN_FILE`, `DATABASE_URL_FILE` and
-    `CELERY_BROKER_URL_FILE` name.
+    `CELERY_BROKER_URL_FILE` name. A secret that is also set without a file is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
@@ -104,12 +104,15 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        """Read the secrets and the two URLs from files, because containers get their secrets in files."""
-        for name, key in (
-            ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
-            ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token"),
-            ("DATABASE_URL_FILE", "DATABASE_URL"),
-            ("CELERY_BROKER_URL_FILE", "CELERY_BROKER_URL"),
+        """Read the secrets and the two URLs from files, because containers get their secrets in files.
+
+        Raises ValueError: a secret is also set without a file, so that it is not clear which one is right.
+        """
+        for name, key, *without_file in (
+            ("CTBATCH_SECRET_KEY_FILE", "secret_key", "CTBATCH_SECRET_KEY"),
+            ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token", "CTBATCH_METRICS_TOKEN"),
+            ("DATABASE_URL_FILE", "DATABASE_URL", "DATABASE_URL", "CTBATCH_DATABASE_URL"),
+            ("CELERY_BROKER_URL_FILE", "CELERY_BROKER_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"),
         ):
             if path := os.environ.get(name):
                 values[key] = Path(path).read_text().strip()
@@ -122,6 +125,8 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
+                if twice := [plain for plain in without_file if os.environ.get(plain)]:
+                    raise ValueError(f"{name} and {twice[0]} are both set; unset one of them")
         """Return the SQLAlchemy URL: SQLite in `home`, or the one that is set. PostgreSQL gets the driver psycopg 3."""
         if not self.database_url:
             return f"sqlite:///{self.home / 'ctbatch.db'}"

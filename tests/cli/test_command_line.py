@@ -180,6 +180,10 @@ def test_wrong_setting_is_reported_in_one_line(ctbatch, env, message):
 
 
 @pytest.mark.parametrize("words", [["jobs", "ls"], ["submit", "--help"]], ids=" ".join)
+        (
+            {"DATABASE_URL": "sqlite:///x.db", "DATABASE_URL_FILE": "/nowhere/url"},
+            "Value error, DATABASE_URL_FILE and DATABASE_URL are both set; unset one of them",
+        ),
 def test_client_commands_load_no_database_and_no_presets(api, tmp_path, words):
     code = "import sys; from cli.main import main\ntry: main()\nfinally: print(*sys.modules)"
     env = {"PYTHONPATH": str(PROJECT), **api.env}
