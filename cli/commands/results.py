@@ -8,9 +8,10 @@ import click
 
 from cli.errors import Unavailable
 from cli.options import NEW_FILE
-from cli.output import RESEARCH_LINE, complete_file, print_table, say
+from cli.output import complete_file, print_table, say
 from cli.remote.client import Client, Json
 from cli.remote.findings import print_findings
+from cli.remote.follow_job import notice_of
 from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
@@ -71,8 +72,9 @@ def results(
 def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], limit: int) -> None:
     rows = list(client.pages(f"/jobs/{job_id}/results", params, limit))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no rows")
-    say(RESEARCH_LINE)
+    say(notice)
     if len(rows) == limit:
+    notice = notice_of(client.get(f"/jobs/{job_id}"))
         say(f"these are the first {limit} rows; --limit shows more, --format csv all")
 
 
