@@ -79,6 +79,8 @@ def summary(job: Json) -> list[tuple[str, int]]:
     """Return how many slices have each outcome. Rejected slices are also counted by reason."""
     counts = job["counts"]
     lines = [("received", counts["received"]), ("predicted", counts["predicted"]), ("  positive", counts["positive"])]
+    if job.get("ood"):
+        lines.append(("  out of distribution", job["ood"]))
     lines.append(("rejected", counts["rejected"]))
     lines += [(f"  {reason}", number) for reason, number in sorted((job.get("rejections") or {}).items())]
     lines += [(name, counts[name]) for name in ("quarantined", "cancelled") if counts[name]]
