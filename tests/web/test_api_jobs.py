@@ -74,6 +74,14 @@ def test_body_that_is_not_multipart_is_refused(api: Api) -> None:
     assert api.post("/jobs", json={"name": "x"}).status_code == 415
 
 
+@pytest.mark.parametrize("form", ["application/x-www-form-urlencoded", "multipart/form-data"])
+def test_form_is_refused_where_json_is_needed(admin: Api, form: str) -> None:
+    answer = admin.post("/models/rollback", data={"reason": "x"}, content_type=form)
+    assert (answer.status_code, answer.json["type"]) == (415, "urn:ctbatch:problem:unsupported-media-type")
+    assert "application/json" in answer.json["detail"]
+    assert admin.post("/models/rollback", data="{", content_type="application/json").status_code == 400
+
+
 def test_only_admins_raise_the_priority(api: Api, admin: Api) -> None:
     refused = api.submit(("1.png", png()), priority="1")
     assert refused.status_code == 422
