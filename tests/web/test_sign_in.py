@@ -434,11 +434,12 @@ def test_kept_key_survives_a_restart(settings: Settings) -> None:
 def test_proxy_is_believed_only_when_one_is_set(settings: Settings, champion: ModelVersion, ann: User) -> None:
     forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "ct.example"}
     seen = []
-    for proxies in (0, 1):
+    for proxies in (0, 1, 2):
         app = create_app(settings.model_copy(update={"trusted_proxies": proxies}))
         app.before_request(lambda: seen.append((request.remote_addr, request.scheme, request.host)))
         app.test_client().get("/healthz", headers=forwarded)
-    assert seen == [("127.0.0.1", "http", "localhost"), ("203.0.113.9", "https", "ct.example")]
+        forwarded["X-Forwarded-For"] += ", 198.51.100.1"  # the address of another proxy
+    assert seen == [("127.0.0.1", "http", "localhost"), *[("198.51.100.1", "https", "ct.example")] * 2]
 
 
 def test_note_is_left_only_where_an_untrusted_proxy_passes_requests_on(
