@@ -17,6 +17,10 @@ from db import LABELS
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "series", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "upload", "frame", "series", "state", "reason", "label", "probability")
+SORT_HELP = (
+    "Sort slices. position: as submitted. series: by series, and from the feet to the head within each. Minus means"
+    " descending  [default: position]"
+)
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 100
 
@@ -29,7 +33,7 @@ TABLE_ROWS = 100
 @click.option("--state", type=click.Choice(STATES), help="Show only slices with this outcome; open: none yet.")
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
 @click.option("--reason", help="Show only slices with this reason code, of a rejection or a quarantine.")
-@click.option("--sort", type=click.Choice(SORTS), help="Sort slices; minus means descending  [default: position]")
+@click.option("--sort", type=click.Choice(SORTS), help=SORT_HELP)
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
 @click.option("-o", "--output", type=NEW_FILE, help="Write CSV, JSON or Parquet to this file.")
 def results(
@@ -70,11 +74,11 @@ def results(
 
 
 def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], limit: int) -> None:
+    notice = notice_of(client.get(f"/jobs/{job_id}"))
     rows = list(client.pages(f"/jobs/{job_id}/results", params, limit))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no rows")
     say(notice)
     if len(rows) == limit:
-    notice = notice_of(client.get(f"/jobs/{job_id}"))
         say(f"these are the first {limit} rows; --limit shows more, --format csv all")
 
 
