@@ -5,6 +5,10 @@ from typing import Final, Literal
 
 RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
 
+FAKE_ENGINE = "fake"
+"""The engine for tests and benchmarks. It computes scores from hashes."""
+MADE_UP = f"The engine `{FAKE_ENGINE}` made up scores for a test. They mean nothing."
+
 ClassName = Literal["COVID", "non-COVID"]
 COVID: Final = "COVID"
 NON_COVID: Final = "non-COVID"

@@ -4,15 +4,18 @@ import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from db import FAKE_ENGINE
 from db.reasons import SET_APART
 
 MIB = 1024 * 1024
 EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
+ENGINES = tuple(name for name in get_args(EngineChoice) if name != FAKE_ENGINE)
+"""The engines that users may choose."""
 
 
 def _rules(value: str) -> tuple[str, ...]:
@@ -21,6 +24,13 @@ def _rules(value: str) -> tuple[str, ...]:
     if unknown := set(rules) - set(SET_APART):
         raise ValueError(f"unknown rule {', '.join(sorted(unknown))}; choose from: {', '.join(SET_APART)}")
     return rules
+
+
+def _engine(value: object) -> object:
+    """Return the name of an engine. Raises ValueError."""
+    if value not in (*ENGINES, FAKE_ENGINE):
+        raise ValueError(f"unknown engine {value}; choose from: {', '.join(ENGINES)}")
+    return value
 
 
 def _home(value: object) -> Path:
@@ -32,7 +42,7 @@ class Settings(BaseSettings):
 
     `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are also read without the prefix, because hosting platforms set them.
     Secrets can come from files, which `CTBATCH_SECRET_KEY_FILE`, `CTBATCH_METRICS_TOKEN_FILE`, `DATABASE_URL_FILE` and
-    `CELERY_BROKER_URL_FILE` name.
+    `CELERY_BROKER_URL_FILE` name. A secret that is also set without a file is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
@@ -95,7 +105,7 @@ class Settings(BaseSettings):
     promotion_margin: float = Field(default=0.02, ge=0, le=1)  # how much worse a candidate may be
 
     # Engine
-    engine: EngineChoice = "auto"
+    engine: Annotated[EngineChoice, BeforeValidator(_engine)] = "auto"
     engine_threads: int = 0  # 0 means one for each core
     crash_at: str = ""  # for tests: the point at which this process kills itself
 
@@ -104,14 +114,19 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        """Read the secrets and the two URLs from files, because containers get their secrets in files."""
-        for name, key in (
-            ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
-            ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token"),
-            ("DATABASE_URL_FILE", "DATABASE_URL"),
-            ("CELERY_BROKER_URL_FILE", "CELERY_BROKER_URL"),
+        """Read the secrets and the two URLs from files, because containers get their secrets in files.
+
+        Raises ValueError: a secret is also set without a file, so that it is not clear which one is right.
+        """
+        for name, key, *without_file in (
+            ("CTBATCH_SECRET_KEY_FILE", "secret_key", "CTBATCH_SECRET_KEY"),
+            ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token", "CTBATCH_METRICS_TOKEN"),
+            ("DATABASE_URL_FILE", "DATABASE_URL", "DATABASE_URL", "CTBATCH_DATABASE_URL"),
+            ("CELERY_BROKER_URL_FILE", "CELERY_BROKER_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"),
         ):
             if path := os.environ.get(name):
+                if twice := [plain for plain in without_file if os.environ.get(plain)]:
+                    raise ValueError(f"{name} and {twice[0]} are both set; unset one of them")
                 values[key] = Path(path).read_text().strip()
         return values
 

@@ -6,7 +6,7 @@ from cli.errors import CommandError
 from cli.options import json_option, need_wait, strict_option
 from cli.output import print_json, print_table, safe, say
 from cli.remote.client import Client, Json
-from cli.remote.follow_job import done, follow, summary
+from cli.remote.follow_job import done, follow, print_summary
 
 STATES = ("queued", "running", "finished", "cancelled", "failed")
 FACTS = ("id", "name", "state", "error", "model_version", "model_note", "recipe", "priority", "rate", "eta_seconds",
@@ -51,7 +51,7 @@ def show(job_id: str, as_json: bool) -> None:
         return
     facts = {name: job[name] for name in FACTS} | {"state": job["state_text"]}
     print_table(("", "value"), [(name, value) for name, value in facts.items() if value not in (None, "")])
-    print_table(("outcome", "slices"), summary(job))
+    print_summary(job)
 
 
 @jobs.command()

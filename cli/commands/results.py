@@ -8,14 +8,19 @@ import click
 
 from cli.errors import Unavailable
 from cli.options import NEW_FILE
-from cli.output import RESEARCH_LINE, complete_file, print_table, say
+from cli.output import complete_file, print_table, say
 from cli.remote.client import Client, Json
 from cli.remote.findings import print_findings
+from cli.remote.follow_job import notice_of
 from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "series", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "upload", "frame", "series", "state", "reason", "label", "probability")
+SORT_HELP = (
+    "Sort slices. position: as submitted. series: by series, and from the feet to the head within each. Minus means"
+    " descending  [default: position]"
+)
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 100
 
@@ -32,7 +37,7 @@ TABLE_ROWS = 100
 )
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
 @click.option("--reason", help="Show only slices with this reason code, of a rejection or a quarantine.")
-@click.option("--sort", type=click.Choice(SORTS), help="Sort slices; minus means descending  [default: position]")
+@click.option("--sort", type=click.Choice(SORTS), help=SORT_HELP)
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
 @click.option("-o", "--output", type=NEW_FILE, help="Write CSV, JSON or Parquet to this file.")
 def results(
@@ -73,9 +78,10 @@ def results(
 
 
 def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], limit: int) -> None:
+    notice = notice_of(client.get(f"/jobs/{job_id}"))
     rows = list(client.pages(f"/jobs/{job_id}/results", params, limit))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no rows")
-    say(RESEARCH_LINE)
+    say(notice)
     if len(rows) == limit:
         say(f"these are the first {limit} rows; --limit shows more, --format csv all")
 

@@ -24,8 +24,9 @@ from cli.supervisor.child import Process
 from cli.supervisor.private_broker import PrivateBroker, answers, prepare_broker, set_aside
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from cli.supervisor.supervisor import Supervisor
+from db import FAKE_ENGINE
 from db.access.accounts import LOCAL_USER
-from db.settings import EngineChoice, Settings, get_settings
+from db.settings import ENGINES, Settings, get_settings
 from training.launch.installed import TrainingNotInstalled, is_installed
 
 WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
@@ -33,7 +34,6 @@ WEB_GRACE_SECONDS = 15
 WORKER_GRACE_SECONDS = 30  # most chunks end in less; the others are claimed again under a new lease
 READY_CHECK_SECONDS = 0.5
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}  # errors of an output that can be written to again later
-ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 
 
 @click.command()
@@ -173,6 +173,8 @@ def announce(url: str, access: LocalAccess) -> None:
     minutes = get_settings().sign_in_link_seconds // 60
     emit("up", f"sign in as {LOCAL_USER} by this link, once and within {minutes} minutes: {sign_in_link(url, '/')}")
     emit("up", f"`ctbatch users link {LOCAL_USER}` makes a new one")
+    if get_settings().engine == FAKE_ENGINE:
+        emit("up", f"CTBATCH_ENGINE={FAKE_ENGINE}: the scores of this engine are made up and mean nothing")
     if not access.has_champion():
         emit("up", f"there is no model version yet: {NO_MODEL}")
     emit("up", RESEARCH_LINE)

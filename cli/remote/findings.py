@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from cli.output import RESEARCH_LINE, print_table, say
+from cli.output import print_table, say
 from cli.remote.client import Client, Json
+from cli.remote.follow_job import notice_of
 from db.reasons import explain
 
 LEVELS = ("patient", "study", "series")
@@ -16,11 +17,12 @@ MOST_UPLOADS = 3  # the most names of uploads in a row
 
 def print_findings(client: Client, job_id: str, filters: Mapping[str, str | None]) -> None:
     """Print the findings of a job that match the filters, patients first."""
+    notice = notice_of(client.get(f"/jobs/{job_id}"))
     rows = list(client.pages(f"/jobs/{job_id}/findings", filters, MOST_ROWS))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no findings; a job has them once it has ended")
     if rows:
         k = f" (k {rows[0]['k']})" if rows[0]["k"] else ""
-        say(f"rule {rows[0]['rule']}{k}, version {rows[0]['rule_version']}. {RESEARCH_LINE}")
+        say(f"rule {rows[0]['rule']}{k}, version {rows[0]['rule_version']}. {notice}")
     if len(rows) == MOST_ROWS:
         say(f"these are the first {MOST_ROWS} findings; `ctbatch findings ls JOB --format csv` writes all")
 

@@ -1,7 +1,7 @@
 """Waits for a job. Shows its progress, and raises an error if the job did not end well."""
 
 from cli.errors import JobFailed, PartialFailure, Unavailable
-from cli.output import print_json, print_table, progress_bar
+from cli.output import RESEARCH_LINE, print_json, print_table, progress_bar, safe, say
 from cli.remote.client import Client, Json
 from db.reasons import explain
 
@@ -18,7 +18,7 @@ def follow(client: Client, job_id: str, *, strict: bool = False, as_json: bool =
     if as_json:
         print_json(job)
     else:
-        print_table(("outcome", "slices"), summary(job))
+        print_summary(job)
     raise_for_outcome(job, strict=strict)
     return job
 
@@ -64,10 +64,23 @@ def _note(job: Json) -> str:
     return ", ".join(notes)
 
 
+def print_summary(job: Json) -> None:
+    """Print how many slices have each outcome, and the notice of the job."""
+    print_table(("outcome", "slices"), summary(job))
+    say(notice_of(job))
+
+
+def notice_of(job: Json) -> str:
+    """Return the notice of a job, as one printable line."""
+    return safe(job.get("notice") or RESEARCH_LINE)
+
+
 def summary(job: Json) -> list[tuple[str, int]]:
     """Return how many slices have each outcome. Rejected slices are also counted by reason."""
     counts = job["counts"]
     lines = [("received", counts["received"]), ("predicted", counts["predicted"]), ("  positive", counts["positive"])]
+    if job.get("ood"):
+        lines.append(("  out of distribution", job["ood"]))
     lines.append(("rejected", counts["rejected"]))
     lines += [(f"  {reason}", number) for reason, number in sorted((job.get("rejections") or {}).items())]
     lines += [(name, counts[name]) for name in ("quarantined", "cancelled") if counts[name]]

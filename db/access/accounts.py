@@ -60,16 +60,17 @@ def _hashed(password: str) -> str:
 
 
 def disable_user(s: Session, user: User) -> None:
-    """Disable a user. Passwords, sessions, tokens and links no longer sign them in. Their jobs and runs go on.
+    """Disable a user, and end their sessions, tokens and sign-in links for good. Their jobs and runs go on.
 
     Raises AccountRefused: the user is the local user.
     """
     _check_not_local(user)
     user.disabled_at = user.disabled_at or moment(s)
+    _end_access(s, user)
 
 
 def enable_user(user: User) -> None:
-    """Let a disabled user sign in again. Their tokens work again, too."""
+    """Let a disabled user sign in again, with their password or a new link. Their tokens stay revoked."""
     user.disabled_at = None
 
 
@@ -120,5 +121,9 @@ def set_password(s: Session, user: User, password: str) -> None:
     Raises AccountRefused: the password is too long.
     """
     user.password_hash = _hashed(password)
+    _end_access(s, user)
+
+
+def _end_access(s: Session, user: User) -> None:
     revoke_all(s, user)
     end_links(s, user)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from db import FAKE_ENGINE
 from db.bulk import UNSEEN, insert_rows, one_of
 from db.clock import from_now
 from db.models import Job, Outcome, Prediction, Slice
@@ -70,7 +71,10 @@ def insert_predictions(
 
 
 def copy_known(s: Session, job: Job, chunk_ids: Collection[int]) -> None:
-    """Copy existing predictions to the open slices of chunks, if pixels, model version and recipe are the same."""
+    """Copy existing predictions to the open slices of chunks, if pixels, model version and recipe are the same.
+
+    Made-up predictions of the engine `fake` are never copied.
+    """
     known = known_predictions(s, job, chunk_ids)
     if not known:
         return
@@ -97,6 +101,7 @@ def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[
             Prediction.pixels_sha256 == Slice.pixels_sha256,
             Prediction.model_version_id == job.model_version_id,
             Prediction.recipe == job.recipe,
+            Prediction.engine != FAKE_ENGINE,
         )
         .limit(1)  # one is enough, as a picture may be submitted a hundred thousand times
         .scalar_subquery()

@@ -54,6 +54,7 @@ class Result(View):
         description="Whether the slice is out of distribution: its distance is too large for its score to be relied on."
     )
     model_version: str
+    engine: str | None = Field(description="The engine that predicted it: its library and precision.")
     recipe: str
     sha256: str | None
     format: str | None
@@ -244,6 +245,7 @@ def _result(
         distance_limit=limit_of(model.ood, prediction.engine) if prediction else None,
         ood=prediction.ood if prediction else None,
         model_version=model.label,
+        engine=prediction.engine if prediction else None,
         recipe=job.recipe,
         sha256=slice_.sha256,
         format=slice_.format,

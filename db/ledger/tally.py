@@ -1,11 +1,12 @@
 """Sums over the rows of a job. While the job is open, the rows are counted. When it ends, the sums are stored."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db import FAKE_ENGINE, MADE_UP, RESEARCH_USE_ONLY
 from db.models import Job, Outcome, Prediction, Slice, Study, Upload
 from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
@@ -21,6 +22,11 @@ def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
 def thresholds_of(job: Job, tally: JobTally) -> dict[str, float]:
     """Return the threshold of each engine that predicted slices of a job."""
     return {engine: calibration_of(job.model_version, engine)[1] for engine in tally.engines}
+
+
+def notice_of(engines: Iterable[str | None]) -> str:
+    """Return the notice for scores that these engines made. It says so if the engine `fake` made some of them up."""
+    return f"{MADE_UP} {RESEARCH_USE_ONLY}" if FAKE_ENGINE in engines else RESEARCH_USE_ONLY
 
 
 def count_tallies(s: Session, job_ids: Collection[str]) -> dict[str, JobTally]:

@@ -83,7 +83,10 @@ class Serving:
         """What an operator can do, or "" if the quickest engine serves."""
         library = LIBRARIES.get(self.proofs[0].engine.partition("-")[0], "engine")
         if self.state == "refused":
-            return f"Import or train a version that passes, or update the machine's {library}."
+            return (
+                f"Import or train a version that passes, update the machine's {library}, or start a worker with another"
+                " CTBATCH_ENGINE."
+            )
         if self.state == "used":
             return ""
         return (
@@ -180,7 +183,8 @@ def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
     for serving in _servings(s, EngineProof.model_version_id.in_(version_ids)) if version_ids else ():
         servings[serving.version.id].append(serving)
     return {
-        version_id: f"No worker has an engine that may predict with {first.version.label}. {first.advice}"
+        version_id: f"No worker has an engine that may predict with {first.version.label}: {'; '.join(first.reasons)}. "
+        f"{first.advice}"
         for version_id, (first, *others) in servings.items()
         if all(serving.state == "refused" for serving in (first, *others))
     }

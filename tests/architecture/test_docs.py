@@ -8,6 +8,9 @@ import click
 import pytest
 
 from cli.main import cli
+from db.findings.views import FindingView
+from db.ledger.results import Result
+from db.ledger.series import SeriesSummary
 from db.reasons import REASONS, SLICE_NOTES
 from db.settings import Settings
 
@@ -124,9 +127,31 @@ def test_every_reason_and_problem_is_explained() -> None:
     assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", text, re.MULTILINE)) == REASONS.keys()
 
 
+def test_every_row_of_bad_inputs_has_a_test() -> None:
+    rows = re.findall(r"^\| (\d{1,2}) \|", (PROJECT / "docs" / "bad-inputs.md").read_text(), re.MULTILINE)
+    texts = [path.read_text() for path in (PROJECT / "tests").rglob("test_*.py")]
+    tested = {int(number) for text in texts for number in re.findall(r"def test_row_(\d\d)_", text)}
+    assert tested == {int(row) for row in rows}
+
+
 def test_every_note_is_explained() -> None:
     text = (PROJECT / "docs" / "dicom.md").read_text()
     assert sorted(SLICE_NOTES.keys() - set(re.findall(r"`([a-z_0-9]+)`", text))) == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "names"),
+    [
+        ("Slices", [*Result.model_fields, "reviews", "notice"]),
+        ("Findings", [*FindingView.model_fields, "notice"]),
+        ("Series", [*SeriesSummary.model_fields]),
+    ],
+    ids=["slices", "findings", "series"],
+)
+def test_every_column_of_an_export_is_explained(heading: str, names: list[str]) -> None:
+    _, _, section = (PROJECT / "docs" / "exports.md").read_text().partition(f"\n## {heading}\n")
+    cells = re.findall(r"^\| (`[^|]*) \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert [name for cell in cells for name in re.findall(r"`(\w+)`", cell)] == names
 
 
 def reason_codes_used() -> set[str]:

@@ -71,7 +71,7 @@ def certain(slice_id: int, _name: str) -> PredictedSlice:
     return PredictedSlice(slice_id, 1.0, 0.7, True, bytes(98))
 
 
-def predict_all(scored: Callable[[int, str], PredictedSlice] = certain, engine: str = "fake") -> None:
+def predict_all(scored: Callable[[int, str], PredictedSlice] = certain, engine: str = "openvino-f32") -> None:
     """Predict all chunks that wait. `scored` makes a prediction of a slice's id and name."""
     while True:
         with session_scope() as s:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from click import BadParameter
 
 from cli.commands.up import check_host
 from cli.errors import UsageError
@@ -45,6 +46,13 @@ def test_up_serves_others_in_clear_only_if_told_to(host, tmp_path):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.5.6.7", "::1", "localhost"])
 def test_up_serves_its_own_machine(host, tmp_path):
     check_host(make_settings(tmp_path, host=host))
+
+
+def test_up_offers_no_engine_that_makes_scores_up(capsys):
+    with pytest.raises(BadParameter):
+        cli(["up", "--engine", "fake"], prog_name="ctbatch", standalone_mode=False)
+    cli(["up", "--help"], prog_name="ctbatch", standalone_mode=False)
+    assert "fake" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -167,8 +175,15 @@ def test_an_interruption_is_exit_code_130(api):
     ("env", "message"),
     [
         ({"CTBATCH_PORT": "many"}, "the setting CTBATCH_PORT: Input should be a valid integer"),
-        ({"CTBATCH_ENGINE": "steam"}, "the setting engine: Input should be 'auto', "),
+        (
+            {"CTBATCH_ENGINE": "steam"},
+            "the setting engine: Value error, unknown engine steam; choose from: auto, openvino,",
+        ),
         ({"CTBATCH_SECRET_KEY_FILE": "/nowhere/key"}, "/nowhere/key: No such file or directory"),
+        (
+            {"DATABASE_URL": "sqlite:///x.db", "DATABASE_URL_FILE": "/nowhere/url"},
+            "Value error, DATABASE_URL_FILE and DATABASE_URL are both set; unset one of them",
+        ),
         ({"CTBATCH_HOME": "/proc/nowhere"}, "cannot use /proc/nowhere as home: No such file or directory"),
     ],
 )

@@ -53,7 +53,16 @@ def test_show_prints_the_outcomes_with_their_reasons(ctbatch, api):
     api.add_job("finished", received=10, predicted=8, positive=1, rejected=2)
     shown = ctbatch("jobs", "show", "job1", env=api.env).stdout
     assert "model_note\tdemo: synthetic phantoms, knows nothing about patients" in shown
+    assert "out of distribution" not in shown
     assert "rejected\t2\n  truncated\t2\n" in shown
+
+
+def test_show_counts_slices_out_of_distribution_and_prints_the_notice(ctbatch, api):
+    job = api.add_job("finished", received=10, predicted=10, positive=1)
+    job |= {"ood": 7, "notice": "These scores mean nothing."}
+    shown = ctbatch("jobs", "show", "job1", env=api.env)
+    assert "positive\t1\n  out of distribution\t7\n" in shown.stdout
+    assert "These scores mean nothing." in shown.stderr
 
 
 def test_unknown_job_is_exit_code_3(ctbatch, api):

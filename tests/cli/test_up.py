@@ -27,10 +27,10 @@ class Up:
         foreign = ("CTBATCH_", "DATABASE_URL", "CELERY_BROKER_URL", "PORT")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self.home = folder / "home"
-        self.env = kept | {"PYTHONPATH": str(PROJECT), "CTBATCH_HOME": str(self.home)} | env
+        self.env = kept | {"PYTHONPATH": str(PROJECT), "CTBATCH_HOME": str(self.home), "CTBATCH_ENGINE": "fake"} | env
         self.log = folder / "up.log"
         with self.log.open("wb") as log:
-            argv = [sys.executable, "-m", "cli", "up", "--port", "0", "--engine", "fake", *options]
+            argv = [sys.executable, "-m", "cli", "up", "--port", "0", *options]
             self.process = subprocess.Popen(argv, env=self.env, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
 
     def wait_until_ready(self) -> None:

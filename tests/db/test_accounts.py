@@ -45,7 +45,7 @@ def test_longest_password_that_can_be_set_can_be_used(database: Settings) -> Non
             accounts.set_password(s, eve, longest + "x")
 
 
-def test_disabled_user_is_let_in_by_nothing_until_enabled(database: Settings) -> None:
+def test_disabled_user_is_let_in_by_nothing_and_keeps_only_the_password(database: Settings) -> None:
     with session_scope() as s:
         eve = accounts.create_user(s, "eve", "correct horse")
         page = tokens.issue_token(s, eve, "browser", kind="session")
@@ -60,7 +60,9 @@ def test_disabled_user_is_let_in_by_nothing_until_enabled(database: Settings) ->
         accounts.enable_user(s.get_one(User, eve.id))
     with session_scope() as s:
         assert accounts.verify_password(s, "eve", "correct horse") is not None
-        assert tokens.token_user(s, api) is not None
+        assert tokens.token_user(s, page) is None
+        assert tokens.token_user(s, api) is None
+        assert links.redeem_sign_in(s, link) is None
 
 
 def test_local_user_stays_an_admin(database: Settings) -> None:

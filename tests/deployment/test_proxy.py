@@ -64,13 +64,17 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
-def proxy_port(web: Web, tmp_path: Path) -> Iterator[int]:
-    """The port of an nginx before `web`."""
+def proxy_port(web: Web, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of an nginx before `web`. With the parameter "behind another" it trusts a proxy at 127.0.0.1."""
     for program in ("nginx", "openssl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian: {program})")
     port = free_port()
     config = proxy_config(tmp_path, web.server_address[1], port)
+    if getattr(request, "param", "") == "behind another":
+        text, replaced = re.subn("# set_real_ip_from .*;", "set_real_ip_from 127.0.0.1;", config.read_text())
+        assert replaced == 1
+        config.write_text(text)
     argv = ["nginx", "-p", tmp_path, "-c", config, "-e", "stderr", "-g", "daemon off;"]
     with subprocess.Popen(argv) as nginx:
         for _ in range(100):
@@ -87,11 +91,11 @@ def get(port: int, path: str, **headers: str) -> httpx.Response:
     return httpx.get(f"https://127.0.0.1:{port}{path}", verify=unchecked(), headers=headers, timeout=WAIT)
 
 
-def begin(port: int, path: str, length: int) -> ssl.SSLSocket:
-    """Send a head and one byte of its body."""
+def begin(port: int, path: str, length: int, head: str = "") -> ssl.SSLSocket:
+    """Send a head and one byte of its body. `head`: lines of the head, each with its end."""
     plain = socket.create_connection(("127.0.0.1", port), timeout=WAIT)
     connection = unchecked().wrap_socket(plain)
-    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\nx".encode())
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: here\r\n{head}Content-Length: {length}\r\n\r\nx".encode())
     return connection
 
 
@@ -130,6 +134,19 @@ def test_one_address_holds_only_so_many_requests(web: Web, proxy_port: int) -> N
             stack.enter_context(begin(proxy_port, "/sign-in", 9))
         assert get(proxy_port, "/jobs").status_code == 503
     assert web.heads == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proxy_port", ["behind another"], indirect=True)
+def test_behind_another_proxy_each_client_is_counted_by_its_own_address(web: Web, proxy_port: int) -> None:
+    busy, other = "203.0.113.9", "203.0.113.10"
+    with ExitStack() as stack:
+        for _ in range(200 + 20):
+            stack.enter_context(begin(proxy_port, "/sign-in", 9, f"X-Forwarded-For: {busy}\r\n"))
+        assert get(proxy_port, "/jobs", **{"X-Forwarded-For": busy}).status_code == 503
+        assert get(proxy_port, "/jobs", **{"X-Forwarded-For": f"made up, {other}"}).text == "ok"
+    [head] = web.heads
+    assert head["x-forwarded-for"].split(", ")[-2] == other, "what two trusted proxies vouch for"
 
 
 def test_proxy_waits_for_no_client_longer_than_half_a_minute() -> None:

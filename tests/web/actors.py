@@ -26,7 +26,7 @@ from db.storage import storage
 from training.launch.weights_file import base_shapes
 
 HOLDS = "agrees with the package's proof: a probability differs by at most 0.0041"
-DIFFERS = "is not used on this machine: it differs from the package's proof: logit by 0.81 (at most 0.3)"
+DIFFERS = "is not used: it differs from the package's proof: logit by 0.81 (at most 0.3)"
 PASSWORD = "correct horse battery staple"
 
 
@@ -128,7 +128,7 @@ class WorkerPart:
         with session_scope() as s:
             recording.close_upload(s, claim, upload, error)
 
-    def predict(self, probabilities: list[float] | None = None, engine: str = "fake") -> int:
+    def predict(self, probabilities: list[float] | None = None, engine: str = "openvino-f32") -> int:
         """Predict one waiting chunk; how many slices it had."""
         with session_scope() as s:
             claimed = queue.claim_chunks(s, "worker", 1)

@@ -74,6 +74,14 @@ def test_body_that_is_not_multipart_is_refused(api: Api) -> None:
     assert api.post("/jobs", json={"name": "x"}).status_code == 415
 
 
+@pytest.mark.parametrize("form", ["application/x-www-form-urlencoded", "multipart/form-data"])
+def test_form_is_refused_where_json_is_needed(admin: Api, form: str) -> None:
+    answer = admin.post("/models/rollback", data={"reason": "x"}, content_type=form)
+    assert (answer.status_code, answer.json["type"]) == (415, "urn:ctbatch:problem:unsupported-media-type")
+    assert "application/json" in answer.json["detail"]
+    assert admin.post("/models/rollback", data="{", content_type="application/json").status_code == 400
+
+
 def test_only_admins_raise_the_priority(api: Api, admin: Api) -> None:
     refused = api.submit(("1.png", png()), priority="1")
     assert refused.status_code == 422
@@ -227,7 +235,7 @@ def test_unknown_field_is_refused_with_its_name(admin: Api, address: str, body: 
     assert list(answer.json["errors"]["json"]) == [list(body)[-1]]
 
 
-def test_strangers_job_is_not_found(api: Api, stranger: Api) -> None:
+def test_row_39_strangers_job_is_not_found(api: Api, stranger: Api) -> None:
     job_id = api.submit(("1.png", png())).json["id"]
     wanted = api.get("/jobs/aaaaaaaaaaaaaaaa").json
     for answer in (

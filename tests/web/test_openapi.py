@@ -164,3 +164,10 @@ def test_description_names_every_route_of_the_api(ask: dict[str, Any]) -> None:
     assert written == set(paths) == {path for _, path in OPERATIONS}
     assert not [path for path in paths if not path.startswith("/api/v1/")]
     assert paths["/api/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]
+
+
+def test_every_address_that_takes_a_body_states_how_it_refuses_one(ask: dict[str, Any]) -> None:
+    paths = ask["app"].test_client().get("/api/v1/openapi.json").json["paths"]
+    with_body = [operation for path in paths.values() for operation in path.values() if "requestBody" in operation]
+    assert len(with_body) > 8
+    assert [one["operationId"] for one in with_body if not {"413", "415"} <= one["responses"].keys()] == []

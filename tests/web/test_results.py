@@ -1,6 +1,7 @@
 """A job's results: pages, filters, exports that a spreadsheet cannot run, and images."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -12,6 +13,7 @@ from PIL import Image
 from sqlalchemy import select
 from werkzeug.http import parse_options_header
 
+from db import MADE_UP
 from db.database import read_scope, session_scope
 from db.ledger.series import SeriesQuery, series_page
 from db.models import Chunk, Job, ModelVersion, Slice, User
@@ -82,6 +84,27 @@ def test_result_row_has_all_fields(api: Api, job_id: str) -> None:
     assert (first["label"], first["probability"], first["series"]) == ("COVID", 0.9, "left")
     assert (first["model_version"], first["recipe"], first["has_heat"]) == ("fake/1", "lung-224-v1", True)
     assert (last["state"], last["reason"], last["label"], last["probability"]) == ("rejected", "truncated", None, None)
+    assert (first["engine"], last["engine"]) == ("openvino-f32", None)
+
+
+def test_scores_that_a_test_made_up_are_marked_everywhere(
+    api: Api, anns_browser: Browser, worker: WorkerPart, champion: ModelVersion
+) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png(1), "2.png": png(2)}))).json["id"]
+    worker.start()
+    worker.read(2)
+    worker.finish_reading()
+    worker.predict(engine="fake")
+    job = api.get(f"/jobs/{job_id}").json
+    assert MADE_UP in job["notice"]
+    assert MADE_UP in job["model_note"]
+    slice_id = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
+    for path in ("results", "series", "findings", "results.csv", "results.json", "findings.csv", "findings.json"):
+        assert MADE_UP in api.get(f"/jobs/{job_id}/{path}").text, path
+    parquet = pq.read_table(io.BytesIO(api.get(f"/jobs/{job_id}/results.parquet").data))
+    assert all(MADE_UP in notice for notice in parquet["notice"].to_pylist())
+    for page in (f"/jobs/{job_id}", f"/jobs/{job_id}/slices/{slice_id}", "/jobs"):
+        assert MADE_UP in html.unescape(anns_browser.get(page).text), page
 
 
 def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
@@ -208,7 +231,7 @@ def test_finding_on_several_loose_files_names_all_of_them(api: Api, worker: Work
     assert series["series"] == "(no folder)"
 
 
-def test_csv_holds_no_formula(api: Api, job_id: str) -> None:
+def test_row_43_csv_holds_no_formula(api: Api, job_id: str) -> None:
     rows = list(csv.reader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text)))
     cells = [cell for row in rows for cell in row]
     assert "'=HYPERLINK(1).png" in cells

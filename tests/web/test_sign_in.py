@@ -78,7 +78,7 @@ def guess(app: APIFlask, count: int, address: str = "192.0.2.7", name: str = "an
     return [browser.sign_in(name, f"guess {i}").status_code for i in range(count)]
 
 
-def test_wrong_passwords_are_stopped(app: APIFlask, browser: Browser, ann: User) -> None:
+def test_row_41_wrong_passwords_are_stopped(app: APIFlask, browser: Browser, ann: User) -> None:
     statuses = [browser.sign_in("ann", f"guess {i}").status_code for i in range(12)]
     assert statuses[:10] == [401] * 10
     assert statuses[10:] == [429] * 2
@@ -296,7 +296,7 @@ def test_tokens_of_programs_do_not_end_as_idle(api: Api, settings: Settings) -> 
 
 
 @pytest.mark.parametrize("token", ["", "nonsense"])
-def test_form_without_its_token_is_refused(anns_browser: Browser, token: str) -> None:
+def test_row_40_form_without_its_token_is_refused(anns_browser: Browser, token: str) -> None:
     for path in ("/sign-in", "/tokens", "/sign-out"):
         assert anns_browser.client.post(path, data={"csrf_token": token}).status_code == 400
 
@@ -332,7 +332,7 @@ def test_api_takes_a_token(api: Api) -> None:
     assert api.get("/jobs").status_code == 200
 
 
-def test_unknown_revoked_and_expired_tokens_are_401(app: APIFlask, ann: User) -> None:
+def test_row_42_unknown_revoked_and_expired_tokens_are_401(app: APIFlask, ann: User) -> None:
     with session_scope() as s:
         revoked = tokens.issue_token(s, ann, "r")
         expired = tokens.issue_token(s, ann, "e", timedelta(seconds=-1))
@@ -434,11 +434,12 @@ def test_kept_key_survives_a_restart(settings: Settings) -> None:
 def test_proxy_is_believed_only_when_one_is_set(settings: Settings, champion: ModelVersion, ann: User) -> None:
     forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "ct.example"}
     seen = []
-    for proxies in (0, 1):
+    for proxies in (0, 1, 2):
         app = create_app(settings.model_copy(update={"trusted_proxies": proxies}))
         app.before_request(lambda: seen.append((request.remote_addr, request.scheme, request.host)))
         app.test_client().get("/healthz", headers=forwarded)
-    assert seen == [("127.0.0.1", "http", "localhost"), ("203.0.113.9", "https", "ct.example")]
+        forwarded["X-Forwarded-For"] += ", 198.51.100.1"  # the address of another proxy
+    assert seen == [("127.0.0.1", "http", "localhost"), *[("198.51.100.1", "https", "ct.example")] * 2]
 
 
 def test_note_is_left_only_where_an_untrusted_proxy_passes_requests_on(

@@ -120,7 +120,7 @@ def test_malformed_body_is_refused_and_leaves_no_file(api: Api, settings: Settin
     assert stored_files(settings) == before
 
 
-def test_a_thousand_parts_are_received_and_one_more_is_not(api: Api) -> None:
+def test_row_38_a_thousand_parts_are_received_and_one_more_is_not(api: Api) -> None:
     few = b"".join(part("files", png(i, 4), f"{i}.png") for i in range(10))
     many = few + b"".join(part("name", b"x") for _ in range(990))
     taken = post_raw(api, many + END, CONTENT_LENGTH=str(len(many + END)))
@@ -230,7 +230,7 @@ def test_archive_name_is_only_a_label(api: Api, settings: Settings) -> None:
     assert not any("passwd" in name for name in names)
 
 
-def test_upload_that_would_take_the_disks_reserve_is_507_before_it_is_received(
+def test_row_45_upload_that_would_take_the_disks_reserve_is_507_before_it_is_received(
     api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(storage()), "receive", None)

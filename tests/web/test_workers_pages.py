@@ -52,7 +52,7 @@ def test_refusal_is_an_error(roots_browser: Browser, champion: ModelVersion) -> 
     page = roots_browser.get("/workers").text
     error = page.split('<div class="problem" role="alert">')[1].split("</div></div>")[0]
     assert "ct-9 refuses to predict with fake/1; its slices wait for another worker." in error
-    assert "Import or train a version that passes, or update the machine&#39;s OpenVINO." in error
+    assert "update the machine&#39;s OpenVINO, or start a worker with another CTBATCH_ENGINE." in error
     assert page.index('class="problem"') < page.index('class="caution"')
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, NoReturn, TypeVar, cast
 
 from flask import Request as FlaskRequest
 from flask import current_app
-from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.formparser import FormDataParser
 
 from db.database import read_scope
@@ -142,6 +142,12 @@ class Request(FlaskRequest):
             super()._load_form_data()
         except ValueError as error:
             raise BadRequest("The body is not a well-formed multipart/form-data body.") from error
+
+    def on_json_loading_failed(self, e: ValueError | None) -> NoReturn:
+        """Refuse a body that is not JSON. Raises werkzeug's UnsupportedMediaType and BadRequest."""
+        if not self.is_json:
+            raise UnsupportedMediaType("The body must be JSON. Send it with Content-Type: application/json.")
+        raise BadRequest("The body is not well-formed JSON.") from e
 
     def close(self) -> None:
         """Remove the parts that were not published, however the request ended."""

@@ -71,7 +71,7 @@ def show(dataset_id: int) -> DatasetOut:
 @blueprint.post("/<int:dataset_id>/splits")
 @blueprint.input(SplitIn)
 @blueprint.output(DatasetOut)
-@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
 def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """Split a dataset
 

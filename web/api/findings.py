@@ -4,9 +4,9 @@ from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response
 
-from db import RESEARCH_USE_ONLY
 from db.findings.views import FindingsQuery, findings_page
 from db.ledger.job_view import job_view
+from db.ledger.tally import notice_of, tallies_of
 from web.actions.lookup import reading_job
 from web.actions.request import sends_files
 from web.api import PREFIX
@@ -33,7 +33,8 @@ def list_findings(job_id: str, query_data: FindingsQuery) -> FindingPage:
     """
     with reading_job(job_id) as (s, job):
         page = findings_page(s, job, query_data)
-    return FindingPage(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
+        notice = notice_of(tallies_of(s, [job])[job.id].engines)
+    return FindingPage(items=page.items, next_cursor=page.next_cursor, notice=notice)
 
 
 @blueprint.get("/findings.csv")
@@ -45,9 +46,9 @@ def findings_csv(job_id: str) -> Response:
 
     Streamed. The last column, `notice`, says that this is for research use only.
     """
-    with reading_job(job_id) as (_, job):
-        pass
-    return download(job_findings.csv_lines(job), file_name(job, "csv", "-findings"), "text/csv; charset=utf-8")
+    with reading_job(job_id) as (s, job):
+        notice = notice_of(tallies_of(s, [job])[job.id].engines)
+    return download(job_findings.csv_lines(job, notice), file_name(job, "csv", "-findings"), "text/csv; charset=utf-8")
 
 
 @blueprint.get("/findings.json")

@@ -71,7 +71,7 @@ def card(model_id: int) -> Response:
 @blueprint.post("/<int:model_id>/promote")
 @blueprint.input(PromoteIn)
 @blueprint.output(ModelDetail)
-@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
 def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
     """Promote a model version
 
@@ -86,7 +86,7 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 @blueprint.post("/rollback")
 @blueprint.input(RollbackIn)
 @blueprint.output(ModelDetail)
-@blueprint.doc(responses=problems(400, 403, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 409, 413, 415, 422))
 def rollback(json_data: RollbackIn) -> ModelDetail:
     """Roll back to the previous champion
 
@@ -100,7 +100,7 @@ def rollback(json_data: RollbackIn) -> ModelDetail:
 @blueprint.post("/<int:model_id>/checks")
 @blueprint.input(CheckIn)
 @blueprint.output(CheckOut, status_code=202, description="Queued, or its result if it was asked for before.")
-@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
 def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
@@ -113,7 +113,7 @@ def check(model_id: int, json_data: CheckIn) -> CheckOut:
 @blueprint.post("/<int:model_id>/comparisons")
 @blueprint.input(CompareIn)
 @blueprint.output(ComparisonOut, status_code=202, description="Queued, or its result if it was asked for before.")
-@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
 def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 

@@ -32,7 +32,7 @@ _TEXTS = {
     404: "Not found, or it belongs to somebody else.",
     409: "The present state does not allow this.",
     413: "Too many parts, or too many bytes.",
-    415: "Not multipart/form-data.",
+    415: "The body is not of the media type that is described here. Send `multipart/form-data` or `application/json`.",
     422: "Refused: `detail`, `code` or `errors` say why.",
     503: "The database cannot be reached, there is no model version yet, or training is not installed here.",
     507: "The disk is full.",

@@ -4,10 +4,10 @@ from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
-from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, results_page
 from db.ledger.series import series_after
+from db.ledger.tally import notice_of, tallies_of
 from db.series.images import SliceImage, slice_image
 from web.actions.lookup import ROW_IDS, reading_job
 from web.actions.request import sends_files
@@ -38,7 +38,8 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     """
     with reading_job(job_id) as (s, job):
         page = results_page(s, job, query_data)
-    return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
+    notice = notice_of(row.engine for row in page.items)
+    return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=notice)
 
 
 @blueprint.get("/series")
@@ -52,7 +53,8 @@ def list_series(job_id: str, query_data: ListQuery) -> SeriesListOut:
     """
     with reading_job(job_id) as (s, job):
         page = series_after(s, job, query_data.cursor, query_data.limit)
-    return SeriesListOut(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
+        notice = notice_of(tallies_of(s, [job])[job.id].engines)
+    return SeriesListOut(items=page.items, next_cursor=page.next_cursor, notice=notice)
 
 
 @blueprint.get("/results.csv")

@@ -21,7 +21,7 @@ guard_api(blueprint)
 @blueprint.put("/<int:slice_id>/review")
 @blueprint.input(ReviewIn)
 @blueprint.output(ReviewList)
-@blueprint.doc(responses=problems(400, 404, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 404, 409, 413, 415, 422))
 def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> ReviewList:
     """Label a slice
 

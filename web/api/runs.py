@@ -29,7 +29,8 @@ revalidate(blueprint)
 @blueprint.input(RunIn)
 @blueprint.output(RunOut, status_code=202, description="Queued. `Location` is the run.")
 @blueprint.doc(
-    responses={200: "The run that this `Idempotency-Key` launched before."} | problems(400, 403, 409, 415, 422, 503),
+    responses={200: "The run that this `Idempotency-Key` launched before."}
+    | problems(400, 403, 409, 413, 415, 422, 503),
     extensions={"x-parameters": [IDEMPOTENCY_HEADER]},
 )
 def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
@@ -46,7 +47,7 @@ def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
 @blueprint.post("/estimate")
 @blueprint.input(RunIn)
 @blueprint.output(EstimateOut)
-@blueprint.doc(responses=problems(400, 403, 409, 415, 422, 503))
+@blueprint.doc(responses=problems(400, 403, 409, 413, 415, 422, 503))
 def estimate(json_data: RunIn) -> EstimateOut:
     """Estimate a training run
 

@@ -3,13 +3,13 @@
 from flask import url_for
 from sqlalchemy.orm import Session
 
-from db import RESEARCH_USE_ONLY
 from db.datasets.datasets import dataset_view
 from db.evaluation.evaluations import evaluation_view, of_version
 from db.evaluation.gate import gate_of
 from db.evaluation.promotion import promotions_of
 from db.findings.rules import rule_of
 from db.ledger.job_view import JobView
+from db.ledger.tally import notice_of
 from db.models import Dataset, ModelVersion, TrainingRun
 from db.registry.champions import champion
 from db.registry.engine_proofs import Serving
@@ -100,4 +100,4 @@ def job_json(view: JobView) -> JobOut:
         series=url_for("api_results.list_series", job_id=view.id),
         page=url_for("jobs.show", job_id=view.id),
     )
-    return JobOut(**dict(view), notice=RESEARCH_USE_ONLY, links=links)
+    return JobOut(**dict(view), notice=notice_of(view.thresholds), links=links)

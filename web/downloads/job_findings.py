@@ -6,18 +6,17 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 
-from db import RESEARCH_USE_ONLY
 from db.findings.views import FindingView, iter_findings
 from db.models import Job
 from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
 from web.schemas.jobs import JobOut
 
 
-def csv_lines(job: Job) -> Iterator[str]:
+def csv_lines(job: Job, notice: str) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
 
-    `uploads` are separated by semicolons. `left_out` has the form `truncated: 2; little_lung: 40`. The notice is the
-    last column of each row.
+    `uploads` are separated by semicolons. `left_out` has the form `truncated: 2; little_lung: 40`. `notice` is the last
+    column of each row.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -28,7 +27,7 @@ def csv_lines(job: Job) -> Iterator[str]:
             values["uploads"] = "; ".join(row.uploads)
             values["left_out"] = "; ".join(f"{reason}: {count}" for reason, count in row.left_out.items())
             values["notes"] = " ".join(row.notes)
-            writer.writerow([*map(safe_cell, values.values()), RESEARCH_USE_ONLY])
+            writer.writerow([*map(safe_cell, values.values()), notice])
         yield drain(text)
     if text.tell():  # a job without findings: only the header
         yield drain(text)
@@ -37,7 +36,7 @@ def csv_lines(job: Job) -> Iterator[str]:
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
     """Yield one JSON object, `{"notice", "job", "findings": […]}`, with each finding on a line."""
     job_json = shown.model_dump_json(by_alias=True)
-    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
+    yield f'{{"notice": {json.dumps(shown.notice)},\n"job": {job_json},\n"findings": [\n'
     yield from json_lines(iter_findings(job))
     yield "\n]}\n"
 

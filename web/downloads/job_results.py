@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 
-from db import RESEARCH_USE_ONLY
 from db.database import read_scope
 from db.datasets.reviews import ReviewView, reviews_of_slices
 from db.findings.views import iter_findings
 from db.ledger.results import Result, ResultRow, iter_results
 from db.ledger.series import iter_series
+from db.ledger.tally import notice_of
 from db.models import Job
 from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
 from web.schemas.jobs import ExportRow, JobOut, ReviewOut
@@ -34,7 +34,7 @@ def csv_lines(job: Job) -> Iterator[str]:
             values = [getattr(row, column) for column in Result.model_fields]
             values[NOTES] = "; ".join(row.notes)
             labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
-            writer.writerow([*map(safe_cell, (*values, labels)), RESEARCH_USE_ONLY])
+            writer.writerow([*map(safe_cell, (*values, labels)), notice_of([row.engine])])
         yield drain(text)
     if text.tell():  # a job without slices: only the header
         yield drain(text)
@@ -65,7 +65,7 @@ def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
     Each finding, series and slice is on a line.
     """
     job_json = shown.model_dump_json(by_alias=True)
-    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
+    yield f'{{"notice": {json.dumps(shown.notice)},\n"job": {job_json},\n"findings": [\n'
     yield from json_lines(iter_findings(job))
     yield '\n],\n"series": [\n'
     yield from json_lines(iter_series(job))

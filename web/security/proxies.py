@@ -14,10 +14,12 @@ log = logging.getLogger(__name__)
 def install(app: Flask, settings: Settings) -> None:
     """Take the client's address, scheme and host from the headers of trusted proxies.
 
+    Each proxy adds an address to `X-Forwarded-For`. Scheme and host have one value, because proxies replace them.
+
     If no proxy is trusted, leave a note for `ctbatch doctor` when a request seems to come through a proxy.
     """
     if proxies := settings.trusted_proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=1, x_host=1)  # type: ignore[method-assign]
         return
     note = settings.untrusted_proxy_note
     with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from db import RESEARCH_USE_ONLY
+from db import FAKE_ENGINE, MADE_UP, RESEARCH_USE_ONLY
 from db.models import Outcome
 from db.reasons import NOTES, explain
 from web.actions.keys import new_key
@@ -38,7 +38,7 @@ def install(app: Flask) -> None:
         name=name,
     )
     app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, new_key=new_key)
-    app.jinja_env.globals.update(shown_size=shown_size, without=without)
+    app.jinja_env.globals.update(shown_size=shown_size, without=without, fake_engine=FAKE_ENGINE, made_up=MADE_UP)
     metric_filters.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True

@@ -126,7 +126,7 @@ def exact_by_itself(engine: Engine) -> ProofResult:
 
 def failed(engine: str, why: str, largest: float | None = None, seconds: float = 0.0) -> ProofResult:
     """Return the result for an engine that may not predict here."""
-    return result_of(engine, False, largest, seconds, f"{engine} is not used on this machine: {why}")
+    return result_of(engine, False, largest, seconds, f"{engine} is not used: {why}")
 
 
 def result_of(engine: str, passed: bool, largest_difference: float | None, seconds: float, text: str) -> ProofResult:

@@ -30,7 +30,11 @@ def users() -> None:
 @users.command()
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="Let the user see every job and promote models.")
-@click.option("--no-password", is_flag=True, help="Make an account for a program. It signs in only with a token.")
+@click.option(
+    "--no-password",
+    is_flag=True,
+    help="Make an account without a password. It signs in with a token or a sign-in link.",
+)
 @json_option
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
     """Add the user NAME, and ask for the password.
@@ -72,7 +76,7 @@ def password(name: str) -> None:
 def disable(name: str) -> None:
     """Disable the user NAME. The user's jobs and datasets stay.
 
-    Password, sessions, tokens and sign-in links of the user stop working.
+    The user can no longer sign in. Their sessions, tokens and sign-in links end for good.
     """
     with refusals(), writing() as session:
         accounts.disable_user(session, existing_user(session, name))
@@ -82,7 +86,7 @@ def disable(name: str) -> None:
 @users.command()
 @click.argument("name")
 def enable(name: str) -> None:
-    """Let the disabled user NAME sign in again. The user's API tokens work again, too."""
+    """Let the disabled user NAME sign in again, with the same password. Their earlier tokens stay revoked."""
     with writing() as session:
         accounts.enable_user(existing_user(session, name))
     say(f"{name} is enabled")

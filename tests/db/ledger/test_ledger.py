@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from sqlalchemy import select, update
 
-from db import broker, paging
+from db import MADE_UP, broker, paging
 from db.access.request_keys import IdempotencyConflict
 from db.bulk import insert_rows
 from db.clock import from_now
@@ -80,10 +80,10 @@ def scores(chunk: Chunk) -> list[PredictedSlice]:
     return [PredictedSlice(i, 1.0, 0.7, True, CAM) for i in ids]
 
 
-def predict(slices: int = 4) -> None:
+def predict(slices: int = 4, engine: str = "openvino-f32") -> None:
     chunk, own = claim(slices)
     with session_scope() as s:
-        recording.record_predictions(s, own, chunk, "fake", scores(chunk))
+        recording.record_predictions(s, own, chunk, engine, scores(chunk))
 
 
 def view(job: Job) -> job_view.JobView:
@@ -174,7 +174,7 @@ def test_a_stale_claim_records_nothing(ann: User) -> None:
     expire(Chunk)
     sweep.sweep_ledger()
     with pytest.raises(StaleClaim), session_scope() as s:
-        recording.record_predictions(s, own, chunk, "fake", scores(chunk))
+        recording.record_predictions(s, own, chunk, "openvino-f32", scores(chunk))
     assert view(job).counts.predicted == 0
     with session_scope() as s:
         assert not leases.keep(s, Chunk, own)
@@ -195,9 +195,9 @@ def test_claim_from_before_a_restore_of_the_database_is_stale(ann: User) -> None
         assert not leases.keep(s, Chunk, before)
         chunks.fail_chunk(s, before, "engine_error")
     with pytest.raises(StaleClaim), session_scope() as s:
-        recording.record_predictions(s, before, chunk, "fake", scores(chunk))
+        recording.record_predictions(s, before, chunk, "openvino-f32", scores(chunk))
     with session_scope() as s:
-        recording.record_predictions(s, after, chunk, "fake", scores(chunk))
+        recording.record_predictions(s, after, chunk, "openvino-f32", scores(chunk))
     assert view(job).counts.predicted == 1
 
 
@@ -216,7 +216,7 @@ def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: Use
                 if poisonous:
                     chunks.fail_chunk(s, own, "worker_lost")
                 else:
-                    recording.record_predictions(s, own, chunk, "fake", scores(chunk))
+                    recording.record_predictions(s, own, chunk, "openvino-f32", scores(chunk))
     sweep.sweep_ledger()
     done = view(job)
     assert done.state == JobState.FINISHED
@@ -238,7 +238,7 @@ def test_cancel_ends_waiting_chunks_now_and_running_ones_when_they_report(ann: U
     with session_scope() as s:
         assert recording.record_read(s, own_upload, upload, rows(2, start=2), "b" * 64)  # says: cancelled
     with session_scope() as s:
-        recording.record_predictions(s, own, chunk, "fake", scores(chunk))
+        recording.record_predictions(s, own, chunk, "openvino-f32", scores(chunk))
     with session_scope() as s:
         recording.close_upload(s, own_upload, upload)
     done = view(job)
@@ -274,7 +274,7 @@ def test_retry_takes_only_what_failed(ann: User) -> None:
     chunk, own = claim()
     good, bad = scores(chunk)
     with session_scope() as s:
-        recording.record_predictions(s, own, chunk, "fake", [good])
+        recording.record_predictions(s, own, chunk, "openvino-f32", [good])
         s.execute(update(Slice).where(Slice.id == bad.slice_id).values(state=Outcome.QUARANTINED, reason="worker_lost"))
     with session_scope() as s:
         completion.finish_if_done(s, completion.lock_job(s, job.id))
@@ -297,6 +297,19 @@ def test_known_pixels_are_not_predicted_again(ann: User, bob: User) -> None:
     assert view(again).counts.predicted == 4
     with session_scope() as s:
         assert queue.claim_chunks(s, "w", 4) == []
+
+
+def test_made_up_predictions_are_never_copied(ann: User, bob: User) -> None:
+    first = submit(ann)
+    unpack(4, pixels="shared")
+    predict(engine="fake")
+    assert view(first).model_note.startswith(MADE_UP)
+    second = submit(bob)
+    unpack(4, pixels="shared")
+    assert view(second).counts.predicted == 0
+    predict()
+    assert (view(second).counts.predicted, list(view(second).thresholds)) == (4, ["openvino-f32"])
+    assert MADE_UP not in view(second).model_note
 
 
 def test_owners_take_turns_and_priority_goes_first(ann: User, bob: User) -> None:
@@ -367,7 +380,7 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
     by_id = scores(chunk)
     with session_scope() as s:
         scored = [PredictedSlice(x.slice_id, 0.0, (n % 3) / 3, n % 3 == 2, CAM) for n, x in enumerate(by_id)]
-        recording.record_predictions(s, own, chunk, "fake", scored)
+        recording.record_predictions(s, own, chunk, "openvino-f32", scored)
     for sort in get_args(results.Sort):
         seen, cursor = [], None
         while True:

@@ -103,7 +103,7 @@ def test_worker_that_lost_its_chunk_and_the_one_that_has_it_do_not_wait_for_each
         with session_scope() as s:
             assert queue.claim_chunks(impatient(s), "quick", 1)
         with pytest.raises(StaleClaim):
-            recording.record_predictions(slow, stale, chunk, "fake", [])
+            recording.record_predictions(slow, stale, chunk, "openvino-f32", [])
 
 
 @on_postgres

@@ -55,7 +55,7 @@ def predict(slices: int) -> Chunk:
         ((chunk, claim),) = queue.claim_chunks(s, "w", slices)
     with session_scope() as s:
         scored = [PredictedSlice(id_, 1.0, 0.7, True, bytes(98)) for id_ in open_slices(s, chunk.id)]
-        recording.record_predictions(s, claim, chunk, "fake", scored)
+        recording.record_predictions(s, claim, chunk, "openvino-f32", scored)
     return chunk
 
 

@@ -88,6 +88,16 @@ def test_message_names_what_failed_and_what_serves(champion: ModelVersion) -> No
     assert len(serving().reasons) == 2
 
 
+def test_warning_of_a_job_names_the_file_that_the_package_lacks(champion: ModelVersion) -> None:
+    lacks = "keras is not used: the package demo holds no model.keras"
+    with session_scope() as s:
+        engine_proofs.record_load(s, champion.id, [result("keras", False) | {"text": lacks}])
+    with read_scope() as s:
+        warning = engine_proofs.refusals(s, {champion.id})[champion.id]
+    assert lacks in warning
+    assert "CTBATCH_ENGINE" in warning
+
+
 def test_each_host_and_version_has_its_own_serving(champion: ModelVersion, new_champion: NewChampion) -> None:
     other = new_champion("other")
     load(champion, int8=True)

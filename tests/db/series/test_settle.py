@@ -198,7 +198,7 @@ def test_order_holds_after_a_retry(ann: User) -> None:
     ],
 )
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_notes_on_positions(ann: User, expected: list[str], places: list[float | None]) -> None:
+def test_row_35_notes_on_positions(ann: User, expected: list[str], places: list[float | None]) -> None:
     assert notes(read_job(ann, [ct(f"{n}", place) for n, place in enumerate(places)])) == expected
 
 

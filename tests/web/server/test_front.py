@@ -89,7 +89,7 @@ def test_page_whose_body_comes_drop_by_drop_is_refused(monkeypatch: pytest.Monke
     assert client.read[0]["status"] == 408
 
 
-def test_upload_that_comes_drop_by_drop_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_37_upload_that_comes_drop_by_drop_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "PIECE_SECONDS", 0.5)
     assert len(ask(echo, Client(*[b"x"] * 200, pause=0.01), Kind.FILES, length=200).body) < 200
 

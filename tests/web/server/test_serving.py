@@ -256,7 +256,7 @@ def test_one_connection_carries_several_requests(served: Served) -> None:
     ],
     ids=["length and chunked", "two lengths", "signed length", "bare CR", "bare LF", "two hosts"],
 )
-def test_request_whose_end_is_ambiguous_is_refused(served: Served, sent: bytes) -> None:
+def test_row_36_request_whose_end_is_ambiguous_is_refused(served: Served, sent: bytes) -> None:
     with served.connect(sent) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
 

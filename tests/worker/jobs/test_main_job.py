@@ -86,7 +86,7 @@ def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: En
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_dicomdirs_are_noted_on_the_job_though_they_are_not_slices(
+def test_row_29_dicomdirs_are_noted_on_the_job_though_they_are_not_slices(
     ann: User, submit: Any, slices: Entries, view: View, kind: str
 ) -> None:
     job = submit(ann, {"DICOMDIR": b"x"} | slices(3) | {"two/dicomdir": b"x"}, kind)

@@ -241,7 +241,7 @@ def test_known_predictions_are_not_copied_under_a_claim_that_is_lost(
         own = leases.take(s, Chunk, other.id, "quick")
         assert own is not None
         known = PredictedSlice(other.id, 1.0, 0.7, True, bytes(98))
-        recording.record_predictions(s, own, other, "fake", [known])
+        recording.record_predictions(s, own, other, "openvino-f32", [known])
     assert view(quick).counts.predicted == 1
     assert shares.open_shares([(mine, stale)]) == []
     with read_scope() as s:
@@ -262,7 +262,7 @@ def test_chunk_that_someone_else_has_does_not_keep_the_others_of_its_job_from_be
     with session_scope() as s:
         s.execute(update(Chunk).where(Chunk.id == taken[0][0].id).values(token="someone else's"))
     scores = {hash_: PredictedSlice(0, 1.0, 0.7, True, bytes(98)) for share in opened for hash_ in share.pixels}
-    shares.record(opened, "fake", scores, Heartbeat(Chunk, [claim for _, claim in taken]))
+    shares.record(opened, "openvino-f32", scores, Heartbeat(Chunk, [claim for _, claim in taken]))
     assert (view(job).counts.predicted, view(job).counts.open) == (16, 8)
 
 

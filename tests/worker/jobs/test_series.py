@@ -49,7 +49,7 @@ def check_sums(view: JobView) -> None:
 
 
 @pytest.mark.parametrize("blamed", ["a", "c"])
-def test_study_of_two_patients_is_held_back(ann: User, submit: Any, view: View, blamed: str) -> None:
+def test_row_30_study_of_two_patients_is_held_back(ann: User, submit: Any, view: View, blamed: str) -> None:
     files = {"a": ct(1), "b": ct(2), "c": ct(3)}
     files[blamed] = ct(9, PatientID="another")
     files["other"] = ct(4, PatientID="another", StudyInstanceUID="5", SeriesInstanceUID="5.1")
@@ -59,7 +59,7 @@ def test_study_of_two_patients_is_held_back(ann: User, submit: Any, view: View, 
     check_sums(view(job))
 
 
-def test_one_instance_with_other_bytes_is_kept_twice_and_not_predicted(ann: User, submit: Any, view: View) -> None:
+def test_row_31_instance_with_other_bytes_is_kept_twice_and_not_predicted(ann: User, submit: Any, view: View) -> None:
     twin = {"SOPInstanceUID": "1.2.3.4.1"}
     job = submit(ann, {"a": ct(1), "b": ct(2), "changed": ct(3, **twin), "copy of b": ct(2)})
     work()
@@ -76,7 +76,7 @@ def test_one_instance_with_other_bytes_is_kept_twice_and_not_predicted(ann: User
     assert all(storage().exists(sha256 or "") for sha256 in kept)
 
 
-def test_blank_patient_ids_are_as_many_patients_as_studies(ann: User, submit: Any, view: View) -> None:
+def test_row_32_blank_patient_ids_are_as_many_patients_as_studies(ann: User, submit: Any, view: View) -> None:
     studies = [{"StudyInstanceUID": f"1.{n}", "SeriesInstanceUID": f"1.{n}.1"} for n in range(4)]
     blank = [ct(n, PatientID=value, **studies[n]) for n, value in enumerate(["", " ", None])]
     job = submit(ann, {f"{n}": data for n, data in enumerate([*blank, ct(3, **studies[3])])})
