@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -66,13 +66,20 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def proxy_port(web: Web, tmp_path: Path) -> Iterator[int]:
     """The port of an nginx before `web`."""
+    with running_proxy(tmp_path, web.server_address[1]) as port:
+        yield port
+
+
+@contextmanager
+def running_proxy(folder: Path, web_port: int) -> Iterator[int]:
+    """Run nginx before a port of this machine. Yield its own port. What it logs goes to `folder/log`."""
     for program in ("nginx", "openssl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian: {program})")
     port = free_port()
-    config = proxy_config(tmp_path, web.server_address[1], port)
-    argv = ["nginx", "-p", tmp_path, "-c", config, "-e", "stderr", "-g", "daemon off;"]
-    with subprocess.Popen(argv) as nginx:
+    config = proxy_config(folder, web_port, port)
+    argv = ["nginx", "-p", folder, "-c", config, "-e", "stderr", "-g", "daemon off;"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(argv, stderr=log) as nginx:
         for _ in range(100):
             assert nginx.poll() is None
             with socket.socket() as probe:
@@ -121,6 +128,18 @@ def test_body_that_is_too_large_for_a_page_ends_at_the_proxy(web: Web, proxy_por
     with begin(proxy_port, "/sign-in", MAX_OTHER_BODY_BYTES + 1) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
     assert web.heads == []
+
+
+def test_log_holds_neither_names_nor_sign_in_links(tmp_path: Path) -> None:
+    page = "/jobs/j?find=PATMARK"
+    with running_proxy(tmp_path, free_port()) as port:  # web is away
+        for path in (f"{page}&poll=1", "/sign-in/PATMARK"):
+            assert get(port, path, Referer=f"https://127.0.0.1:{port}{page}").status_code == 502
+        with ExitStack() as stack:
+            for _ in range(200 + 20):
+                stack.enter_context(begin(port, page, 9))
+            assert get(port, page).status_code == 503
+    assert "PATMARK" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
