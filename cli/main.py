@@ -145,4 +145,7 @@ def _problem_of_the_machine(error: OSError | ValueError) -> str | None:
     if getattr(error, "title", "") != "Settings":  # pydantic names its error for the class that it checked
         return None
     details = error.errors()  # type: ignore[attr-defined]  # naming the class would load pydantic
-    return "; ".join(f"the setting {detail['loc'][0]}: {detail['msg']}" for detail in details)
+    return "; ".join(
+        "".join(f"the setting {name}: " for name in detail["loc"][:1]) + detail["msg"].removeprefix("Value error, ")
+        for detail in details
+    )

@@ -4,7 +4,8 @@ import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -13,6 +14,21 @@ from db.reasons import SET_APART
 
 MIB = 1024 * 1024
 EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
+
+
+def _is_url(value: str) -> bool:
+    """Return whether a URL is valid, and names and passwords in it are escaped.
+
+    Parsers do not agree on other URLs: they take a part of the password for the host, the port or the path.
+    """
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # checks it
+    except ValueError:
+        return False
+    after_host = parts.path + parts.query + parts.fragment
+    is_escaped = not parts.netloc or (parts.netloc.count("@") <= 1 and "@" not in after_host)
+    return "://" in value and is_escaped
 
 
 def _rules(value: str) -> tuple[str, ...]:
@@ -35,7 +51,8 @@ class Settings(BaseSettings):
     `CELERY_BROKER_URL_FILE` name.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
+    # Errors do not show the values of settings, because some are secrets.
+    model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # Where things live
     home: Annotated[Path, BeforeValidator(_home)] = Field(default="~/.ctbatch", validate_default=True)
@@ -104,7 +121,10 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        """Read the secrets and the two URLs from files, because containers get their secrets in files."""
+        """Read the secrets and the two URLs from files, because containers get their secrets in files.
+
+        Raises ValueError if a file is empty: without its secret, a server would be open, or use another database.
+        """
         for name, key in (
             ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
             ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token"),
@@ -113,7 +133,18 @@ class Settings(BaseSettings):
         ):
             if path := os.environ.get(name):
                 values[key] = Path(path).read_text().strip()
+                if not values[key]:
+                    raise ValueError(f"the file that {name} names is empty; write the secret into it, or unset {name}")
         return values
+
+    @model_validator(mode="after")
+    def _check_urls(self) -> Self:
+        """Raise ValueError if a URL is not valid. The message holds no part of it, because it may hold a password."""
+        for name, url in (("DATABASE_URL", self.database_url), ("CELERY_BROKER_URL", self.broker_url)):
+            if url and not _is_url(url):
+                advice = "percent-encode the name and the password in it, for example / as %2F and @ as %40"
+                raise ValueError(f"{name} is not a valid URL; {advice}")
+        return self
 
     @property
     def time_to_renew(self) -> timedelta:
