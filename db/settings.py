@@ -172,9 +172,9 @@ class Settings(BaseSettings):
         return self.home / "run"
 
     @property
-    def untrusted_proxy_note(self) -> Path:
-        """Return the file that a web process leaves if requests come from a proxy that is not trusted."""
-        return self.run_dir / "untrusted-proxy"
+    def proxy_note(self) -> Path:
+        """Return the file in which a web process writes for `ctbatch doctor` what is wrong with the proxies."""
+        return self.run_dir / "proxy-note"
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from db.settings import Settings
 from tests.builders.files import png
 from tests.web.actors import PASSWORD, Api, Browser, token_of
 from web.app import create_app
-from web.security import known_devices, sign_in_limits
+from web.security import known_devices, proxies, sign_in_limits
 from web.security.auth import local_path
 from web.security.secret_key import secret_key
 
@@ -434,20 +434,43 @@ def test_kept_key_survives_a_restart(settings: Settings) -> None:
 def test_proxy_is_believed_only_when_one_is_set(settings: Settings, champion: ModelVersion, ann: User) -> None:
     forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "ct.example"}
     seen = []
-    for proxies in (0, 1):
-        app = create_app(settings.model_copy(update={"trusted_proxies": proxies}))
+    for trusted in (0, 1):
+        app = create_app(settings.model_copy(update={"trusted_proxies": trusted}))
         app.before_request(lambda: seen.append((request.remote_addr, request.scheme, request.host)))
         app.test_client().get("/healthz", headers=forwarded)
     assert seen == [("127.0.0.1", "http", "localhost"), ("203.0.113.9", "https", "ct.example")]
 
 
-def test_note_is_left_only_where_an_untrusted_proxy_passes_requests_on(
-    settings: Settings, champion: ModelVersion
+@pytest.mark.parametrize(
+    "written", ["192.0.2.{host}:{port}", "[2001:db8:0:{host}::1]:{port}", "[2001:db8:0:{host}::1]"]
+)
+def test_port_that_a_proxy_adds_is_not_part_of_the_address(settings: Settings, written: str) -> None:
+    app = create_app(settings.model_copy(update={"trusted_proxies": 1}))
+    seen = []
+    app.before_request(lambda: seen.append(sign_in_limits.network()))
+    for host, port in ((7, 40001), (7, 40002), (8, 40001)):
+        forwarded = {"X-Forwarded-For": written.format(host=host, port=port)}
+        app.test_client().get("/healthz", headers=forwarded)
+    assert seen[0] == seen[1] != seen[2]
+    assert "local" not in seen
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "note"),
+    [
+        (0, None, None),
+        (0, "203.0.113.9", proxies.UNTRUSTED),
+        (1, "203.0.113.9", None),
+        (1, "203.0.113.9:40001", None),
+        (1, "unknown", proxies.UNREADABLE),
+        (1, "host.example:40001", proxies.UNREADABLE),
+    ],
+)
+def test_note_is_left_if_a_proxy_is_not_trusted_or_writes_no_address(
+    settings: Settings, champion: ModelVersion, trusted: int, forwarded: str | None, note: str | None
 ) -> None:
-    noted = []
-    for proxies, headers in ((0, {}), (0, {"X-Forwarded-For": "203.0.113.9"}), (1, {"X-Forwarded-For": "203.0.113.9"})):
-        settings.untrusted_proxy_note.unlink(missing_ok=True)
-        client = create_app(settings.model_copy(update={"trusted_proxies": proxies})).test_client()
-        client.get("/healthz", headers=headers)
-        noted.append(settings.untrusted_proxy_note.exists())
-    assert noted == [False, True, False]
+    settings.proxy_note.parent.mkdir(parents=True, exist_ok=True)
+    settings.proxy_note.write_text("of an earlier process")
+    client = create_app(settings.model_copy(update={"trusted_proxies": trusted})).test_client()
+    client.get("/healthz", headers={"X-Forwarded-For": forwarded} if forwarded else {})
+    assert (settings.proxy_note.read_text() if settings.proxy_note.exists() else None) == note
