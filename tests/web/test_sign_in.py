@@ -12,6 +12,8 @@ from argon2.exceptions import VerifyMismatchError
 from flask import request
 from pydantic import SecretStr
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
 
 from db.access import accounts, links, tokens
 from db.clock import from_now
@@ -376,9 +378,90 @@ def test_browser_writes_to_the_api_need_the_pages_token(anns_browser: Browser) -
 def test_password_change_ends_sessions_and_tokens(app: APIFlask, anns_browser: Browser, ann: User) -> None:
     api = Api(app, ann)
     with session_scope() as s:
-        accounts.set_password(s, s.merge(ann), "another one")
+        accounts.set_password(s, s.merge(ann), "another password")
     assert anns_browser.get("/jobs").status_code == 303
     assert api.get("/jobs").status_code == 401
+
+
+NEW = "a new long password"
+
+
+def change(browser: Browser, present: str = PASSWORD, new: str = NEW, again: str | None = None) -> TestResponse:
+    fields = {"present": present, "new": new, "again": new if again is None else again}
+    return browser.client.post("/password", data={"csrf_token": browser.csrf("/password"), **fields})
+
+
+def test_user_changes_their_own_password(app: APIFlask, anns_browser: Browser, ann: User) -> None:
+    other, api = Browser(app), Api(app, ann)
+    other.sign_in("ann")
+    cookie = session_cookie(anns_browser)
+    assert '<a href="/password">' in anns_browser.get("/jobs").text
+    assert change(anns_browser).status_code == 303
+    assert "Your password is changed." in anns_browser.get("/jobs").text
+    assert session_cookie(anns_browser) != cookie
+    assert other.get("/jobs").status_code == 303
+    assert api.get("/jobs").status_code == 401
+    assert Browser(app).sign_in("ann").status_code == 401
+    assert Browser(app).sign_in("ann", NEW).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("present", "new", "again", "reason"),
+    [
+        ("wrong", NEW, NEW, "present password"),
+        (PASSWORD, NEW, NEW + "x", "differ"),
+        (PASSWORD, "short", "short", "at least 12 characters"),
+        (PASSWORD, "x" * 1001, "x" * 1001, "at most 1,000 characters"),
+    ],
+    ids=["wrong", "typing error", "short", "long"],
+)
+def test_refused_change_of_a_password_changes_nothing(
+    app: APIFlask, anns_browser: Browser, present: str, new: str, again: str, reason: str
+) -> None:
+    refused = change(anns_browser, present, new, again)
+    assert (refused.status_code, reason in refused.text) == (422, True)
+    assert anns_browser.get("/jobs").status_code == 200
+    assert Browser(app).sign_in("ann").status_code == 303
+
+
+def test_present_password_cannot_be_guessed_in_an_open_session(app: APIFlask, anns_browser: Browser) -> None:
+    assert [change(anns_browser, f"guess {i}").status_code for i in range(11)] == [422] * 10 + [429]
+    refused = change(anns_browser)
+    assert (refused.status_code, "Wait" in refused.text) == (429, True)
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert Browser(app).sign_in("ann", NEW).status_code == 401
+
+
+def test_changes_of_a_password_that_succeed_are_not_counted(anns_browser: Browser) -> None:
+    for turn in range(12):
+        assert change(anns_browser, *((PASSWORD, NEW) if turn % 2 == 0 else (NEW, PASSWORD))).status_code == 303
+
+
+def test_password_page_is_for_users_with_a_password(app: APIFlask, browser: Browser, bob: User) -> None:
+    assert browser.get("/password").headers["Location"] == "/sign-in?next=/password"
+    with session_scope() as s:
+        link = links.sign_in_link_secret(s, s.merge(bob), "/jobs")
+    browser.post(f"/sign-in/{link}")
+    assert 'href="/password"' not in browser.get("/jobs").text
+    assert 'type="password"' not in browser.get("/password").text
+    assert change(browser, "").status_code == 422
+
+
+def test_password_that_was_set_meanwhile_is_not_changed(
+    app: APIFlask, anns_browser: Browser, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify_password = accounts.verify_password
+
+    def verify(s: Session, name: str, password: str) -> User | None:
+        user = verify_password(s, name, password)
+        with session_scope() as other:
+            accounts.set_password(other, other.get_one(User, ann.id), "set by an admin")
+        return user
+
+    monkeypatch.setattr("web.views.sign_in.accounts.verify_password", verify)
+    assert change(anns_browser).headers["Location"].startswith("/sign-in")
+    monkeypatch.undo()
+    assert Browser(app).sign_in("ann", "set by an admin").status_code == 303
 
 
 def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Browser) -> None:
