@@ -146,5 +146,6 @@ def _problem_of_the_machine(error: OSError | ValueError) -> str | None:
         return None
     details = error.errors()  # type: ignore[attr-defined]  # naming the class would load pydantic
     return "; ".join(
-        ": ".join([*(f"the setting {name}" for name in detail["loc"]), detail["msg"]]) for detail in details
+        "".join(f"the setting {name}: " for name in detail["loc"][:1]) + detail["msg"].removeprefix("Value error, ")
+        for detail in details
     )

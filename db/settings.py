@@ -4,7 +4,8 @@ import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,6 +17,21 @@ MIB = 1024 * 1024
 EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
 ENGINES = tuple(name for name in get_args(EngineChoice) if name != FAKE_ENGINE)
 """The engines that users may choose."""
+
+
+def _is_url(value: str) -> bool:
+    """Return whether a URL is valid, and names and passwords in it are escaped.
+
+    Parsers do not agree on other URLs: they take a part of the password for the host, the port or the path.
+    """
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # checks it
+    except ValueError:
+        return False
+    after_host = parts.path + parts.query + parts.fragment
+    is_escaped = not parts.netloc or (parts.netloc.count("@") <= 1 and "@" not in after_host)
+    return "://" in value and is_escaped
 
 
 def _rules(value: str) -> tuple[str, ...]:
@@ -45,7 +61,8 @@ class Settings(BaseSettings):
     `CELERY_BROKER_URL_FILE` name. A secret that is also set without a file is refused.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
+    # Errors do not show the values of settings, because some are secrets.
+    model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # Where things live
     home: Annotated[Path, BeforeValidator(_home)] = Field(default="~/.ctbatch", validate_default=True)
@@ -116,7 +133,8 @@ class Settings(BaseSettings):
     def _read_secret_files(cls, values: Any) -> Any:
         """Read the secrets and the two URLs from files, because containers get their secrets in files.
 
-        Raises ValueError: a secret is also set without a file, so that it is not clear which one is right.
+        Raises ValueError: a secret is also set without a file, so that it is not clear which one is right. Or its file
+        is empty: without the secret, a server would be open, or use another database.
         """
         for name, key, *without_file in (
             ("CTBATCH_SECRET_KEY_FILE", "secret_key", "CTBATCH_SECRET_KEY"),
@@ -128,7 +146,18 @@ class Settings(BaseSettings):
                 if twice := [plain for plain in without_file if os.environ.get(plain)]:
                     raise ValueError(f"{name} and {twice[0]} are both set; unset one of them")
                 values[key] = Path(path).read_text().strip()
+                if not values[key]:
+                    raise ValueError(f"the file that {name} names is empty; write the secret into it, or unset {name}")
         return values
+
+    @model_validator(mode="after")
+    def _check_urls(self) -> Self:
+        """Raise ValueError if a URL is not valid. The message holds no part of it, because it may hold a password."""
+        for name, url in (("DATABASE_URL", self.database_url), ("CELERY_BROKER_URL", self.broker_url)):
+            if url and not _is_url(url):
+                advice = "percent-encode the name and the password in it, for example / as %2F and @ as %40"
+                raise ValueError(f"{name} is not a valid URL; {advice}")
+        return self
 
     @property
     def time_to_renew(self) -> timedelta:
@@ -156,9 +185,9 @@ class Settings(BaseSettings):
         return self.home / "run"
 
     @property
-    def untrusted_proxy_note(self) -> Path:
-        """Return the file that a web process leaves if requests come from a proxy that is not trusted."""
-        return self.run_dir / "untrusted-proxy"
+    def proxy_note(self) -> Path:
+        """Return the file in which a web process writes for `ctbatch doctor` what is wrong with the proxies."""
+        return self.run_dir / "proxy-note"
 
 
 @lru_cache(maxsize=1)

@@ -308,14 +308,9 @@ def server(_settings: Settings) -> Iterator[Finding]:
 
 
 def proxy(settings: Settings) -> Iterator[Finding]:
-    """Check that this machine's web processes trust the proxy in front of them, if there is one."""
-    if settings.untrusted_proxy_note.exists():
-        yield Finding(
-            "proxy",
-            "warn",
-            "requests carry X-Forwarded-For, but no proxy is trusted, so all users seem to have one address; set"
-            " CTBATCH_TRUSTED_PROXIES to the number of proxies in front of web",
-        )
+    """Report what a web process of this machine noticed about the proxies in front of it."""
+    if settings.proxy_note.exists():
+        yield Finding("proxy", "warn", settings.proxy_note.read_text())
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

@@ -20,7 +20,7 @@ _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6Dcpw
 LOCAL_USER = "local"
 """The admin that `ctbatch up` signs in on its own machine. No other account may have this name."""
 
-LONGEST_PASSWORD = 1000  # characters
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 1000  # characters
 _NAME = re.compile(r"[\w.@+-]{1,64}")
 
 
@@ -31,7 +31,7 @@ class AccountRefused(Exception):
 def create_user(s: Session, name: str, password: str | None, is_admin: bool = False) -> User:
     """Add a user. Without a password they can sign in only by token or link.
 
-    Raises AccountRefused: the name is taken, reserved or not valid, or the password is too long.
+    Raises AccountRefused: the name is taken, reserved or not valid, or the password is too short or too long.
     """
     if not _NAME.fullmatch(name):
         raise AccountRefused(f"{name!r} is not a valid name; use 1 to 64 letters, digits and the characters . _ @ + -")
@@ -39,7 +39,7 @@ def create_user(s: Session, name: str, password: str | None, is_admin: bool = Fa
         raise AccountRefused(f"the name {LOCAL_USER} is reserved for this machine's own account; choose another name")
     if find_user(s, name):
         raise AccountRefused(f"there is a user {name!r} already; choose another name")
-    return _add(s, User(name=name, is_admin=is_admin, password_hash=_hashed(password) if password else None))
+    return _add(s, User(name=name, is_admin=is_admin, password_hash=None if password is None else _hashed(password)))
 
 
 def local_user(s: Session) -> User:
@@ -54,6 +54,8 @@ def _add(s: Session, user: User) -> User:
 
 
 def _hashed(password: str) -> str:
+    if len(password) < SHORTEST_PASSWORD:
+        raise AccountRefused(f"the password is too short; use at least {SHORTEST_PASSWORD} characters")
     if len(password) > LONGEST_PASSWORD:
         raise AccountRefused(f"the password is too long; use at most {LONGEST_PASSWORD:,} characters")
     return password_hasher.hash(password)
@@ -118,7 +120,7 @@ def verify_password(s: Session, name: str, password: str) -> User | None:
 def set_password(s: Session, user: User, password: str) -> None:
     """Set a password. The user's browsers are signed out, and their tokens and sign-in links no longer work.
 
-    Raises AccountRefused: the password is too long.
+    Raises AccountRefused: the password is too short or too long.
     """
     user.password_hash = _hashed(password)
     _end_access(s, user)

@@ -70,6 +70,15 @@ def token_user(s: Session, secret: str) -> User | None:
     return found.user if found else None
 
 
+def user_of_unrevoked(s: Session, secret: str) -> User | None:
+    """Return the user of a token or session, even if it has expired.
+
+    Return None if it is unknown or revoked, or if the user is disabled.
+    """
+    token = s.scalar(select(Token).where(Token.secret_hash == hash_of(secret), Token.revoked_at.is_(None)))
+    return token.user if token and token.user.disabled_at is None else None
+
+
 def touch_session(s: Session, secret: str) -> None:
     """Record that a person uses a session now, so that the session does not end for being idle."""
     s.execute(update(Token).where(Token.secret_hash == hash_of(secret)).values(used_at=from_now()))

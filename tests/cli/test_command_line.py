@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from click import BadParameter
+from pydantic import ValidationError
 
 from cli.commands.up import check_host
 from cli.errors import UsageError
 from cli.main import COMMANDS, cli, main
 from cli.output import safe
+from db.settings import Settings
 from tests.conftest import make_settings
 from training.launch.installed import TrainingNotInstalled
 
@@ -192,6 +194,50 @@ def test_wrong_setting_is_reported_in_one_line(ctbatch, env, message):
     assert result.returncode == 4
     assert result.stderr.startswith(f"Error: {message}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "CELERY_BROKER_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:SECRETPW/abc@127.0.0.1:1/0",
+        "redis://u:1/SECRETPW@127.0.0.1:1/0",
+        "redis://:12#SECRETPW@127.0.0.1:1/0",
+        "redis://:12?SECRETPW@127.0.0.1:1/0",
+        "postgresql://u:abc@SECRETPW@127.0.0.1:1/x",
+        "postgresql://u:SECRET[PW@127.0.0.1:1/x",
+        "postgresql://u:SECRET\u2100PW@127.0.0.1:1/x",
+        "postgresql://u:SECRETPW@127.0.0.1:abc/x",
+        "SECRETPW",
+    ],
+)
+def test_bad_url_is_refused_without_its_password(ctbatch, name, url):
+    result = ctbatch("doctor", env={name: url})
+    assert (result.returncode, result.stdout) == (4, "")
+    assert result.stderr.startswith(f"Error: {name} is not a valid URL; ")
+    assert result.stderr.count("\n") == 1
+    assert "SECRET" not in result.stderr
+    with pytest.raises(ValidationError) as error:
+        Settings(**{name: url})
+    assert "SECRET" not in str(error.value)
+
+
+def test_url_with_an_escaped_password_is_taken(tmp_path):
+    url = "postgresql://ann%40site:a%2Fb%40c%23d%3F@[::1]:5432/x?sslmode=require"
+    settings = make_settings(tmp_path / "a@home", DATABASE_URL=url, CELERY_BROKER_URL="rediss://:a%2Fb@host")
+    assert settings.database_url == url
+
+
+@pytest.mark.parametrize(
+    "name", ["CTBATCH_SECRET_KEY_FILE", "CTBATCH_METRICS_TOKEN_FILE", "DATABASE_URL_FILE", "CELERY_BROKER_URL_FILE"]
+)
+def test_empty_file_of_a_secret_is_refused(ctbatch, tmp_path, name):
+    (tmp_path / "secret").write_text(" \n")
+    result = ctbatch("db", "upgrade", env={name: str(tmp_path / "secret")})
+    assert result.returncode == 4
+    assert name in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize("words", [["jobs", "ls"], ["submit", "--help"]], ids=" ".join)

@@ -256,16 +256,11 @@ def test_file_system_of_a_folder_with_a_blank_in_its_name(monkeypatch, tmp_path)
     assert file_systems.file_system_of(Path("/my")) == "ext4"
 
 
-@pytest.mark.slow
-def test_doctor_warns_of_a_proxy_that_is_not_trusted(operate, database):
-    def states():
-        findings = json.loads(operate("doctor", "--json").stdout)
-        return [finding["state"] for finding in findings if finding["check"] == "proxy"]
-
-    assert states() == []
-    database.untrusted_proxy_note.parent.mkdir(parents=True, exist_ok=True)
-    database.untrusted_proxy_note.touch()
-    assert states() == ["warn"]
+def test_doctor_repeats_what_web_noticed_of_a_proxy(settings):
+    assert list(doctor.proxy(settings)) == []
+    settings.proxy_note.parent.mkdir(parents=True, exist_ok=True)
+    settings.proxy_note.write_text("no proxy is trusted")
+    assert list(doctor.proxy(settings)) == [doctor.Finding("proxy", "warn", "no proxy is trusted")]
 
 
 @pytest.mark.parametrize(("is_allowed", "state"), [(True, "warn"), (False, "fail")])

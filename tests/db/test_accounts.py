@@ -35,14 +35,17 @@ def test_name_is_checked(database: Settings, name: str) -> None:
         accounts.create_user(s, name, None)
 
 
-def test_longest_password_that_can_be_set_can_be_used(database: Settings) -> None:
+def test_length_of_a_password_is_limited_and_the_longest_can_be_used(database: Settings) -> None:
     longest = "x" * accounts.LONGEST_PASSWORD
     with session_scope() as s:
         eve = accounts.create_user(s, "eve", longest)
         assert accounts.verify_password(s, "eve", longest) is not None
         assert accounts.verify_password(s, "eve", longest + "x") is None
+        for refused in (longest + "x", "x" * (accounts.SHORTEST_PASSWORD - 1), ""):
+            with pytest.raises(accounts.AccountRefused):
+                accounts.set_password(s, eve, refused)
         with pytest.raises(accounts.AccountRefused):
-            accounts.set_password(s, eve, longest + "x")
+            accounts.create_user(s, "carl", "")
 
 
 def test_disabled_user_is_let_in_by_nothing_and_keeps_only_the_password(database: Settings) -> None:
@@ -98,7 +101,7 @@ def test_new_password_ends_sessions_tokens_and_links_of_that_user_alone(ann: Use
         page = tokens.issue_token(s, ann, "browser", kind="session")
         api, bobs = tokens.issue_token(s, ann, "script"), tokens.issue_token(s, bob, "script")
         link = links.sign_in_link_secret(s, ann, "/jobs")
-        accounts.set_password(s, s.get_one(User, ann.id), "new")
+        accounts.set_password(s, s.get_one(User, ann.id), "a new password")
     with session_scope() as s:
         assert tokens.token_user(s, page) is None
         assert tokens.token_user(s, api) is None

@@ -96,6 +96,15 @@ def test_helm_finds_no_fault_and_misses_no_setting() -> None:
     assert "storage.url" in unset.stderr
 
 
+def test_ingress_serves_metrics_only_with_a_token() -> None:
+    command = [helm(), "template", "demo", str(CHART), *STORAGE, "--set", "ingress.enabled=true"]
+    open_metrics = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert open_metrics.returncode != 0
+    assert "metricsToken" in open_metrics.stderr
+    (ingress,) = of_kind("all", "Ingress").values()
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/enable-access-log"] == "false"
+
+
 def containers(variant: str) -> dict[str, dict[str, Any]]:
     pods = of_kind(variant, "Deployment") | of_kind(variant, "Job")
     return {name: pod["spec"]["template"]["spec"] for name, pod in pods.items()}

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -66,17 +66,25 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def proxy_port(web: Web, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of an nginx before `web`. With the parameter "behind another" it trusts a proxy at 127.0.0.1."""
+    trusts_another = getattr(request, "param", "") == "behind another"
+    with running_proxy(tmp_path, web.server_address[1], trusts_another=trusts_another) as port:
+        yield port
+
+
+@contextmanager
+def running_proxy(folder: Path, web_port: int, *, trusts_another: bool = False) -> Iterator[int]:
+    """Run nginx before a port of this machine. Yield its own port. What it logs goes to `folder/log`."""
     for program in ("nginx", "openssl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian: {program})")
     port = free_port()
-    config = proxy_config(tmp_path, web.server_address[1], port)
-    if getattr(request, "param", "") == "behind another":
+    config = proxy_config(folder, web_port, port)
+    if trusts_another:
         text, replaced = re.subn("# set_real_ip_from .*;", "set_real_ip_from 127.0.0.1;", config.read_text())
         assert replaced == 1
         config.write_text(text)
-    argv = ["nginx", "-p", tmp_path, "-c", config, "-e", "stderr", "-g", "daemon off;"]
-    with subprocess.Popen(argv) as nginx:
+    argv = ["nginx", "-p", folder, "-c", config, "-e", "stderr", "-g", "daemon off;"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(argv, stderr=log) as nginx:
         for _ in range(100):
             assert nginx.poll() is None
             with socket.socket() as probe:
@@ -125,6 +133,18 @@ def test_body_that_is_too_large_for_a_page_ends_at_the_proxy(web: Web, proxy_por
     with begin(proxy_port, "/sign-in", MAX_OTHER_BODY_BYTES + 1) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
     assert web.heads == []
+
+
+def test_log_holds_neither_names_nor_sign_in_links(tmp_path: Path) -> None:
+    page = "/jobs/j?find=PATMARK"
+    with running_proxy(tmp_path, free_port()) as port:  # web is away
+        for path in (f"{page}&poll=1", "/sign-in/PATMARK"):
+            assert get(port, path, Referer=f"https://127.0.0.1:{port}{page}").status_code == 502
+        with ExitStack() as stack:
+            for _ in range(200 + 20):
+                stack.enter_context(begin(port, page, 9))
+            assert get(port, page).status_code == 503
+    assert "PATMARK" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow

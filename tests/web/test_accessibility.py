@@ -86,6 +86,7 @@ def paths(admin: Api, worker: WorkerPart) -> list[str]:
         "/runs/new",
         "/workers",
         "/tokens",
+        "/password",
         "/nowhere",
     ]
 

@@ -12,6 +12,8 @@ from argon2.exceptions import VerifyMismatchError
 from flask import request
 from pydantic import SecretStr
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
 
 from db.access import accounts, links, tokens
 from db.clock import from_now
@@ -21,7 +23,7 @@ from db.settings import Settings
 from tests.builders.files import png
 from tests.web.actors import PASSWORD, Api, Browser, token_of
 from web.app import create_app
-from web.security import known_devices, sign_in_limits
+from web.security import known_devices, proxies, sign_in_limits
 from web.security.auth import local_path
 from web.security.secret_key import secret_key
 
@@ -376,9 +378,90 @@ def test_browser_writes_to_the_api_need_the_pages_token(anns_browser: Browser) -
 def test_password_change_ends_sessions_and_tokens(app: APIFlask, anns_browser: Browser, ann: User) -> None:
     api = Api(app, ann)
     with session_scope() as s:
-        accounts.set_password(s, s.merge(ann), "another one")
+        accounts.set_password(s, s.merge(ann), "another password")
     assert anns_browser.get("/jobs").status_code == 303
     assert api.get("/jobs").status_code == 401
+
+
+NEW = "a new long password"
+
+
+def change(browser: Browser, present: str = PASSWORD, new: str = NEW, again: str | None = None) -> TestResponse:
+    fields = {"present": present, "new": new, "again": new if again is None else again}
+    return browser.client.post("/password", data={"csrf_token": browser.csrf("/password"), **fields})
+
+
+def test_user_changes_their_own_password(app: APIFlask, anns_browser: Browser, ann: User) -> None:
+    other, api = Browser(app), Api(app, ann)
+    other.sign_in("ann")
+    cookie = session_cookie(anns_browser)
+    assert '<a href="/password">' in anns_browser.get("/jobs").text
+    assert change(anns_browser).status_code == 303
+    assert "Your password is changed." in anns_browser.get("/jobs").text
+    assert session_cookie(anns_browser) != cookie
+    assert other.get("/jobs").status_code == 303
+    assert api.get("/jobs").status_code == 401
+    assert Browser(app).sign_in("ann").status_code == 401
+    assert Browser(app).sign_in("ann", NEW).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("present", "new", "again", "reason"),
+    [
+        ("wrong", NEW, NEW, "present password"),
+        (PASSWORD, NEW, NEW + "x", "differ"),
+        (PASSWORD, "short", "short", "at least 12 characters"),
+        (PASSWORD, "x" * 1001, "x" * 1001, "at most 1,000 characters"),
+    ],
+    ids=["wrong", "typing error", "short", "long"],
+)
+def test_refused_change_of_a_password_changes_nothing(
+    app: APIFlask, anns_browser: Browser, present: str, new: str, again: str, reason: str
+) -> None:
+    refused = change(anns_browser, present, new, again)
+    assert (refused.status_code, reason in refused.text) == (422, True)
+    assert anns_browser.get("/jobs").status_code == 200
+    assert Browser(app).sign_in("ann").status_code == 303
+
+
+def test_present_password_cannot_be_guessed_in_an_open_session(app: APIFlask, anns_browser: Browser) -> None:
+    assert [change(anns_browser, f"guess {i}").status_code for i in range(11)] == [422] * 10 + [429]
+    refused = change(anns_browser)
+    assert (refused.status_code, "Wait" in refused.text) == (429, True)
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert Browser(app).sign_in("ann", NEW).status_code == 401
+
+
+def test_changes_of_a_password_that_succeed_are_not_counted(anns_browser: Browser) -> None:
+    for turn in range(12):
+        assert change(anns_browser, *((PASSWORD, NEW) if turn % 2 == 0 else (NEW, PASSWORD))).status_code == 303
+
+
+def test_password_page_is_for_users_with_a_password(app: APIFlask, browser: Browser, bob: User) -> None:
+    assert browser.get("/password").headers["Location"] == "/sign-in?next=/password"
+    with session_scope() as s:
+        link = links.sign_in_link_secret(s, s.merge(bob), "/jobs")
+    browser.post(f"/sign-in/{link}")
+    assert 'href="/password"' not in browser.get("/jobs").text
+    assert 'type="password"' not in browser.get("/password").text
+    assert change(browser, "").status_code == 422
+
+
+def test_password_that_was_set_meanwhile_is_not_changed(
+    app: APIFlask, anns_browser: Browser, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify_password = accounts.verify_password
+
+    def verify(s: Session, name: str, password: str) -> User | None:
+        user = verify_password(s, name, password)
+        with session_scope() as other:
+            accounts.set_password(other, other.get_one(User, ann.id), "set by an admin")
+        return user
+
+    monkeypatch.setattr("web.views.sign_in.accounts.verify_password", verify)
+    assert change(anns_browser).headers["Location"].startswith("/sign-in")
+    monkeypatch.undo()
+    assert Browser(app).sign_in("ann", "set by an admin").status_code == 303
 
 
 def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Browser) -> None:
@@ -434,21 +517,44 @@ def test_kept_key_survives_a_restart(settings: Settings) -> None:
 def test_proxy_is_believed_only_when_one_is_set(settings: Settings, champion: ModelVersion, ann: User) -> None:
     forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "ct.example"}
     seen = []
-    for proxies in (0, 1, 2):
-        app = create_app(settings.model_copy(update={"trusted_proxies": proxies}))
+    for trusted in (0, 1, 2):
+        app = create_app(settings.model_copy(update={"trusted_proxies": trusted}))
         app.before_request(lambda: seen.append((request.remote_addr, request.scheme, request.host)))
         app.test_client().get("/healthz", headers=forwarded)
         forwarded["X-Forwarded-For"] += ", 198.51.100.1"  # the address of another proxy
     assert seen == [("127.0.0.1", "http", "localhost"), *[("198.51.100.1", "https", "ct.example")] * 2]
 
 
-def test_note_is_left_only_where_an_untrusted_proxy_passes_requests_on(
-    settings: Settings, champion: ModelVersion
+@pytest.mark.parametrize(
+    "written", ["192.0.2.{host}:{port}", "[2001:db8:0:{host}::1]:{port}", "[2001:db8:0:{host}::1]"]
+)
+def test_port_that_a_proxy_adds_is_not_part_of_the_address(settings: Settings, written: str) -> None:
+    app = create_app(settings.model_copy(update={"trusted_proxies": 1}))
+    seen = []
+    app.before_request(lambda: seen.append(sign_in_limits.network()))
+    for host, port in ((7, 40001), (7, 40002), (8, 40001)):
+        forwarded = {"X-Forwarded-For": written.format(host=host, port=port)}
+        app.test_client().get("/healthz", headers=forwarded)
+    assert seen[0] == seen[1] != seen[2]
+    assert "local" not in seen
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "note"),
+    [
+        (0, None, None),
+        (0, "203.0.113.9", proxies.UNTRUSTED),
+        (1, "203.0.113.9", None),
+        (1, "203.0.113.9:40001", None),
+        (1, "unknown", proxies.UNREADABLE),
+        (1, "host.example:40001", proxies.UNREADABLE),
+    ],
+)
+def test_note_is_left_if_a_proxy_is_not_trusted_or_writes_no_address(
+    settings: Settings, champion: ModelVersion, trusted: int, forwarded: str | None, note: str | None
 ) -> None:
-    noted = []
-    for proxies, headers in ((0, {}), (0, {"X-Forwarded-For": "203.0.113.9"}), (1, {"X-Forwarded-For": "203.0.113.9"})):
-        settings.untrusted_proxy_note.unlink(missing_ok=True)
-        client = create_app(settings.model_copy(update={"trusted_proxies": proxies})).test_client()
-        client.get("/healthz", headers=headers)
-        noted.append(settings.untrusted_proxy_note.exists())
-    assert noted == [False, True, False]
+    settings.proxy_note.parent.mkdir(parents=True, exist_ok=True)
+    settings.proxy_note.write_text("of an earlier process")
+    client = create_app(settings.model_copy(update={"trusted_proxies": trusted})).test_client()
+    client.get("/healthz", headers={"X-Forwarded-For": forwarded} if forwarded else {})
+    assert (settings.proxy_note.read_text() if settings.proxy_note.exists() else None) == note

@@ -5,20 +5,29 @@ import hashlib
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apiflask import APIFlask
 from flask import request
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from db import database
+from db.clock import from_now
+from db.database import session_scope
+from db.models import Token, User
+from db.registry import versions
 from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.files import png, zip_of
+from tests.builders.versions import fake_package
 from tests.web.actors import Api, Browser
 from training.errors import MAX_WEIGHTS_BYTES
+from worker.received_files import inspect_received
 
 BOUNDARY = "a-boundary"
 MULTIPART = "multipart/form-data"
@@ -221,6 +230,80 @@ def test_nobody_stores_anything_before_they_are_known(app: APIFlask, settings: S
     answer = app.test_client().post("/api/v1/jobs", data={"files": (io.BytesIO(png()), "1.png")})
     assert answer.status_code == 401
     assert stored_files(settings) == before
+
+
+class SlowBody(io.BytesIO):
+    """The body of an upload. While it arrives, `meanwhile` happens."""
+
+    def __init__(self, body: bytes, meanwhile: Callable[[Session], None]) -> None:
+        super().__init__(body)
+        self._meanwhile: list[Callable[[Session], None]] = [meanwhile]
+
+    def readinto(self, buffer: Any, /) -> int:
+        while self._meanwhile:
+            with session_scope() as s:
+                self._meanwhile.pop()(s)
+        return super().readinto(buffer)
+
+
+def disable(s: Session) -> None:
+    s.execute(update(User).values(disabled_at=from_now()))
+
+
+def revoke(s: Session) -> None:
+    s.execute(update(Token).values(revoked_at=from_now()))
+
+
+def take_the_role(s: Session) -> None:
+    s.execute(update(User).values(is_admin=False))
+
+
+def expire(s: Session) -> None:
+    s.execute(update(Token).values(expires_at=from_now(-1)))
+
+
+ENDINGS = [(disable, 401), (revoke, 401), (take_the_role, 403)]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/datasets", "/models/import", "/runs/weights"])
+@pytest.mark.parametrize(("meanwhile", "status"), ENDINGS)
+def test_nothing_is_kept_of_a_user_who_is_shut_out_during_an_upload(
+    admin: Api, settings: Settings, path: str, meanwhile: Callable[[Session], None], status: int
+) -> None:
+    before = stored_files(settings)
+    answer = post_raw(admin, SlowBody(part("files", png(), "1.png") + END, meanwhile), path)
+    if (path, status) == ("/jobs", 403):  # others may send jobs, too
+        assert answer.status_code == 202
+    else:
+        assert answer.status_code == status
+        assert stored_files(settings) == before
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/datasets", "/models/import"])
+@pytest.mark.parametrize(("meanwhile", "status"), ENDINGS)
+def test_nothing_is_made_for_a_user_who_is_shut_out_during_the_inspection(
+    admin: Api,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    meanwhile: Callable[[Session], None],
+    status: int,
+) -> None:
+    def inspect(*args: Any, **kwargs: Any) -> Any:
+        with session_scope() as s:
+            meanwhile(s)
+        return inspect_received(*args, **kwargs) if path != "/models/import" else package
+
+    package = versions.store_package(fake_package(tmp_path / "new", "new"))
+    monkeypatch.setattr("web.actions.uploads.inspect_received", inspect)
+    monkeypatch.setattr("db.registry.transfer.import_package", inspect)
+    body = part("files", png(), "COVID/1.png") + (part("name", b"site") if path == "/datasets" else b"") + END
+    answer = post_raw(admin, body, path)
+    assert answer.status_code == (202 if (path, status) == ("/jobs", 403) else status)
+
+
+def test_upload_may_take_longer_than_its_token_or_session_is_valid(admin: Api) -> None:
+    assert post_raw(admin, SlowBody(part("files", png(), "1.png") + END, expire)).status_code == 202
 
 
 def test_archive_name_is_only_a_label(api: Api, settings: Settings) -> None:

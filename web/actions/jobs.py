@@ -9,12 +9,14 @@ from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from web.actions.keys import idempotency_key
 from web.actions.uploads import receive
+from web.security.auth import check_again
 
 
 def submit(owner: User) -> tuple[JobView, bool]:
     """Receive the files of this request, and make a job of them. Return the job, and whether it is new.
 
     Raises what `receive` raises, IdempotencyConflict, and NoModelVersion. The last is raised before the body is read.
+    Raises Problem 401: the user was shut out while the files arrived.
     """
     key = idempotency_key()
     with read_scope() as s:
@@ -23,6 +25,7 @@ def submit(owner: User) -> tuple[JobView, bool]:
     with timed(Stage.RECEIVE):
         submission = receive()
     with session_scope() as s:
+        check_again(s)
         job, created = create_job(
             s,
             owner=owner,

@@ -14,6 +14,7 @@ from db.access.request_keys import KeyedRequest, made_before, remember
 from db.database import session_scope
 from db.models import User
 from web.errors import Problem
+from web.security.auth import check_again
 
 FORM_FIELD = "idempotency_key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -42,9 +43,11 @@ def once(user: User, kind: str, asked: Any, make: Callable[[Session], int]) -> t
 
     If the key of this request was used before, with the same `kind` and the same `asked` (JSON), do not call `make`,
     and return the earlier id. Raises IdempotencyConflict: the key was used with another `kind` or another `asked`.
+    Raises Problem 401 or 403: the user may no longer do this.
     """
     key = idempotency_key()
     with session_scope() as s:
+        check_again(s)
         if key is None:
             return make(s), True
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

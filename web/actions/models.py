@@ -16,6 +16,7 @@ from db.registry.transfer import PackageRefused
 from web.actions.lookup import row_of
 from web.actions.uploads import only_part, part_path
 from web.errors import Problem, sentence
+from web.security.auth import check_again
 from worker.hdf5 import check_weights
 from worker.imaging.display_names import display_name
 from worker.imaging.recipe import RECIPE
@@ -96,7 +97,7 @@ def import_version() -> tuple[int, bool]:
     """Receive an exported version from this request. Return its id in this database, and whether it is new.
 
     Raises Problem 413, 415, 422: there is no file, or it is not a package that can be imported. In these cases nothing
-    is kept.
+    is kept. Raises Problem 401 or 403: the user may no longer do this.
     """
     part = only_part("one exported model version")
     try:
@@ -106,6 +107,7 @@ def import_version() -> tuple[int, bool]:
         filename = display_name(part.filename or "unnamed")
         raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
+        check_again(s)
         version, new = transfer.register_received(s, received)
         return version.id, new
 

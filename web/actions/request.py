@@ -12,6 +12,7 @@ from werkzeug.formparser import FormDataParser
 from db.database import read_scope
 from db.installation import check_storage
 from db.storage import Receiver, StoredFile, storage
+from web.security.auth import check_again
 
 MAX_OTHER_BODY_BYTES = 1024 * 1024
 _TAKES_FILES, _SENDS_FILES = "_takes_files", "_sends_files"
@@ -142,6 +143,9 @@ class Request(FlaskRequest):
             super()._load_form_data()
         except ValueError as error:
             raise BadRequest("The body is not a well-formed multipart/form-data body.") from error
+        if self._takes_files:
+            with read_scope() as s:
+                check_again(s)
 
     def on_json_loading_failed(self, e: ValueError | None) -> NoReturn:
         """Refuse a body that is not JSON. Raises werkzeug's UnsupportedMediaType and BadRequest."""

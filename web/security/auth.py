@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from apiflask import APIBlueprint
 from flask import after_this_request, current_app, g, request, session
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from wtforms.validators import ValidationError
 
 from db.access import accounts, tokens
@@ -41,19 +42,20 @@ def current_user() -> User | None:
 
 
 def _find_user() -> User | None:
-    if _is_bearer():
-        secret, touches = bearer_token(), False
-    else:
-        secret, touches = session.get(_SESSION_KEY), _is_activity()
+    secret = _secret()
     if not secret:
         return None
     with read_scope() as s:
         known = tokens.signed_in(s, secret)
     if known is None:
         return None
-    if touches and known.touch_due:
+    if known.touch_due and not _is_bearer() and _is_activity():
         _touch(secret)
     return known.user
+
+
+def _secret() -> str | None:
+    return bearer_token() if _is_bearer() else session.get(_SESSION_KEY)
 
 
 def _is_activity() -> bool:
@@ -91,12 +93,30 @@ def require_user() -> User:
 def require_admin() -> User:
     """Return the user of this request, who must be an admin. Raises Problem 401 or 403."""
     user = require_user()
+    g.is_for_admins = True
     if not user.is_admin:
         with read_scope() as s:
-            names = accounts.admin_names(s)
-        who = f"Ask {' or '.join(names[:SHOWN_ADMINS])}" if names else "Ask one"
-        raise Problem(403, "forbidden", f"Only an admin may do this. {who} to do it, or to make you an admin.")
+            raise _only_admins(s)
     return user
+
+
+def _only_admins(s: Session) -> Problem:
+    names = accounts.admin_names(s)
+    who = f"Ask {' or '.join(names[:SHOWN_ADMINS])}" if names else "Ask one"
+    return Problem(403, "forbidden", f"Only an admin may do this. {who} to do it, or to make you an admin.")
+
+
+def check_again(s: Session) -> None:
+    """Check the user of this request once more: an upload may take an hour, and its user may be shut out meanwhile.
+
+    A token or session may have expired since the request began. Raises Problem 401: the user is disabled, or the token
+    or session was revoked. Raises Problem 403: the request is for admins, and the user is no longer one.
+    """
+    user = tokens.user_of_unrevoked(s, _secret() or "")
+    if user is None:
+        raise not_signed_in()
+    if g.get("is_for_admins") and not user.is_admin:
+        raise _only_admins(s)
 
 
 def guard_api(blueprint: APIBlueprint) -> None:

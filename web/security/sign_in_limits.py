@@ -4,12 +4,11 @@ Each limit has three windows, so that the wait grows from a minute to an hour to
 the account before is counted separately, so that strangers cannot lock out the owner there.
 """
 
-from ipaddress import IPv6Address, ip_address
-
-from flask import request
+from ipaddress import IPv6Address
 
 from db.access.sign_in_counts import Limit
 from web.security import known_devices
+from web.security.proxies import client_address
 
 WINDOWS = (60, 3600, 86_400)  # seconds
 ACCOUNT_AND_NETWORK = (10, 30, 100)  # failures in each window
@@ -35,10 +34,12 @@ def _limits(key: str, failures: tuple[int, ...]) -> list[Limit]:
 
 
 def network() -> str:
-    """Return the network that the request comes from: an IPv4 address, or the first 64 bits of an IPv6 address."""
-    try:
-        address = ip_address((request.remote_addr or "").partition("%")[0])
-    except ValueError:  # a Unix socket
+    """Return the network that the request comes from: an IPv4 address, or the first 64 bits of an IPv6 address.
+
+    Return "local" if there is no IP address.
+    """
+    address = client_address()
+    if address is None:
         return "local"
     if not isinstance(address, IPv6Address):
         return str(address)

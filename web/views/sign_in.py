@@ -1,17 +1,18 @@
-"""The pages to sign in with a password or a one-time link, and to sign out."""
+"""The pages to sign in with a password or a one-time link, to change the password, and to sign out."""
 
 import math
 
 from apiflask import APIBlueprint
-from flask import Response, redirect, request, url_for
+from flask import Response, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from db.access import accounts, links, sign_in_counts
+from db.access.accounts import AccountRefused
 from db.access.sign_in_counts import TooManyFailures
 from db.database import in_transaction, read_scope, session_scope
 from db.models import User
-from web.errors import Problem, not_signed_in
-from web.security.auth import current_user, local_path, sign_in, sign_out
+from web.errors import Problem, not_signed_in, sentence
+from web.security.auth import check_again, current_user, local_path, require_user, sign_in, sign_out
 from web.security.guards import guard_forms
 from web.security.sign_in_limits import limits_of
 from web.views.filters import duration
@@ -35,13 +36,9 @@ def form() -> ResponseReturnValue:
 @blueprint.post("/sign-in")
 def submit() -> ResponseReturnValue:
     """Sign in. A wrong password and an unknown name get the same answer after the same time."""
-    name = request.form.get("name", "")
-    limits = limits_of(name)
-    in_transaction(lambda s: sign_in_counts.count(s, limits))
-    user = _verified(name, request.form.get("password", ""))
+    user = _verified(request.form.get("name", ""), request.form.get("password", ""))
     if user is None:
         return _form(not_signed_in(WRONG))
-    in_transaction(lambda s: sign_in_counts.give_back(s, limits))
     sign_in(user)
     return redirect(local_path(request.form.get("next")), 303)
 
@@ -52,7 +49,8 @@ def wait(error: TooManyFailures) -> ResponseReturnValue:
     seconds = max(1, math.ceil(error.seconds))
     where = "from your network" if error.limit.key.startswith("network:") else "for this name"
     detail = f"There were too many wrong passwords {where}. Wait {duration(seconds)}, then try again."
-    response = _form(Problem(429, "too-many-requests", detail))
+    show = password_form if request.endpoint == "sign_in.change_password" else _form
+    response = show(Problem(429, "too-many-requests", detail))
     response.headers["Retry-After"] = str(seconds)
     return response
 
@@ -90,9 +88,41 @@ def out() -> ResponseReturnValue:
     return response
 
 
+@blueprint.get("/password")
+def password_form(problem: Problem | None = None) -> Response:
+    """Show the form that changes the user's own password."""
+    require_user()
+    return page_response("account/password.html", problem, shortest=accounts.SHORTEST_PASSWORD)
+
+
+@blueprint.post("/password")
+def change_password() -> ResponseReturnValue:
+    """Change the user's own password, who must know the present one. Then only this browser is signed in."""
+    user, new = require_user(), request.form.get("new", "")
+    if new != request.form.get("again", ""):
+        return password_form(Problem(422, "invalid", "The two new passwords differ. Type both again."))
+    if _verified(user.name, request.form.get("present", "")) is None:
+        return password_form(Problem(422, "invalid", "The present password is wrong. Try again."))
+    try:
+        with session_scope() as s:
+            check_again(s)  # an admin may have set another password meanwhile
+            accounts.set_password(s, s.get_one(User, user.id), new)
+    except AccountRefused as error:
+        return password_form(Problem(422, "invalid", sentence(error)))
+    sign_in(user)
+    flash("Your password is changed. Your other sessions, API tokens and sign-in links have ended.")
+    return redirect("/", 303)
+
+
 def _verified(name: str, password: str) -> User | None:
+    """Return the user if the password is theirs, or None. Raises TooManyFailures, also for the right password."""
+    limits = limits_of(name)
+    in_transaction(lambda s: sign_in_counts.count(s, limits))
     with read_scope() as s:
-        return accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL does not accept NUL
+        user = accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL does not accept NUL
+    if user is not None:
+        in_transaction(lambda s: sign_in_counts.give_back(s, limits))
+    return user
 
 
 def _form(problem: Problem | None = None) -> Response:

@@ -16,8 +16,6 @@ from db.access import accounts
 from db.models import User
 from db.settings import get_settings
 
-SHORTEST_PASSWORD = 12
-
 
 @click.group()
 def users() -> None:
@@ -137,9 +135,5 @@ def _view(user: User) -> dict[str, object]:
 
 def _new_password() -> str:
     if sys.stdin.isatty():
-        secret = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
-    else:
-        secret = sys.stdin.readline().rstrip("\n")
-    if len(secret) < SHORTEST_PASSWORD:
-        raise UsageError(f"the password is too short; use at least {SHORTEST_PASSWORD} characters")
-    return secret
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return sys.stdin.readline().rstrip("\n")

@@ -82,7 +82,7 @@ def test_every_page_fits_a_phone_in_both_themes(signed_in: Any, finished: str) -
     signed_in.set_viewport_size({"width": 390, "height": 844})
     for theme in ("light", "dark"):
         signed_in.emulate_media(color_scheme=theme)
-        for path in ("/jobs", f"/jobs/{finished}", "/submit", "/models", "/tokens"):
+        for path in ("/jobs", f"/jobs/{finished}", "/submit", "/models", "/tokens", "/password"):
             signed_in.goto(path)
             assert signed_in.evaluate("document.documentElement.scrollWidth") <= 390, path
             assert signed_in.evaluate("document.documentElement.dataset.bsTheme") == theme
