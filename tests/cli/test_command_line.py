@@ -179,12 +179,12 @@ def test_an_interruption_is_exit_code_130(api):
         ({"CTBATCH_PORT": "many"}, "the setting CTBATCH_PORT: Input should be a valid integer"),
         (
             {"CTBATCH_ENGINE": "steam"},
-            "the setting engine: Value error, unknown engine steam; choose from: auto, openvino,",
+            "the setting engine: unknown engine steam; choose from: auto, openvino,",
         ),
         ({"CTBATCH_SECRET_KEY_FILE": "/nowhere/key"}, "/nowhere/key: No such file or directory"),
         (
             {"DATABASE_URL": "sqlite:///x.db", "DATABASE_URL_FILE": "/nowhere/url"},
-            "Value error, DATABASE_URL_FILE and DATABASE_URL are both set; unset one of them",
+            "DATABASE_URL_FILE and DATABASE_URL are both set; unset one of them",
         ),
         ({"CTBATCH_HOME": "/proc/nowhere"}, "cannot use /proc/nowhere as home: No such file or directory"),
     ],
