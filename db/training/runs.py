@@ -214,7 +214,7 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
         return True
-    return _ask(s, run, "cancel_requested_at")
+    return _ask(s, run, cancel_requested_at=from_now())
 
 
 def can_be_stopped(run: TrainingRun) -> bool:
@@ -225,20 +225,21 @@ def can_be_stopped(run: TrainingRun) -> bool:
 def stop_run(s: Session, run: TrainingRun) -> bool:
     """Ask a run to stop training now and make a model version. Return False if it cannot be stopped.
 
-    A waiting run with a checkpoint is due at once.
+    A waiting run with a checkpoint is due at once. Workers that died before do not count any more, because making the
+    version may need less memory than training.
     """
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     if run.checkpoint:
-        due = {"stop_requested_at": from_now(), "lease_until": None, "message": "waiting for a worker"}
+        due = {"stop_requested_at": from_now(), "lease_until": None, "message": "waiting for a worker", "attempts": 0}
         if s.scalar(update(TrainingRun).where(*waiting).values(**due).returning(TrainingRun.id)):
             broker.wake_after_commit(s, Queue.TRAINING)
             return True
-    return _ask(s, run, "stop_requested_at")
+    return _ask(s, run, stop_requested_at=from_now(), attempts=1)
 
 
-def _ask(s: Session, run: TrainingRun, column: str) -> bool:
+def _ask(s: Session, run: TrainingRun, **values: Any) -> bool:
     mine = (TrainingRun.id == run.id, TrainingRun.state == Work.RUNNING)
-    return s.scalar(update(TrainingRun).where(*mine).values({column: from_now()}).returning(TrainingRun.id)) is not None
+    return s.scalar(update(TrainingRun).where(*mine).values(values).returning(TrainingRun.id)) is not None
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
