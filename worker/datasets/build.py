@@ -109,7 +109,7 @@ def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
     if jobs := [source["job"] for source in dataset.sources if "job" in source]:
         read_reviews(jobs, collector, note, folders_first=dataset.folders_first)
         return
-    sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
+    sources = [Source(source["sha256"], source["filename"], source.get("given")) for source in dataset.sources]
     files = list_files(sources, lambda: note(0.0))
     labels = label_files(files, dataset.labels_sha256)
     collector.labels_from, collector.label_warnings = labels.origin, labels.warnings

@@ -54,7 +54,10 @@ def test_numbers_are_not_classes_where_words_are() -> None:
     [
         ("scans", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
         ("covid19", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
-        ("normal", ["set\\COVID\\1.png", "2.png"], [1, None]),
+        ("normal", ["set\\COVID\\1.png", "2.png"], [1, 0]),
+        ("COVID", ["COVID/p5/1.png", "p6/2.png"], [1, 1]),
+        ("1", ["COVID/1.png", "2.png"], [1, None]),
+        ("1", ["1/1.png", "2/2.png"], [1, 1]),
         ("1", ["0/1.png", "1/2.png", "masks/3.png"], [0, 1, None]),
         ("COVID", ["p1/1.png", "2.png"], [1, 1]),
         ("COVID", ["0/1.png", "1/2.png", "3.png"], [1, 1, 1]),  # the folders number patients
@@ -63,7 +66,7 @@ def test_numbers_are_not_classes_where_words_are() -> None:
         ("set", ["0/1.png", "1/2.png", "3.png"], [0, 1, None]),
     ],
 )
-def test_name_of_an_archive_is_a_class_only_if_no_folder_in_it_is(
+def test_name_of_an_archive_is_a_class_unless_folders_in_it_name_both_classes(
     archive: str, names: list[str], labels: list[int | None]
 ) -> None:
     assert classes_of_paths(paths_in_archive(archive, names)) == labels
