@@ -278,9 +278,9 @@ def give_back(s: Session, claim: Claim) -> None:
     leases.give_back(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
 
 
-def put_off(s: Session, claim: Claim, reason: str) -> None:
+def put_off(s: Session, claim: Claim, reason: str, *, is_attempt: bool = False) -> None:
     """Put off an evaluation because something is not available now. Raises StaleClaim.
 
-    The claim does not count as an attempt.
+    `is_attempt`: count the claim as an attempt.
     """
-    leases.put_off(s, Evaluation, claim, error=f"put off: {reason}")
+    leases.put_off(s, Evaluation, claim, is_attempt=is_attempt, error=f"put off: {reason}")

@@ -281,12 +281,12 @@ def running(s: Session) -> list[tuple[int, int]]:
     return [(run_id, fence) for run_id, fence in s.execute(query)]
 
 
-def put_off(s: Session, claim: Claim, reason: str) -> None:
+def put_off(s: Session, claim: Claim, reason: str, *, is_attempt: bool = False) -> None:
     """Put off a run because something is not available now. Raises StaleClaim.
 
-    The claim does not count as an attempt.
+    `is_attempt`: count the claim as an attempt.
     """
-    leases.put_off(s, TrainingRun, claim, message=f"put off: {reason}")
+    leases.put_off(s, TrainingRun, claim, is_attempt=is_attempt, message=f"put off: {reason}")
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:

@@ -20,7 +20,7 @@ from db.findings.rules import rule_of
 from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
-from db.storage import FileDamaged, FileMissing, storage
+from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
 from db.training.lineage import groups_in, tuned_on, unknown_sources
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
@@ -62,9 +62,9 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         with session_scope() as s:
             evaluations.fail(s, claim, _why(error, evaluation))
 
-    def put_off(error: Exception) -> None:
+    def put_off(error: Exception, is_attempt: bool) -> None:
         with session_scope() as s:
-            evaluations.put_off(s, claim, claimed.reason_of(error))
+            evaluations.put_off(s, claim, claimed.reason_of(error), is_attempt=is_attempt)
 
     claimed.carry_out(
         Evaluation,
@@ -73,6 +73,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         fail=fail,
         put_off=put_off,
         away=claimed.DATA_AWAY,
+        tries=evaluations.MAX_CLAIMS,
         is_given_back=True,
     )
     return True
@@ -178,6 +179,7 @@ def _finish(
     sha256 = wait_for_storage(lambda: storage().put(packed.getvalue()), heartbeat.progress)
     ours = _verdicts(evaluation.model_version, result.engine, logit)
     against: dict[int, PairedMetrics] = {}
+    is_last_try = evaluation.attempts >= evaluations.MAX_CLAIMS
 
     def others() -> list[Evaluation]:
         with read_scope() as s:
@@ -191,7 +193,7 @@ def _finish(
         for other in claimed.patiently(heartbeat, others):
             if other.id not in against:
                 heartbeat.progress()  # a comparison takes half a minute for 100,000 slices
-                theirs = claimed.patiently(heartbeat, partial(_verdicts_of, other, heartbeat))
+                theirs = claimed.patiently(heartbeat, partial(_verdicts_of, other, heartbeat, is_last_try))
                 against[other.id] = compare(ours, theirs, data.labels, data.groups) if theirs else {}
         if claimed.patiently(heartbeat, finish):
             return
@@ -202,12 +204,17 @@ def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) ->
     return Verdicts(probability(logit, temperature), threshold)
 
 
-def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat) -> Verdicts | None:
-    """Return the answers of another version on the slices, or None if its scores are gone."""
+def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat, is_last_try: bool) -> Verdicts | None:
+    """Return the answers of another version on the slices, or None if its scores are gone.
+
+    Raises FileUnreadable if they cannot be read now, except in the last try.
+    """
     sha256 = evaluation.scores_sha256 or ""
     try:
         logit = np.load(storage().verified_path(sha256, heartbeat.progress), allow_pickle=False)
     except (FileMissing, FileDamaged) as error:
+        if isinstance(error, FileUnreadable) and not is_last_try:
+            raise
         log.warning("scores are gone or damaged", extra={"evaluation": evaluation.id})
         if isinstance(error, FileDamaged):
             storage().delete(sha256)

@@ -1,5 +1,6 @@
 """From archives and reviews to datasets, with the real reader, sandbox, storage and ledger."""
 
+import errno
 import hashlib
 import io
 import os
@@ -126,6 +127,69 @@ def make(ask: Ask) -> Make:
         return view(dataset)
 
     return act
+
+
+def make_unreadable_by_hash(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(stored, (0, 0))  # an old file is hashed before it is read
+    opened = Path.open
+
+    def open_(path: Path, *given: Any, **named: Any) -> Any:
+        if path == stored:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+def make_blocks_unreadable(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+HARMS = pytest.mark.parametrize(
+    "harm", [make_unreadable_by_hash, make_blocks_unreadable], ids=lambda harm: harm.__name__
+)
+Harm = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+@HARMS
+def test_dataset_waits_if_a_block_cannot_be_read_once(harm: Harm, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+    with session_scope() as s:
+        claim_storage(s)
+    with monkeypatch.context() as patch:
+        harm(storage().local_path(dataset.sources[0]["sha256"]), patch)
+        assert build_next("w")
+    assert view(dataset).state == "queued"
+    let_time_pass()
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
+@HARMS
+def test_dataset_fails_if_a_block_cannot_be_read_in_any_try(
+    harm: Harm, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+    with session_scope() as s:
+        claim_storage(s)
+    harm(storage().local_path(dataset.sources[0]["sha256"]), monkeypatch)
+    for _ in range(MAX_ATTEMPTS):
+        assert view(dataset).state == "queued"
+        assert build_next("w")
+        let_time_pass()
+    assert (view(dataset).state, "create it again" in view(dataset).error) == ("failed", True)
+
+
+def test_dataset_waits_while_the_whole_disk_cannot_be_read(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+    make_unreadable_by_hash(storage().local_path(dataset.sources[0]["sha256"]), monkeypatch)
+    for _ in range(MAX_ATTEMPTS + 1):
+        assert build_next("w")
+        let_time_pass()
+    assert view(dataset).state == "queued"
 
 
 def let_time_pass() -> None:
