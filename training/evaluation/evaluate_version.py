@@ -21,7 +21,7 @@ from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
-from db.training.lineage import groups_in, tuned_on, unknown_sources
+from db.training.lineage import groups_in, tuned_on, tuning_dataset, unknown_sources
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.group_level import ScoredGroups, measure_groups
@@ -114,7 +114,8 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
         learned_from = training_slices_of(s, evaluation.model_version, LEARNED_FROM)
         known_groups = groups_in(s, evaluation.model_version, LEARNED_FROM)
         unknown = unknown_sources(s, evaluation.model_version)
-        tuned = tuned_on(s, rule_of(evaluation.model_version), evaluation.dataset_id)
+        rule = rule_of(evaluation.model_version)
+        tuned, tuning_hash = tuned_on(s, rule, evaluation.dataset_id), tuning_dataset(s, rule)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: progress(0.0))
@@ -124,7 +125,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
     if not np.isfinite(scores.logit).all():
         raise EvaluationError(f"{engine.name} gave a score that is not a number")
     tuned_slices = len({row.row for row in rows} & {one.row for one in tuned})
-    result = _result(evaluation, engine.name, data, scores, tuned_slices)
+    result = _result(evaluation, engine.name, data, scores, tuned_slices, tuning_hash)
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
@@ -143,18 +144,20 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
     _finish(claim, evaluation, scores.logit, data, result, heartbeat)
 
 
-def _result(evaluation: Evaluation, engine: str, data: Labelled, scores: Scores, tuned_slices: int) -> EvaluationResult:
+def _result(
+    evaluation: Evaluation, engine: str, data: Labelled, scores: Scores, tuned_slices: int, tuning_hash: str | None
+) -> EvaluationResult:
     """Return the metrics on slices and on groups, and the share of slices that are out of distribution.
 
     Use the threshold and the temperature of the engine. `tuned_slices`: how many of the slices the rule of findings was
-    tuned on.
+    tuned on. `tuning_hash`: the hash of the dataset on which it was tuned.
     """
     version = evaluation.model_version
     temperature, threshold = calibration_of(version, engine)
     chances = probability(scores.logit, temperature)
     metrics = with_intervals(chances, data.labels, data.groups, threshold)
     groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files)
-    by_group = measure_groups(groups, rule_of(version, engine), tuned_slices)
+    by_group = measure_groups(groups, rule_of(version, engine), tuned_slices, tuning_hash)
     limit = limit_of(version.ood, engine)
     ood_share = None if scores.distance is None or limit is None else float((scores.distance > limit).mean())
     fields = {**dict(metrics), "engine": engine, "threshold": threshold, "ood_share": ood_share, "by_group": by_group}
