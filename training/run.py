@@ -67,10 +67,10 @@ def train_next(worker: str) -> bool:
                 log.error("training failed", extra={"run": run.id}, exc_info=error)
                 runs.fail_run(s, claim, message_for(error))
 
-    def put_off(error: Exception) -> None:
+    def put_off(error: Exception, is_attempt: bool) -> None:
         reason = message_for_waiting(error) if is_full_disk(error) else claimed.reason_of(error)
         with session_scope() as s:
-            runs.put_off(s, claim, reason)
+            runs.put_off(s, claim, reason, is_attempt=is_attempt)
 
     def work(heartbeat: Heartbeat) -> None:
         try:
@@ -88,6 +88,7 @@ def train_next(worker: str) -> bool:
         fail=fail,
         put_off=put_off,
         away=(*claimed.DATA_AWAY, NoRoom),
+        tries=MAX_CLAIMS,
         is_given_back=True,
     )
     return True

@@ -6,6 +6,8 @@
   (`patiently`). Then the lease is renewed.
 * If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
   attempt. It is logged as an error, and counted in the metric `ctbatch_put_offs`.
+* If storage is available, but a block of a file cannot be read, the work is put off too. This counts as an attempt,
+  because the block may be bad for good. The last attempt fails.
 * While less disk space is free than the reserve, nothing is claimed. The reserve is for work that is claimed already.
 * If a person stops the worker, long work (`is_given_back`) goes back to the queue at once. This does not count as an
   attempt. Chunks and uploads are short, or record often what they have, so they go on until they end or are killed.
@@ -21,26 +23,31 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from db.database import is_away, session_scope
+from db.database import is_away, read_scope, session_scope
 from db.installation import is_storage_at_hand
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
-from db.storage import FileDamaged, FileMissing, storage
+from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
 from worker.heartbeat import Heartbeat, WorkerStops, stop_request
+from worker.imaging.archives.region import BlockUnreadable
 from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
 
 DATA_AWAY = (OSError, OperationalError)  # for work that fails if it lacks memory, because it would lack it again
 AWAY = (*DATA_AWAY, DecoderUnavailable, MemoryError)
+UNREADABLE = (FileUnreadable, BlockUnreadable)
 WAIT_SECONDS = 2.0  # pause between two checks whether the database is back
 NOTE_SECONDS = 1.0  # pause between two notes of the progress
 
 T = TypeVar("T")
-OnError = Callable[[Exception], None]
+Fail = Callable[[Exception], None]
+PutOff = Callable[[Exception, bool], None]
+"""Puts off the work because of an error. The flag says whether this counts as an attempt."""
 
 
 def may_claim() -> bool:
@@ -61,31 +68,45 @@ def carry_out(
     claims: Sequence[Claim],
     work: Callable[[Heartbeat], None],
     *,
-    fail: OnError,
-    put_off: OnError | None = None,
+    fail: Fail,
+    put_off: PutOff,
     away: tuple[type[Exception], ...] = AWAY,
+    own_faults: tuple[type[Exception], ...] = UNREADABLE,
+    tries: int = 0,
     is_given_back: bool = False,
 ) -> None:
     """Do claimed work by the policy above.
 
-    `away`: the errors that put off the work. Any other error is passed to `fail`. `put_off`: the function that puts off
-    the work; by default, `_put_off`. `is_given_back`: give the work back if the worker is asked to stop.
+    `away`: the errors that put off the work. Any other error is passed to `fail`. `own_faults`: the errors that only
+    the files of this work cause if the storage is available. They put off the work until it has had `tries` attempts.
+    `is_given_back`: give the work back if the worker is asked to stop.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
+
+    def put_off_or_fail(error: Exception) -> None:
+        is_at_hand = is_storage_at_hand()
+        if is_at_hand and _attempts(model, claims) >= tries:
+            fail(error)
+        else:
+            log.error("work put off", extra=rows | _kind_of(error))
+            put_off(error, is_at_hand)
+
     with Heartbeat(model, claims, is_given_back=is_given_back) as heartbeat:
         try:
             try:
                 work(heartbeat)
             except (StaleClaim, WorkerStops):
                 raise
+            except own_faults as error:
+                patiently(heartbeat, partial(put_off_or_fail, error))
             except away as error:
                 log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  the error text can hold a name
-                patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
+                patiently(heartbeat, partial(put_off, error, False))
             except (FileMissing, FileDamaged) as error:
                 if OSError in away and not is_storage_at_hand():
                     log.error("work put off: storage is not available", extra=rows)  # noqa: TRY400  a traceback could name a file
                     why = OSError("the storage is not available: it lacks the marker file of this database")
-                    patiently(heartbeat, partial(put_off, why) if put_off else partial(_put_off, model, claims))
+                    patiently(heartbeat, partial(put_off, why, False))
                 else:
                     patiently(heartbeat, partial(fail, error))
             except Exception as error:
@@ -95,6 +116,13 @@ def carry_out(
         except WorkerStops:
             log.info("the worker stops, work given back", extra=rows)
             _give_back(model, claims)
+
+
+def _attempts(model: type[LeaseMixin], claims: Sequence[Claim]) -> int:
+    """Return the most attempts that one of the rows has had since its last progress."""
+    table: Any = model
+    with read_scope() as s:
+        return s.scalar(select(func.max(table.attempts)).where(table.id.in_([claim.id for claim in claims]))) or 0
 
 
 def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
@@ -122,12 +150,6 @@ def _kind_of(error: Exception) -> dict[str, object]:
     elif isinstance(error, DecoderUnavailable):
         facts["reason"] = str(error)
     return facts
-
-
-def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
-    for claim in claims:
-        with suppress(StaleClaim), session_scope() as s:
-            leases.put_off(s, model, claim)
 
 
 def _give_back(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:

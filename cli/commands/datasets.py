@@ -200,9 +200,9 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None, fo
     from cli.local.dataset_files import store_files, store_labels  # loads the readers of images
 
     table = store_labels(labels) if labels else None
-    files = store_files(paths, labels)
+    files, given = store_files(paths, labels)
     with refusals(), writing() as session:
         dataset = store.create_dataset(
-            session, name=name, user=None, files=files, labels=table, folders_first=folders_first
+            session, name=name, user=None, files=files, given=given, labels=table, folders_first=folders_first
         )
         return dataset.label

@@ -23,11 +23,15 @@ LISTED = 3  # the most names of things that were left out
 
 @dataclass(frozen=True)
 class FilePart:
-    """A file on disk: its path, the name to send it under, and its size at the first look."""
+    """A file on disk: its path, the name to send it under, and its size at the first look.
+
+    `given`: the place, among the paths of the submission, of the folder that holds it, or None if no folder does.
+    """
 
     path: Path
     filename: str
     size: int
+    given: int | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the first `size` bytes of the file. Every iteration begins at the start of the file.
@@ -49,10 +53,14 @@ class FilePart:
 
 @dataclass(frozen=True)
 class TarPart:
-    """A TAR of these files in this order. It is made while it is read. Every reading gives the same bytes."""
+    """A TAR of these files in this order. It is made while it is read. Every reading gives the same bytes.
+
+    `given`: as in `FilePart`.
+    """
 
     filename: str
     members: Sequence[FilePart]
+    given: int | None = None
 
     @cached_property
     def size(self) -> int:
@@ -131,7 +139,7 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
         if path.is_dir():
             members = _walk(path, f"{name}/" if names else "", left_out)
             members = [member for member in members if not leave_out or not member.path.samefile(leave_out)]
-            parts += _folder_parts(name, members, "" if names else f"{name}/")
+            parts += [replace(part, given=place) for part in _folder_parts(name, members, "" if names else f"{name}/")]
         else:
             (parts if _is_archive(path) else loose).append(_file_part(path, name))
     parts += [TarPart("files.tar", loose)] if len(loose) > MOST_LOOSE_FILES else loose

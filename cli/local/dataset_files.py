@@ -27,8 +27,10 @@ def store_labels(path: Path) -> ReceivedFile:
     return ReceivedFile(path.name, storage().put(content), len(content), "file", 1)
 
 
-def store_files(paths: Sequence[Path], labels: Path | None) -> list[ReceivedFile]:
+def store_files(paths: Sequence[Path], labels: Path | None) -> tuple[list[ReceivedFile], list[int | None]]:
     """Copy files, archives and folders into storage, with a progress bar. Leave out the file `labels`.
+
+    Return the files, and for each the place in `paths` of the folder that holds it, or None if no folder does.
 
     Raises:
         UsageError: there is nothing to copy, or an archive is refused.
@@ -54,4 +56,4 @@ def store_files(paths: Sequence[Path], labels: Path | None) -> list[ReceivedFile
             check_for_images(files)
         except ArchiveRefused as error:
             raise UsageError(f"{name} is refused: {error}") from error
-    return files
+    return files, [part.given for part in parts]

@@ -66,18 +66,23 @@ def create_dataset(
     name: str,
     user: User | None,
     files: list[ReceivedFile],
+    given: Sequence[int | None] | None = None,
     labels: ReceivedFile | None = None,
     folders_first: bool = False,
 ) -> Dataset:
     """Create a dataset, which a worker will build from files in storage. `labels`: the CSV of labels.
 
+    `given`: for each file, the number of the given folder that holds it, or None if the file itself was given.
     `folders_first`: folders name the groups of DICOM slices. Headers name a group only if no folder does.
 
     Raises DatasetError: the name is not allowed, or there is no file.
     """
     if not files:
         raise DatasetError("a dataset needs at least one archive or image")
-    sources = [{"filename": file.filename, "sha256": file.sha256, "size": file.size} for file in files]
+    sources = [
+        {"filename": file.filename, "sha256": file.sha256, "size": file.size, "given": number}
+        for file, number in zip(files, given or [None] * len(files), strict=True)
+    ]
     return _create(s, name, user, sources, labels.sha256 if labels else None, folders_first)
 
 

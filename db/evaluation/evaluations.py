@@ -21,7 +21,7 @@ from db.findings.rules import rule_of
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
-from db.training.lineage import tuned_on
+from db.training.lineage import tuning_dataset
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 MAX_CLAIMS = 3  # after so many workers have died while they held an evaluation, it fails
@@ -106,19 +106,22 @@ def request_check(
     """
     evaluation = request(s, version=version, dataset=dataset, user=user, notify=notify)
     result = result_of(evaluation)
-    if result is not None and not _is_by_present_rule(s, result, version, dataset):
+    if result is not None and not _is_by_present_rule(s, result, version):
         _try_again(s, evaluation)
         if notify:
             broker.wake_after_commit(s, Queue.EVALUATION)
     return evaluation
 
 
-def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVersion, dataset: Dataset) -> bool:
-    """Return whether the rule that the version has now gave the metrics of groups. True if there are none."""
+def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVersion) -> bool:
+    """Return whether the rule that the version has now gave the metrics of groups. True if there are none.
+
+    Do not read slices, because this takes seconds for large datasets, and other writers may have to wait.
+    """
     if (groups := result.by_group) is None:
         return True
     rule = rule_of(version, result.engine)
-    return groups.rule == rule.untuned and groups.tuned_slices == len(tuned_on(s, rule, dataset.id))
+    return groups.rule == rule.untuned and groups.tuned_on == tuning_dataset(s, rule)
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:
@@ -278,9 +281,9 @@ def give_back(s: Session, claim: Claim) -> None:
     leases.give_back(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
 
 
-def put_off(s: Session, claim: Claim, reason: str) -> None:
+def put_off(s: Session, claim: Claim, reason: str, *, is_attempt: bool = False) -> None:
     """Put off an evaluation because something is not available now. Raises StaleClaim.
 
-    The claim does not count as an attempt.
+    `is_attempt`: count the claim as an attempt.
     """
-    leases.put_off(s, Evaluation, claim, error=f"put off: {reason}")
+    leases.put_off(s, Evaluation, claim, is_attempt=is_attempt, error=f"put off: {reason}")

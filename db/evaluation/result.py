@@ -68,11 +68,13 @@ class GroupMetrics(Metrics):
 
     A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs. `tuned_slices`: how
     many of the slices the rule was tuned on, or on groups with their names. If any, the metrics may be too good.
+    `tuned_on`: the hash of the dataset on which the rule was tuned, or None if that dataset was not in the database.
     """
 
     rule: FindingRule
     left_out: int = 0
     tuned_slices: int = 0
+    tuned_on: str | None = None
 
 
 class VersionMetrics(Metrics):

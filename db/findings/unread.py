@@ -29,6 +29,8 @@ _LOOSE_UPLOADS = 0  # stands for all of them; ids begin at 1
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
+_ALL_LOOSE: Folder = (-1, "")
+"""Holds all loose files of a job, whatever their folders."""
 
 
 class Place(NamedTuple):
@@ -77,7 +79,8 @@ def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[in
     A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
     in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
     Otherwise it is not counted. If it was not read, it cuts off the series in its folder instead. Copies have the same
-    name and the same bytes, and count as `copy`. An upload that is not an archive and failed is such a file.
+    name and the same bytes, and count as `copy`. An upload that is not an archive and failed is such a file. If the
+    folder of a loose file holds no slices, all loose files are taken as its folder.
 
     An archive that failed cuts off the series that have slices from it. If not all its files were listed, it cuts off
     all series that its files could state. A damaged archive inside an upload cuts off the series that have slices from
@@ -87,18 +90,23 @@ def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[in
     archives: defaultdict[Folder, list[_Lost]] = defaultdict(list)
     loose = set(s.scalars(select(Upload.id).where(Upload.job_id == job.id, Upload.kind == LOOSE)))
     read = {series_id: {_together(one, loose) for one in own} for series_id, own in files.items()}
+    for of_series in read.values():
+        of_series |= {one._replace(folder=_ALL_LOOSE) for one in of_series if one.folder[0] == _LOOSE_UPLOADS}
     of_slices = {one for own in read.values() for one in own if one.suffix}
+    holding = {one.folder for own in read.values() for one in own}
     for one in chain(_lost_slices(s, job), _lost_uploads(s, job)):
         own = _together(files_of(one.upload_id, one.name), loose)
         if one.reason in OF_ARCHIVES or _ARCHIVE.search(one.name):
             archives[own.folder[0], slashed(one.name)].append(one)
-        elif one.reason != FORMAT or own in of_slices:
+            continue
+        own = own._replace(folder=_home(own.folder, holding))
+        if one.reason != FORMAT or own in of_slices:
             lost[own.folder].append(one)
     folders = {series_id: {one.folder for one in own} for series_id, own in read.items()} if lost or archives else {}
     cut_off, opened = _below(archives.keys(), folders)
     beside = set()
     for upload_id, path in archives.keys() - opened:
-        folder = (upload_id, folder_of(path))
+        folder = _home((upload_id, folder_of(path)), holding)
         if _ARCHIVE.search(path):
             beside.add(folder)
         else:  # one packed file, such as .dcm.gz
@@ -161,9 +169,14 @@ def _of_failed_uploads(s: Session, job: Job) -> set[int]:
 
 
 def _together(files: Files, loose: Set[int]) -> Files:
-    """Return the files as files of one upload if they were sent loose, because loose files are one folder."""
+    """Return the files as files of one upload if they were sent loose."""
     upload_id, path = files.folder
     return Files((_LOOSE_UPLOADS, path), files.suffix) if upload_id in loose else files
+
+
+def _home(folder: Folder, holding: Set[Folder]) -> Folder:
+    """Return the folder that decides on a lost file. `holding`: the folders that hold slices."""
+    return _ALL_LOOSE if folder[0] == _LOOSE_UPLOADS and folder not in holding else folder
 
 
 def _counts(

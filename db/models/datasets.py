@@ -34,11 +34,11 @@ class SplitRule(StrEnum):
 class Dataset(LeaseMixin, Base):
     """An immutable list of labelled slices. A worker builds it from `sources`. A changed list gets a new `number`.
 
-    `sources`: `{"filename", "sha256", "size"}` for each received file, in order, or `{"job"}` for the reviewed slices
-    of a job. `labels_sha256`: the CSV of labels, or None. `folders_first`: folders name the groups of DICOM slices, and
-    headers only if no folder does. `sha256`: the hash of all slices, labels and groups, in order, once the dataset is
-    built. `arrays`: the .npy files with the prepared slices in the order of rows, uint8[ARRAY_SLICES, 224, 224]. The
-    last one may be shorter.
+    `sources`: `{"filename", "sha256", "size", "given"}` for each received file, in order (see `create_dataset`), or
+    `{"job"}` for the reviewed slices of a job. `labels_sha256`: the CSV of labels, or None. `folders_first`: folders
+    name the groups of DICOM slices, and headers only if no folder does. `sha256`: the hash of all slices, labels and
+    groups, in order, once the dataset is built. `arrays`: the .npy files with the prepared slices in the order of rows,
+    uint8[ARRAY_SLICES, 224, 224]. The last one may be shorter.
     """
 
     __tablename__ = "dataset"

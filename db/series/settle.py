@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import BigInteger, delete, exists, func, literal, or_, select, update
+from sqlalchemy import BigInteger, case, delete, exists, func, literal, null, or_, select, update
 from sqlalchemy.orm import Session
 
-from db.bulk import UNSEEN
+from db.bulk import UNSEEN, one_of
 from db.database import current
 from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.reasons import DAMAGED
@@ -36,14 +36,17 @@ def settle(s: Session, job_id: str) -> None:
     _number_patients(s, job_id)
     _reject_conflicts(s, job_id)
     notes: dict[int, list[str]] = {}
-    for series_id, places in _series(s, job_id):
+    at_one_place: list[int] = []
+    for series_id, places, is_at_one_place in _series(s, job_id):
+        if is_at_one_place:
+            at_one_place.append(series_id)
         tracking = tracking_slices(places) if BOLUS_TRACKING in current().set_apart else []
         _reject_those(s, job_id, Slice.id, tracking, BOLUS_TRACKING, HELD_OR_CANCELLED)
         left_out = set(tracking)
         notes[series_id] = notes_of([place for place in places if place.slice_id not in left_out])
     _take_back(s, job_id)
     _note(s, job_id, notes)
-    _rank(s, job_id)
+    _rank(s, job_id, at_one_place)
 
 
 def _number_patients(s: Session, job_id: str) -> None:
@@ -102,10 +105,11 @@ def _take_back(s: Session, job_id: str) -> None:
         s.execute(predictions, execution_options=UNSEEN)
 
 
-def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
-    """Yield the slices of each series, without those that were rejected for another reason than bolus tracking.
+def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place], bool]]:
+    """Yield the slices of each series, and whether all of them state one position.
 
-    If all slices state one position, but locations along at least 1 mm, their locations are their positions.
+    Leave out slices that were rejected for another reason than bolus tracking. If all slices state one position, but
+    locations along at least 1 mm, their locations are their positions.
     """
     is_dicom = func.coalesce(Slice.format, "") == "DICOM"
     stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
@@ -115,9 +119,10 @@ def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
     for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[1]):
         located = [(row[0], Place(*row[2:])) for row in rows]
         places = [place for _, place in located]
-        if _is_one([place.position for place in places]) and _are_several([location for location, _ in located]):
+        is_at_one_place = len(places) > 1 and _is_one([place.position for place in places])
+        if is_at_one_place and _are_several([location for location, _ in located]):
             places = [place._replace(position=location) for location, place in located]
-        yield series_id, places
+        yield series_id, places, is_at_one_place
 
 
 def _is_one(positions: Sequence[float | None]) -> bool:
@@ -141,14 +146,15 @@ def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
         s.execute(update(Series), changed)
 
 
-def _rank(s: Session, job_id: str) -> None:
+def _rank(s: Session, job_id: str, at_one_place: Sequence[int]) -> None:
     """Number the slices of each series from the feet to the head.
 
     They are sorted by position, then by SliceLocation, InstanceNumber, name (in natural order), frame, hash, and place
-    in the submission. Slices without a position come last.
+    in the submission. Slices without a position come last. In the series `at_one_place`, positions do not count,
+    because they differ only by rounding.
     """
     order = (
-        Slice.position.nulls_last(),
+        case((one_of(s, Slice.series_id, at_one_place), null()), else_=Slice.position).nulls_last(),
         Slice.location.nulls_last(),
         Slice.instance_number.nulls_last(),
         Slice.name_key,

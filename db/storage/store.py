@@ -110,10 +110,12 @@ class Storage(Removal):
     def local_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
         """Return the path of the file on this machine. Fetch a remote file first, and call `alive` meanwhile.
 
+        Work looks for its file here before it reads it. So this is where it usually notices that storage hangs.
+
         Raises FileMissing, OSError, FileDamaged (the fetched bytes are damaged), and what `alive` raises.
         """
         place = self._place(sha256)
-        if place.exists():
+        if wait_for_storage(place.exists, alive):
             if self.is_local:
                 return place
             with suppress(FileNotFoundError):  # evicted just now, so it is fetched again

@@ -191,13 +191,19 @@ def used_in_making(s: Session, version: ModelVersion, dataset_id: int) -> list[S
     return _alike(split_candidates(s, dataset_id), parts_in(s, version))
 
 
+def tuning_dataset(s: Session, rule: FindingRule) -> str | None:
+    """Return the hash of the dataset on which a rule was tuned, or None if that dataset is not in this database."""
+    dataset_hash = rule.tuned.dataset_hash if rule.tuned else None
+    return dataset_hash if _same_slices(s, dataset_hash) is not None else None
+
+
 def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandidate]:
     """Return the slices of a dataset on which a rule of findings was tuned, and others of groups with such a name.
 
     Also return slices that are near-identical to such a slice of the dataset. If the dataset on which the rule was
     tuned is not in this database, return nothing.
     """
-    if rule.tuned is None or (source_id := _same_slices(s, rule.tuned.dataset_hash)) is None:
+    if (source_id := _same_slices(s, tuning_dataset(s, rule))) is None:
         return []
     tuned, slices = split_candidates(s, source_id), split_candidates(s, dataset_id)
     names = _names_of(tuned)

@@ -214,7 +214,7 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
         return True
-    return _ask(s, run, "cancel_requested_at")
+    return _ask(s, run, cancel_requested_at=from_now())
 
 
 def can_be_stopped(run: TrainingRun) -> bool:
@@ -225,20 +225,21 @@ def can_be_stopped(run: TrainingRun) -> bool:
 def stop_run(s: Session, run: TrainingRun) -> bool:
     """Ask a run to stop training now and make a model version. Return False if it cannot be stopped.
 
-    A waiting run with a checkpoint is due at once.
+    A waiting run with a checkpoint is due at once. Workers that died before do not count any more, because making the
+    version may need less memory than training.
     """
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     if run.checkpoint:
-        due = {"stop_requested_at": from_now(), "lease_until": None, "message": "waiting for a worker"}
+        due = {"stop_requested_at": from_now(), "lease_until": None, "message": "waiting for a worker", "attempts": 0}
         if s.scalar(update(TrainingRun).where(*waiting).values(**due).returning(TrainingRun.id)):
             broker.wake_after_commit(s, Queue.TRAINING)
             return True
-    return _ask(s, run, "stop_requested_at")
+    return _ask(s, run, stop_requested_at=from_now(), attempts=1)
 
 
-def _ask(s: Session, run: TrainingRun, column: str) -> bool:
+def _ask(s: Session, run: TrainingRun, **values: Any) -> bool:
     mine = (TrainingRun.id == run.id, TrainingRun.state == Work.RUNNING)
-    return s.scalar(update(TrainingRun).where(*mine).values({column: from_now()}).returning(TrainingRun.id)) is not None
+    return s.scalar(update(TrainingRun).where(*mine).values(values).returning(TrainingRun.id)) is not None
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
@@ -280,12 +281,12 @@ def running(s: Session) -> list[tuple[int, int]]:
     return [(run_id, fence) for run_id, fence in s.execute(query)]
 
 
-def put_off(s: Session, claim: Claim, reason: str) -> None:
+def put_off(s: Session, claim: Claim, reason: str, *, is_attempt: bool = False) -> None:
     """Put off a run because something is not available now. Raises StaleClaim.
 
-    The claim does not count as an attempt.
+    `is_attempt`: count the claim as an attempt.
     """
-    leases.put_off(s, TrainingRun, claim, message=f"put off: {reason}")
+    leases.put_off(s, TrainingRun, claim, is_attempt=is_attempt, message=f"put off: {reason}")
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:

@@ -144,6 +144,25 @@ def test_archives_in_folders_named_for_their_class_are_labelled(operate, ingest_
     assert (together["counts"], together["groups"]) == (view["counts"], view["groups"])
 
 
+def test_folders_of_one_name_are_labelled_apart(operate, ingest_worker, folder, tmp_path):
+    """Site A has folders. Site B has an archive with folders of both classes, and one with folders of patients."""
+    site_b = tmp_path / "b"
+    site_b.mkdir()
+    both = {f"{name}/{n}.png": png(100 + 10 * at + n) for at, name in enumerate(("COVID", "normal")) for n in range(2)}
+    write_zip(site_b / "COVID.zip", both | {"masks/1.png": png(200)})
+    write_zip(site_b / "non-COVID.zip", {f"p6/{n}.png": png(120 + n) for n in range(2)})
+    sent = [folder / "COVID", folder / "non-COVID", site_b / "COVID.zip", site_b / "non-COVID.zip"]
+    view = json.loads(operate("datasets", "create", "b", *[f"--from={path}" for path in sent], "--json").stdout)
+    assert view["counts"] == {"COVID": 8, "non-COVID": 10, "rejected": 1}
+
+
+def test_archive_packed_from_a_class_folder_takes_no_label_from_the_files_beside_it(operate, ingest_worker, folder):
+    write_zip(folder / "COVID" / "batch2.zip", {f"COVID/p9/{n}.png": png(100 + n) for n in range(2)})
+    sent = ["--from", folder / "COVID", "--from", folder / "non-COVID"]
+    view = json.loads(operate("datasets", "create", "site", *sent, "--json").stdout)
+    assert view["counts"] == {"COVID": 8, "non-COVID": 6, "rejected": 0}
+
+
 def test_leak_of_a_given_split_is_reported(operate, ingest_worker, folder, tmp_path):
     parts = ["train", "train", "validation", "validation", "test", "train"]
     rows = [f"{line},{parts[int(line.partition('.')[0][-1])]}" for line in lines(folder).splitlines()[1:]]

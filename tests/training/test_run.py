@@ -19,8 +19,9 @@ from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, T
 from db.models.documents import SplitName
 from db.registry import versions
 from db.registry.manifest import parse_manifest
-from db.storage import FileMissing, storage
+from db.storage import FileMissing, FileUnreadable, storage
 from db.training import runs
+from db.training.progress import StoredCheckpoint
 from db.training.runs import NewRun
 from tests.builders.buckets import bucket_away
 from tests.builders.datasets import add_dataset, add_split, split_of
@@ -421,6 +422,36 @@ def test_weights_for_pixels_on_another_scale_fail_a_run_with_the_right_one(datas
     view, _ = carry_out()
     assert view.state == "failed"
     assert "choose another scale: --set pixels=unit" in view.error
+
+
+def test_run_waits_with_its_checkpoint_if_a_block_cannot_be_read_but_not_for_ever(dataset, monkeypatch):
+    from training.run import MAX_CLAIMS
+
+    launch(dataset)
+    sha256 = storage().put(b"a checkpoint")
+    checkpoint = StoredCheckpoint(stage=0, epoch=40, files=dict.fromkeys(("network.npz", "state.npz"), sha256))
+    with session_scope() as s:
+        claim_storage(s)
+        s.execute(update(TrainingRun).values(checkpoint=checkpoint.as_json()))
+    monkeypatch.setattr("db.storage.store.check_hash", unreadable)
+    for attempt in range(1, MAX_CLAIMS + 1):
+        view, _ = carry_out()
+        if attempt < MAX_CLAIMS:
+            with session_scope() as s:
+                run = s.get_one(TrainingRun, view.id)
+                assert (run.state, run.attempts, run.put_offs, run.checkpoint["epoch"]) == (
+                    "ready",
+                    attempt,
+                    attempt,
+                    40,
+                )
+                assert run.message == "put off: the file 0 cannot be read"
+                run.lease_until = None
+    assert (view.state, "cannot be read" in view.error) == ("failed", True)
+
+
+def unreadable(*_):
+    raise FileUnreadable("the file 0 cannot be read")
 
 
 def test_run_that_kills_its_workers_is_given_up(dataset):

@@ -20,8 +20,8 @@ from db.findings.rules import rule_of
 from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
-from db.storage import FileDamaged, FileMissing, storage
-from db.training.lineage import groups_in, tuned_on, unknown_sources
+from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
+from db.training.lineage import groups_in, tuned_on, tuning_dataset, unknown_sources
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.group_level import ScoredGroups, measure_groups
@@ -62,9 +62,9 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         with session_scope() as s:
             evaluations.fail(s, claim, _why(error, evaluation))
 
-    def put_off(error: Exception) -> None:
+    def put_off(error: Exception, is_attempt: bool) -> None:
         with session_scope() as s:
-            evaluations.put_off(s, claim, claimed.reason_of(error))
+            evaluations.put_off(s, claim, claimed.reason_of(error), is_attempt=is_attempt)
 
     claimed.carry_out(
         Evaluation,
@@ -73,6 +73,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         fail=fail,
         put_off=put_off,
         away=claimed.DATA_AWAY,
+        tries=evaluations.MAX_CLAIMS,
         is_given_back=True,
     )
     return True
@@ -113,7 +114,8 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
         learned_from = training_slices_of(s, evaluation.model_version, LEARNED_FROM)
         known_groups = groups_in(s, evaluation.model_version, LEARNED_FROM)
         unknown = unknown_sources(s, evaluation.model_version)
-        tuned = tuned_on(s, rule_of(evaluation.model_version), evaluation.dataset_id)
+        rule = rule_of(evaluation.model_version)
+        tuned, tuning_hash = tuned_on(s, rule, evaluation.dataset_id), tuning_dataset(s, rule)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: progress(0.0))
@@ -123,7 +125,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
     if not np.isfinite(scores.logit).all():
         raise EvaluationError(f"{engine.name} gave a score that is not a number")
     tuned_slices = len({row.row for row in rows} & {one.row for one in tuned})
-    result = _result(evaluation, engine.name, data, scores, tuned_slices)
+    result = _result(evaluation, engine.name, data, scores, tuned_slices, tuning_hash)
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
@@ -142,18 +144,20 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
     _finish(claim, evaluation, scores.logit, data, result, heartbeat)
 
 
-def _result(evaluation: Evaluation, engine: str, data: Labelled, scores: Scores, tuned_slices: int) -> EvaluationResult:
+def _result(
+    evaluation: Evaluation, engine: str, data: Labelled, scores: Scores, tuned_slices: int, tuning_hash: str | None
+) -> EvaluationResult:
     """Return the metrics on slices and on groups, and the share of slices that are out of distribution.
 
     Use the threshold and the temperature of the engine. `tuned_slices`: how many of the slices the rule of findings was
-    tuned on.
+    tuned on. `tuning_hash`: the hash of the dataset on which it was tuned.
     """
     version = evaluation.model_version
     temperature, threshold = calibration_of(version, engine)
     chances = probability(scores.logit, temperature)
     metrics = with_intervals(chances, data.labels, data.groups, threshold)
     groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files)
-    by_group = measure_groups(groups, rule_of(version, engine), tuned_slices)
+    by_group = measure_groups(groups, rule_of(version, engine), tuned_slices, tuning_hash)
     limit = limit_of(version.ood, engine)
     ood_share = None if scores.distance is None or limit is None else float((scores.distance > limit).mean())
     fields = {**dict(metrics), "engine": engine, "threshold": threshold, "ood_share": ood_share, "by_group": by_group}
@@ -178,6 +182,7 @@ def _finish(
     sha256 = wait_for_storage(lambda: storage().put(packed.getvalue()), heartbeat.progress)
     ours = _verdicts(evaluation.model_version, result.engine, logit)
     against: dict[int, PairedMetrics] = {}
+    is_last_try = evaluation.attempts >= evaluations.MAX_CLAIMS
 
     def others() -> list[Evaluation]:
         with read_scope() as s:
@@ -191,7 +196,7 @@ def _finish(
         for other in claimed.patiently(heartbeat, others):
             if other.id not in against:
                 heartbeat.progress()  # a comparison takes half a minute for 100,000 slices
-                theirs = claimed.patiently(heartbeat, partial(_verdicts_of, other, heartbeat))
+                theirs = claimed.patiently(heartbeat, partial(_verdicts_of, other, heartbeat, is_last_try))
                 against[other.id] = compare(ours, theirs, data.labels, data.groups) if theirs else {}
         if claimed.patiently(heartbeat, finish):
             return
@@ -202,12 +207,17 @@ def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) ->
     return Verdicts(probability(logit, temperature), threshold)
 
 
-def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat) -> Verdicts | None:
-    """Return the answers of another version on the slices, or None if its scores are gone."""
+def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat, is_last_try: bool) -> Verdicts | None:
+    """Return the answers of another version on the slices, or None if its scores are gone.
+
+    Raises FileUnreadable if they cannot be read now, except in the last try.
+    """
     sha256 = evaluation.scores_sha256 or ""
     try:
         logit = np.load(storage().verified_path(sha256, heartbeat.progress), allow_pickle=False)
     except (FileMissing, FileDamaged) as error:
+        if isinstance(error, FileUnreadable) and not is_last_try:
+            raise
         log.warning("scores are gone or damaged", extra={"evaluation": evaluation.id})
         if isinstance(error, FileDamaged):
             storage().delete(sha256)

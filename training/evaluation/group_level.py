@@ -81,12 +81,20 @@ def _are_copies(
     return np.array([key[-1] is not None and first.setdefault(key, at) != at for at, key in enumerate(keys)], np.bool_)
 
 
-def measure_groups(groups: ScoredGroups, rule: FindingRule, tuned_slices: int = 0) -> GroupMetrics | None:
+def measure_groups(
+    groups: ScoredGroups, rule: FindingRule, tuned_slices: int = 0, tuned_on: str | None = None
+) -> GroupMetrics | None:
     """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group.
 
-    `tuned_slices`: how many of the slices the rule was tuned on.
+    `tuned_slices`, `tuned_on`: see `GroupMetrics`.
     """
     if not groups.names:
         return None
     metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)
-    return GroupMetrics(**dict(metrics), rule=rule.untuned, left_out=groups.left_out, tuned_slices=tuned_slices)
+    return GroupMetrics(
+        **dict(metrics),
+        rule=rule.untuned,
+        left_out=groups.left_out,
+        tuned_slices=tuned_slices,
+        tuned_on=tuned_on,
+    )

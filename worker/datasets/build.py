@@ -19,6 +19,7 @@ from worker.datasets.report import make_report
 from worker.datasets.reviewed import read_reviews
 from worker.datasets.sources import NotBuildable, Note, Source, label_files, list_files, read_files
 from worker.heartbeat import Heartbeat
+from worker.imaging.archives.region import BlockUnreadable
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,9 @@ def build_next(worker: str) -> bool:
             report = {"left_out": collector.left_out(), "identity": collector.headers.identity().as_json()}
             datasets.fail_dataset(s, claim, _message_for(error, dataset), report)
 
-    def put_off(error: Exception) -> None:
+    def put_off(error: Exception, is_attempt: bool) -> None:
         with session_scope() as s:
-            leases.put_off(s, Dataset, claim, error=claimed.reason_of(error))
+            leases.put_off(s, Dataset, claim, is_attempt=is_attempt, error=claimed.reason_of(error))
 
     claimed.carry_out(
         Dataset,
@@ -52,6 +53,7 @@ def build_next(worker: str) -> bool:
         lambda heartbeat: _build(dataset, claim, heartbeat, collector),
         fail=fail,
         put_off=put_off,
+        tries=MAX_ATTEMPTS,
         is_given_back=True,
     )
     return True
@@ -61,7 +63,7 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
     """Return in one line, for people, why the dataset cannot be built."""
     if isinstance(error, NotBuildable | BadLabels):
         return str(error)
-    if isinstance(error, FileMissing | FileDamaged):
+    if isinstance(error, FileMissing | FileDamaged | BlockUnreadable):
         return f"a file of it is gone or damaged ({error}): create it again from its sources"
     log.error("building failed", extra={"dataset": dataset.id}, exc_info=error)
     return f"{type(error).__name__}; see the evaluation worker's log"
@@ -109,7 +111,7 @@ def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
     if jobs := [source["job"] for source in dataset.sources if "job" in source]:
         read_reviews(jobs, collector, note, folders_first=dataset.folders_first)
         return
-    sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
+    sources = [Source(source["sha256"], source["filename"], source.get("given")) for source in dataset.sources]
     files = list_files(sources, lambda: note(0.0))
     labels = label_files(files, dataset.labels_sha256)
     collector.labels_from, collector.label_warnings = labels.origin, labels.warnings

@@ -52,15 +52,14 @@ def paths_in_archive(archive: str, names: Sequence[str]) -> list[str]:
 def names_class_of(archive: str, names: Sequence[str]) -> bool:
     """Return whether the name of an archive or of a sent folder names the class of its files.
 
-    The name counts only if no folder in it names a class. So the class does not depend on the name under which a folder
-    with class folders is sent. A word counts before the numbers `0` and `1`.
+    The name does not count if folders in it name both classes. So the class does not depend on the name under which a
+    folder with class folders is sent. A word counts before the numbers `0` and `1`.
     """
     inside, outside = [folder_of(name).split("/") for name in names], slashed(archive).split("/")
     for label_of in (_class_of_word, _NUMBERS.get):
-        if any(_nearest(folders, label_of) for folders in inside):
-            return False
-        if _nearest(outside, label_of):
-            return True
+        classes = {named[1] for folders in inside if (named := _nearest(folders, label_of))}
+        if classes or _nearest(outside, label_of):
+            return len(classes) < 2 and _nearest(outside, label_of) is not None
     return False
 
 

@@ -18,14 +18,14 @@ MAX_BYTES = 64 * 1024 * 1024
 COLUMNS = ("file", "label", "group", "split", "source")
 
 _LISTED = 5
+_ID = r"(_?(id|uid|no|nr|num|number|name|code|key|index|hash|identifier))"
 _OF_PATIENT = re.compile(
-    r".*(patient|participant|subject).*|pid|mrn"
-    r"|(person|case|group|subj|pt)s?(id|uid|no|nr|num|number|name|code|key|index|hash|identifier)?"
+    r"(patient|participant|subject|person|individual|case|group|subj|pat|pt)s?"
+    rf"|.*(patient|participant|subject)s?{_ID}+"
+    rf"|(.*_)?(person|individual|case|group|subj|pat|pt)s?{_ID}+"
+    rf"|(.*_)?(pid|mrn){_ID}*"
 )
-_ATTRIBUTE = re.compile(
-    r"^(age|sex|gender)|(patient|participant|subject)s?(age|sex|gender|birth|weight|size|height|race|ethnic"
-    r"|position|orientation|state|status|outcome|diagnosis|comment)|(position|orientation)patient"
-)
+"""Names of columns that name patients: a word for a patient alone, or with a word for an identifier at the end."""
 
 
 class BadLabels(Exception):
@@ -144,8 +144,7 @@ def _check_columns(names: list[str]) -> None:
 
 
 def _names_patients(column: str) -> bool:
-    word = re.sub(r"[\W_]", "", column)
-    return _OF_PATIENT.fullmatch(word) is not None and _ATTRIBUTE.search(word) is None
+    return _OF_PATIENT.fullmatch(re.sub(r"[\W_]+", "_", column).strip("_")) is not None
 
 
 def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -180,8 +179,8 @@ def match_files(
     line's path, or else the file with whose full name the line's path ends. If no file has a folder, it means the file
     with the same name. `full_names`: the paths of the files, beginning with the name of their archive or sent folder.
 
-    Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines contradict
-    each other.
+    Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines with
+    different paths or labels mean the same file.
     """
     ends: dict[str, list[int]] = defaultdict(list)
     whole: dict[str, list[int]] = defaultdict(list)
@@ -204,7 +203,7 @@ def match_files(
             raise BadLabels(
                 f"line {line.number} of the labels file: {line.file} may be {names}; write more of its path"
             )
-        _check_agree(line_of.setdefault(indices[0], line), line)
+        _check_agree(line_of.setdefault(indices[0], line), line, files[indices[0]])
     if missing:
         names = ", ".join(f"{line.file} (line {line.number})" for line in missing[:_LISTED])
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
@@ -254,7 +253,12 @@ def warnings_of(
     return warnings
 
 
-def _check_agree(first: LabelLine, second: LabelLine) -> None:
+def _check_agree(first: LabelLine, second: LabelLine, file: str) -> None:
+    if first.file != second.file:
+        raise BadLabels(
+            f"lines {first.number} and {second.number} of the labels file mean the same file, {file}: send all files"
+            " that the CSV names, or remove one of the lines"
+        )
     for column in ("label", "group", "split", "source"):
         if getattr(first.labels, column) != getattr(second.labels, column):
             raise BadLabels(

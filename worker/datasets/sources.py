@@ -42,10 +42,14 @@ class NotBuildable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A stored archive or loose file, with the name that it was sent under."""
+    """A stored archive or loose file, with the name that it was sent under.
+
+    `given`: the number of the given folder that holds it, or None if no folder was given, as in a request.
+    """
 
     sha256: str
     filename: str
+    given: int | None = None
 
     @property
     def stem(self) -> str:
@@ -79,11 +83,13 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     """
     files: list[File] = []
     listings = [_list_source(source, progress) for source in sources]
-    archives = _archive_names(sources, listings)
-    for number, (source, listed, archive) in enumerate(zip(sources, listings, archives, strict=True)):
-        names = [name for _, name, _ in listed]
-        is_loose = names == [display_name(source.filename)]
-        paths = names if is_loose else paths_in_archive(archive, names)
+    of_both_classes = _of_both_classes(sources, listings)
+    for number, (source, listed) in enumerate(zip(sources, listings, strict=True)):
+        stem, names = slashed(source.stem), [name for _, name, _ in listed]
+        is_loose = _is_loose(source, listed)
+        if _sent(number, source) in of_both_classes:
+            stem = stem.partition("/")[2]
+        paths = [stem or names[0]] if is_loose else paths_in_archive(stem, names)
         for (ordinal, name, table), path in zip(listed, paths, strict=True):
             full_name = name if is_loose else f"{source.stem}/{name}"
             files.append(File(number, ordinal, path, name if len(sources) == 1 else full_name, full_name, table))
@@ -98,17 +104,33 @@ def _list_source(source: Source, progress: Callable[[], None]) -> Listing:
         raise NotBuildable(f"{display_name(source.filename)} cannot be read: {error}") from error
 
 
-def _archive_names(sources: Sequence[Source], listings: Sequence[Listing]) -> list[str]:
-    """Return the name of each source that may name a class.
+Sent = tuple[str, int | None, int | None]
+"""The name of a folder, archive or file that was sent, and two numbers that keep apart those of one name."""
 
-    The sources of a sent folder begin with its name. This is left out if a folder in any of them names a class.
+
+def _sent(number: int, source: Source) -> Sent:
+    """Return what the source with this number was sent in. In a request, names that begin alike are of one folder."""
+    name, slash, _ = slashed(source.stem).partition("/")
+    return name, source.given, None if slash or source.given is not None else number
+
+
+def _is_loose(source: Source, listed: Listing) -> bool:
+    return [name for _, name, _ in listed] == [display_name(source.filename)]
+
+
+def _of_both_classes(sources: Sequence[Source], listings: Sequence[Listing]) -> set[Sent]:
+    """Return what was sent under the name of a class, but holds folders that name both classes.
+
+    Its own name then names no class.
     """
-    stems = [slashed(source.stem).partition("/") for source in sources]
-    inside: dict[str, list[str]] = {}
-    for (sent, slash, below), listed in zip(stems, listings, strict=True):
-        inside.setdefault(sent, []).extend(f"{below}{slash}{name}" for _, name, _ in listed)
-    named = {sent for sent, names in inside.items() if names_class_of(sent, names)}
-    return ["".join(stem) if stem[0] in named else stem[2] for stem in stems]
+    inside: dict[Sent, list[str]] = {}
+    for number, (source, listed) in enumerate(zip(sources, listings, strict=True)):
+        below = slashed(source.stem).partition("/")[2]
+        names = [below] if _is_loose(source, listed) else [f"{below}/{name}" for _, name, _ in listed]
+        inside.setdefault(_sent(number, source), []).extend(names)
+    return {
+        sent for sent, names in inside.items() if names_class_of(sent[0], []) and not names_class_of(sent[0], names)
+    }
 
 
 def _label_table(entry: Entry) -> bytes | None:

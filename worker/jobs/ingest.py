@@ -15,12 +15,11 @@ from sqlalchemy.orm import Session
 from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import get_engine, in_transaction, read_scope, session_scope
-from db.installation import is_storage_at_hand
 from db.ledger import leases, queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Upload
-from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
+from db.storage import FileDamaged, FileMissing, storage
 from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from worker import claimed
@@ -83,10 +82,10 @@ def unpack_next(worker: str) -> bool:
         match error:
             case FileMissing():
                 _close(claim, upload, "file_missing")
-            case FileUnreadable():
-                _put_off(claim, upload, job, error)
-            case FileDamaged():
+            case FileDamaged() | BlockUnreadable():
                 _close(claim, upload, "file_damaged")
+            case NoRoom():
+                _close(claim, upload, "no_room")
             case ArchiveRefused():
                 _close(claim, upload, str(error))
             case _:
@@ -95,7 +94,15 @@ def unpack_next(worker: str) -> bool:
     def work(heartbeat: Heartbeat) -> None:
         _unpack(Reading(claim, upload, job, budget, heartbeat))
 
-    claimed.carry_out(Upload, [claim], work, fail=fail, put_off=lambda error: _put_off(claim, upload, job, error))
+    claimed.carry_out(
+        Upload,
+        [claim],
+        work,
+        fail=fail,
+        put_off=lambda _, is_attempt: _put_off(claim, upload, job, is_attempt),
+        own_faults=(*claimed.UNREADABLE, NoRoom),
+        tries=MAX_ATTEMPTS,
+    )
     return True
 
 
@@ -114,31 +121,17 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
         publish(s)
 
 
-def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception) -> None:
-    """Put off an upload. If only its own file is at fault, this counts as an attempt. After the last one, it fails.
+def _put_off(claim: Claim, upload: Upload, job: Job, is_attempt: bool) -> None:
+    """Put off an upload.
 
     If the job was cancelled before this turn, the files could not be listed, so close the upload as `not_listed`.
     Otherwise the job would not end during an outage.
     """
-    is_own_fault = _is_own_fault(error)
     with session_scope() as s:
         if job.cancel_requested_at is not None:
             recording.close_upload(s, claim, upload, "not_listed")
-        elif not is_own_fault or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
-            leases.put_off(s, Upload, claim, is_attempt=is_own_fault)
-        elif isinstance(error, NoRoom):
-            recording.close_upload(s, claim, upload, "no_room")
         else:
-            recording.close_upload(s, claim, upload, "file_damaged")
-
-
-def _is_own_fault(error: Exception) -> bool:
-    """Return whether only this upload's file causes an error.
-
-    A whole disk or share that is away may cause errors of reading too.
-    """
-    is_unreadable = isinstance(error, FileUnreadable | BlockUnreadable)
-    return isinstance(error, NoRoom) or (is_unreadable and is_storage_at_hand())
+            leases.put_off(s, Upload, claim, is_attempt=is_attempt)
 
 
 class End(Enum):

@@ -123,7 +123,7 @@ def _carry_out(taken: Taken) -> None:
         claims,
         lambda heartbeat: _predict(taken.chunks, taken.version, heartbeat),
         fail=lambda error: _fail(claims, taken.version, error),
-        put_off=lambda _: _put_off(claims),
+        put_off=lambda *_: _put_off(claims),
     )
 
 

@@ -16,10 +16,11 @@ from db.findings.rules import default_rule
 from db.ledger import leases
 from db.ledger.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
-from db.models.documents import FindingRule
+from db.models.documents import FindingRule, Tuning
 from db.storage import storage
 from tests.builders.datasets import new_split
 from tests.builders.leases import let_leases_end
+from tests.builders.statements import recorded_statements
 from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -30,7 +31,7 @@ BETTER = {"auc": PairedMetric(first=0.9, second=0.8, difference=0.1, low=0.05, h
 @pytest.fixture
 def dataset() -> Dataset:
     with session_scope() as s:
-        found = Dataset(name="site", number=1, sources=[], state=Work.DONE)
+        found = Dataset(name="site", number=1, sources=[], state=Work.DONE, sha256="5" * 64)
         s.add(found)
     return found
 
@@ -82,6 +83,38 @@ def test_check_is_repeated_only_after_the_rule_of_findings_has_changed(
         s.get_one(ModelVersion, champion.id).finding_rule = FindingRule(rule="max", version=2, threshold=0.5)
     assert ask(champion, dataset).state == Work.DONE, "only a check needs the metrics of groups"
     assert (check().id, check().state) == (first.id, Work.READY)
+
+
+def test_check_by_the_rule_of_now_is_found_without_reading_slices(champion: ModelVersion, dataset: Dataset) -> None:
+    """Reading them takes seconds for large datasets, and SQLite has no other writer meanwhile."""
+    tuned = Tuning(dataset="site/1", dataset_hash=dataset.sha256, engine="fake", seed=7, groups={})
+    rule = FindingRule(rule="max", version=2, threshold=0.5, tuned=tuned)
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).finding_rule = rule
+        evaluations.request_check(s, version=champion, dataset=dataset)
+    by_group = GroupMetrics(rule=rule.untuned, tuned_slices=3, tuned_on=dataset.sha256)
+    assert finish(EvaluationResult(engine="fake", by_group=by_group))
+    with recorded_statements() as statements, session_scope() as s:
+        version = s.get_one(ModelVersion, champion.id)
+        assert evaluations.request_check(s, version=version, dataset=dataset).state == Work.DONE
+    assert not any("labelled_slice" in statement for statement in statements)
+
+
+def test_check_is_repeated_if_the_rule_was_tuned_elsewhere(champion: ModelVersion, dataset: Dataset) -> None:
+    tuned = Tuning(dataset="site/1", dataset_hash="9" * 64, engine="fake", seed=7, groups={})
+    rule = FindingRule(rule="max", version=2, threshold=0.5, tuned=tuned)
+
+    def check() -> Work:
+        with session_scope() as s:
+            version = s.get_one(ModelVersion, champion.id)
+            version.finding_rule = rule
+            return Work(evaluations.request_check(s, version=version, dataset=dataset).state)
+
+    assert check() == Work.READY
+    assert finish(EvaluationResult(engine="fake", by_group=GroupMetrics(rule=rule.untuned)))
+    assert check() == Work.DONE, "the dataset of the tuning is not in this database"
+    rule = rule.model_copy(update={"tuned": tuned.model_copy(update={"dataset_hash": dataset.sha256})})
+    assert check() == Work.READY
 
 
 def test_evaluations_of_different_precision_are_not_compared(

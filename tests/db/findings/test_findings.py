@@ -4,12 +4,14 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import delete, select, update
 
+from cli.files.parts import gather
 from db.database import read_scope, session_scope
 from db.findings.recording import write_findings
 from db.findings.rules import DEFAULT_K, RULES
@@ -408,6 +410,61 @@ def test_loose_files_that_cannot_be_unpacked_are_missing_from_their_folder(
         read_upload([], error=error)
     predict_all()
     assert {(one.reason, one.left_out[code]) for one in findings(job)} == {(reason, lost)}
+
+
+def send_loose(owner: User, names: Sequence[str]) -> Job:
+    """Submit loose files, named as the CLI and the submit page name them."""
+    files = [jobs.ReceivedFile(name, f"{i:064}", 10, LOOSE, None) for i, name in enumerate(names)]
+    with session_scope() as s:
+        return jobs.create_job(s, owner=owner, files=files)[0]
+
+
+@pytest.fixture
+def two_folders(tmp_path: Path) -> list[str]:
+    """The names under which the CLI sends six files of a folder and eight of another."""
+    paths = [tmp_path / folder / f"{i}.dcm" for folder, count in (("A", 6), ("B", 8)) for i in range(count)]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return [part.filename for part in gather(paths)[0]]
+
+
+@pytest.mark.parametrize(("lost", "code"), [(None, "file_missing"), ("corrupt", "corrupt"), ("format", "format")])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_loose_files_of_a_folder_without_slices_are_missing_from_all_loose_files(
+    ann: User, two_folders: list[str], lost: str | None, code: str
+) -> None:
+    job = send_loose(ann, two_folders)
+    for name, row in zip(two_folders, slices(6), strict=False):
+        read_upload([replace(row, name=name)])
+    for name in two_folders[6:]:
+        read_upload([ReadSlice(0, 0, name, Outcome.REJECTED, lost)] if lost else [], error=None if lost else code)
+    predict_all()
+    assert {(one.reason, one.left_out[code]) for one in findings(job)} == {("missing", 8)}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_folder_of_a_lost_loose_file_decides_if_it_holds_slices(ann: User, two_folders: list[str]) -> None:
+    job = send_loose(ann, two_folders)
+    for name, row in zip(two_folders, [*slices(6), *slices(5, "2", "2", "q")], strict=False):
+        read_upload([replace(row, name=name)])
+    for name in two_folders[11:]:
+        read_upload([ReadSlice(0, 0, name, Outcome.REJECTED, "corrupt")])
+    predict_all()
+    assert [one.left_out.get("corrupt", 0) for one in findings(job)] == [0, 0, 0, 3, 3, 3]
+    assert [one.reason for one in findings(job)] == [None, None, None, "missing", "missing", "missing"]
+
+
+@pytest.mark.parametrize("error", ["file_missing", "file_damaged", "not_listed", "3 workers died while unpacking it"])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_loose_file_of_a_folder_without_slices_cuts_off_the_series_of_all_patients(ann: User, error: str) -> None:
+    names = [f"{folder}/{i}.dcm" for folder in "ab" for i in range(3)] + ["c/1.dcm"]
+    job = send_loose(ann, names)
+    for name, row in zip(names, [*slices(3), *slices(3, "2", "2", "q")], strict=False):
+        read_upload([replace(row, name=name)])
+    read_upload([], error=error)
+    predict_all()
+    assert {one.reason for one in findings(job)} == {"upload_failed"}
 
 
 @pytest.mark.parametrize("error", ["file_missing", "file_damaged", "not_listed", "3 workers died while unpacking it"])

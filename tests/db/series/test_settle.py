@@ -450,11 +450,18 @@ def test_locations_count_if_all_slices_state_one_position(
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_locations_count_if_positions_differ_only_by_rounding(ann: User) -> None:
-    positions = [5.0] * 7 + [5.0001]
+    positions = [5.0 + 0.0001 * (3 * n % 8) for n in range(8)]
     scan = [ct(f"{n}", place, location=10.0 * n, lung_fraction=0.3) for n, place in enumerate(positions)]
     job = read_job(ann, scan)
     assert set(outcomes(job).values()) == {"open"}
     assert notes(job) == []
+    assert names_in_order(job) == [f"{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_positions_that_differ_only_by_rounding_do_not_order_slices(ann: User) -> None:
+    scan = [ct(f"{n}", 5.0 + 0.0001 * (3 * n % 4), instance_number=n) for n in range(4)]
+    assert names_in_order(read_job(ann, scan)) == [f"{n}" for n in range(4)]
 
 
 def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:

@@ -12,6 +12,7 @@ from db.training import runs
 from db.training.progress import EpochRecord, StoredCheckpoint
 from db.training.runs import BadName, NewRun, RunError
 from tests.builders.datasets import add_dataset, add_split
+from tests.builders.leases import let_leases_end
 
 
 @pytest.fixture
@@ -152,6 +153,24 @@ def test_run_with_a_checkpoint_that_was_put_off_is_stopped_at_its_next_claim(dat
     assert again.checkpoint
     with session_scope() as s:
         assert runs.report(s, held, 0.1, "reading the dataset").stop
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_stopped_run_may_be_claimed_again_to_export_however_many_workers_died(is_running, dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0))
+        if not is_running:
+            runs.put_off(s, held, "the disk is full")
+        s.execute(update(TrainingRun).values(attempts=3))
+    with session_scope() as s:
+        assert runs.stop_run(s, s.get_one(TrainingRun, run.id))
+    if is_running:
+        let_leases_end(TrainingRun)
+        with session_scope() as s:
+            leases.free_expired(s, TrainingRun)
+    assert claim()[0].attempts <= 2
 
 
 def test_failed_run_states_its_error(dataset, split):

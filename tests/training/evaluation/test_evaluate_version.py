@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from db.installation import claim_storage
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
 from db.registry import champions
 from db.settings import Settings
-from db.storage import storage
+from db.storage import FileUnreadable, storage, store
 from db.training.lineage import optimism_notes
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
@@ -345,6 +346,72 @@ def test_lost_model_files_fail_in_one_line(add_version: AddVersion, dataset: Dat
     version = add_version()
     storage().delete(version.files["package.json"])
     assert "is gone or damaged" in failure(ask(version, dataset))
+
+
+def test_evaluation_waits_if_a_block_cannot_be_read_but_not_for_ever(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise FileUnreadable("the file 0 cannot be read")
+
+    evaluation_id = ask(add_version("v1"), dataset)
+    monkeypatch.setattr("db.storage.store.check_hash", unreadable)
+    for _ in range(evaluations.MAX_CLAIMS):
+        assert seen(evaluation_id).state == "queued"
+        assert evaluate_next("w")
+        let_time_pass()
+    assert (seen(evaluation_id).state, "gone or damaged" in (seen(evaluation_id).error or "")) == ("failed", True)
+
+
+def test_scores_of_another_version_that_cannot_be_read_once_are_kept(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(add_version("v1"), dataset)
+    assert evaluate_next("w")
+    second = ask(add_version("v2"), dataset)
+    with read_scope() as s:
+        scores = s.get_one(Evaluation, first).scores_sha256
+    checked, errors = store.check_hash, [FileUnreadable("the file 0 cannot be read")]
+
+    def check_hash(path: Path, sha256: str) -> None:
+        if sha256 == scores and errors:
+            raise errors.pop()
+        checked(path, sha256)
+
+    monkeypatch.setattr(store, "check_hash", check_hash)
+    assert evaluate_next("w")
+    assert (errors, seen(second).state) == ([], "queued")
+    let_time_pass()
+    assert evaluate_next("w")
+    assert list(seen(second).result["against"]) == [seen(first).model_version]
+    assert list(seen(first).result["against"]) == [seen(second).model_version]
+
+
+def test_scores_of_another_version_that_cannot_be_read_in_any_try_are_not_compared(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(add_version("v1"), dataset)
+    assert evaluate_next("w")
+    second = ask(add_version("v2"), dataset)
+    with session_scope() as s:
+        scores = s.get_one(Evaluation, first).scores_sha256
+        s.execute(update(Evaluation).where(Evaluation.id == second).values(attempts=evaluations.MAX_CLAIMS - 1))
+    checked = store.check_hash
+
+    def check_hash(path: Path, sha256: str) -> None:
+        if sha256 == scores:
+            raise FileUnreadable("the file 0 cannot be read")
+        checked(path, sha256)
+
+    monkeypatch.setattr(store, "check_hash", check_hash)
+    assert evaluate_next("w")
+    assert (seen(second).state, seen(second).result["against"][seen(first).model_version]) == ("finished", {})
+
+
+def let_time_pass() -> None:
+    """As if the minute were over for which evaluations were put off."""
+    with session_scope() as s:
+        s.execute(update(Evaluation).where(Evaluation.state == Work.READY).values(lease_until=None))
 
 
 def test_part_without_slices_fails_in_one_line(add_version: AddVersion, dataset: Dataset) -> None:

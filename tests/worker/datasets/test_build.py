@@ -1,5 +1,6 @@
 """From archives and reviews to datasets, with the real reader, sandbox, storage and ledger."""
 
+import errno
 import hashlib
 import io
 import os
@@ -89,16 +90,21 @@ def one_decoder(decoder: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ask(settings: Settings, tmp_path: Path) -> Ask:
-    """Asks for a dataset of archives, given as `{archive: {name: bytes}}` or as the entries of one."""
+    """Asks for a dataset of archives, given as `{archive: {name: bytes}}`, and of loose files, or of one archive."""
 
     def act(
         entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site", folders_first: bool = False
     ) -> Dataset:
-        archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
+        are_files = any(isinstance(each, dict) for each in entries.values())
         files = []
-        for archive, inside in archives.items():
-            (tmp_path / archive).parent.mkdir(parents=True, exist_ok=True)
-            files.append(replace(received(write_zip(tmp_path / archive, inside)), filename=archive))
+        for sent, content in (entries if are_files else {"set.zip": entries}).items():
+            path = tmp_path / sent
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, dict):
+                write_zip(path, content)
+            else:
+                path.write_bytes(content)
+            files.append(replace(received(path), filename=sent))
         table = None
         if labels is not None:
             (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
@@ -121,6 +127,69 @@ def make(ask: Ask) -> Make:
         return view(dataset)
 
     return act
+
+
+def make_unreadable_by_hash(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.utime(stored, (0, 0))  # an old file is hashed before it is read
+    opened = Path.open
+
+    def open_(path: Path, *given: Any, **named: Any) -> Any:
+        if path == stored:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+def make_blocks_unreadable(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+HARMS = pytest.mark.parametrize(
+    "harm", [make_unreadable_by_hash, make_blocks_unreadable], ids=lambda harm: harm.__name__
+)
+Harm = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+@HARMS
+def test_dataset_waits_if_a_block_cannot_be_read_once(harm: Harm, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+    with session_scope() as s:
+        claim_storage(s)
+    with monkeypatch.context() as patch:
+        harm(storage().local_path(dataset.sources[0]["sha256"]), patch)
+        assert build_next("w")
+    assert view(dataset).state == "queued"
+    let_time_pass()
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
+@HARMS
+def test_dataset_fails_if_a_block_cannot_be_read_in_any_try(
+    harm: Harm, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+    with session_scope() as s:
+        claim_storage(s)
+    harm(storage().local_path(dataset.sources[0]["sha256"]), monkeypatch)
+    for _ in range(MAX_ATTEMPTS):
+        assert view(dataset).state == "queued"
+        assert build_next("w")
+        let_time_pass()
+    assert (view(dataset).state, "create it again" in view(dataset).error) == ("failed", True)
+
+
+def test_dataset_waits_while_the_whole_disk_cannot_be_read(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+    make_unreadable_by_hash(storage().local_path(dataset.sources[0]["sha256"]), monkeypatch)
+    for _ in range(MAX_ATTEMPTS + 1):
+        assert build_next("w")
+        let_time_pass()
+    assert view(dataset).state == "queued"
 
 
 def let_time_pass() -> None:
@@ -176,16 +245,25 @@ def test_name_of_an_archive_with_class_folders_labels_nothing(make: Make) -> Non
         assert found.report.as_json()["left_out"]["no_label"]["count"] == 4
 
 
-def test_name_of_a_sent_folder_labels_nothing_if_a_folder_in_any_of_its_archives_names_a_class(make: Make) -> None:
+def test_name_of_a_sent_folder_labels_nothing_if_folders_in_it_name_both_classes(make: Make) -> None:
     sources = {"covid19/p9.zip": {"1.png": png(1)}, "normal/p9.zip": {"1.png": png(2), "2.png": png(3)}}
     found = make(sources)
     assert found.counts == {"COVID": 1, "non-COVID": 2, "rejected": 0}
-    found = make(sources | {"covid19.zip": {"COVID/1.png": png(4), "masks/1.png": png(5)}})
-    assert found.counts == {"COVID": 1, "non-COVID": 2, "rejected": 2}
-    found = make(
-        sources | {"covid19/healthy/p8.zip": {"1.png": png(4), "2.png": png(5)}, "COVID.zip": {"1.png": png(6)}}
-    )
-    assert found.counts == {"COVID": 1, "non-COVID": 4, "rejected": 1}
+    sources |= {"covid19/p8.zip": {"COVID/1.png": png(4), "2.png": png(5)}}
+    found = make(sources)
+    assert found.counts == {"COVID": 3, "non-COVID": 2, "rejected": 0}
+    found = make(sources | {"covid19/p7.zip": {"healthy/1.png": png(6), "2.png": png(7)}})
+    assert found.counts == {"COVID": 1, "non-COVID": 3, "rejected": 3}
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_loose_files_beside_archives_in_a_sent_folder_have_its_class_unless_it_has_both(both: bool, make: Make) -> None:
+    sources: dict[str, Any] = {f"COVID/{n}.png": png(n) for n in range(3)}
+    sources |= {"COVID/p9.zip": {"1.png": png(4)}, "non-COVID/5.png": png(5), "non-COVID/p9.zip": {"1.png": png(6)}}
+    if both:
+        sources |= {"COVID/normal/7.png": png(7), "COVID/covid19/8.png": png(8)}
+    found = make(sources)
+    assert found.counts == {"COVID": 1 if both else 4, "non-COVID": 2 + both, "rejected": 4 * both}
 
 
 def test_csv_gives_label_group_part_and_source(make: Make) -> None:

@@ -54,7 +54,10 @@ def test_numbers_are_not_classes_where_words_are() -> None:
     [
         ("scans", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
         ("covid19", ["COVID/1.png", "normal/2.png", "masks/3.png", "4.png"], [1, 0, None, None]),
-        ("normal", ["set\\COVID\\1.png", "2.png"], [1, None]),
+        ("normal", ["set\\COVID\\1.png", "2.png"], [1, 0]),
+        ("COVID", ["COVID/p5/1.png", "p6/2.png"], [1, 1]),
+        ("1", ["COVID/1.png", "2.png"], [1, None]),
+        ("1", ["1/1.png", "2/2.png"], [1, 1]),
         ("1", ["0/1.png", "1/2.png", "masks/3.png"], [0, 1, None]),
         ("COVID", ["p1/1.png", "2.png"], [1, 1]),
         ("COVID", ["0/1.png", "1/2.png", "3.png"], [1, 1, 1]),  # the folders number patients
@@ -63,7 +66,7 @@ def test_numbers_are_not_classes_where_words_are() -> None:
         ("set", ["0/1.png", "1/2.png", "3.png"], [0, 1, None]),
     ],
 )
-def test_name_of_an_archive_is_a_class_only_if_no_folder_in_it_is(
+def test_name_of_an_archive_is_a_class_unless_folders_in_it_name_both_classes(
     archive: str, names: list[str], labels: list[int | None]
 ) -> None:
     assert classes_of_paths(paths_in_archive(archive, names)) == labels
@@ -107,8 +110,12 @@ def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, wh
 
 @pytest.mark.parametrize(
     "column",
-    ["participant_id", "pt_id", "Subj", "patient_uid", "patientnum", "patient identifier", "PatientHash", "Patients"],
-)
+    [
+        "participant_id", "pt_id", "Subj", "patient_uid", "patientnum", "patient identifier", "PatientHash", "Patients",
+        "pat_id", "PatID", "individual", "individual_id", "person-nr", "anon_patient_id", "sexpatientid", "new pt no",
+        "case", "case_no", "group_name", "PID", "MRN", "mrn_hash", "mrn", "hospital mrn", "patient_id_hash",
+    ],
+)  # fmt: skip
 def test_column_that_seems_to_name_patients_is_refused_if_no_line_has_a_group(column: str) -> None:
     for content in (f"file,label,{column}\na.png,1,p\n", f"file,label,group,{column}\na.png,1,,p\nb.png,0, ,q\n"):
         with pytest.raises(BadLabels, match=f"states no group, but has a column {column.lower()};"):
@@ -116,7 +123,16 @@ def test_column_that_seems_to_name_patients_is_refused_if_no_line_has_a_group(co
     assert read_csv(f"file,label,group,{column}\na.png,1,g,p\n".encode())[0].labels.group == "g"
 
 
-@pytest.mark.parametrize("column", ["PatientAge", "age of patient", "subject_sex", "ImagePositionPatient", "image", ""])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "PatientAge", "age of patient", "subject_sex", "ImagePositionPatient", "image", "",
+        "patient_type", "inpatient", "is_outpatient", "patient_country", "patient_icu", "patient_bmi", "patient_dob",
+        "patient_survival", "patient_smoker", "patients_birth_date", "n_patients", "subject_count", "case_type",
+        "subjective_quality", "PatientIdentityRemoved", "participant country", "birthdate_patient", "group_size",
+        "receipt_no", "format_id", "spid", "id",
+    ],
+)  # fmt: skip
 def test_column_that_describes_patients_is_accepted(column: str) -> None:
     assert read_csv(f"file,label,{column}\na.png,1,x\n".encode())[0].labels == FileLabels(1)
 
@@ -185,6 +201,21 @@ def test_a_csv_that_does_not_fit_the_files_is_refused(lines: bytes, why: str) ->
 
 def test_repeated_line_is_accepted() -> None:
     assert match_files(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: FileLabels(1, "g")}
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "full_names"),
+    [
+        (b"train/COVID/1.png,1,p\ntest/COVID/1.png,1,p\n", ["COVID/1.png", "normal/1.png"], ["COVID/1.png"]),
+        (b"/a/scans/p/1.png,1,p\n/b/scans/p/1.png,1,p\n", ["p/1.png"], ["scans/p/1.png"]),
+        (b"a/1.png,1,p\nb/1.png,1,p\n", ["1.png"], []),
+        (b"1.png,1,p\np/1.png,1,p\n", ["p/1.png"], []),
+    ],
+    ids=["above an archive", "above a folder", "without folders", "end of a path"],
+)
+def test_two_paths_that_mean_one_file_are_refused(lines: bytes, files: list[str], full_names: list[str]) -> None:
+    with pytest.raises(BadLabels, match="lines 2 and 3 of the labels file mean the same file"):
+        match_files(read_csv(HEAD + lines), files, full_names)
 
 
 def test_a_label_file_is_known_by_name_and_columns() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -361,30 +362,73 @@ def test_work_is_put_off_if_storage_hangs_for_long(
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
 
 
+@pytest.mark.parametrize("method", ["exists", "stat"])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_upload_is_put_off_if_looking_for_its_file_hangs_for_long(
+    method: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, end, answer = submit(ann, slices(3)), Event(), getattr(Path, method)
+    with read_scope() as s:
+        stored = storage().local_path(s.scalars(select(Upload.sha256)).one())
+
+    def hang(path: Path, *given: Any, **named: Any) -> Any:
+        if path == stored:
+            assert threading.current_thread() is not threading.main_thread()
+            end.wait(60)
+        return answer(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
+        patch.setattr(background, "STORAGE_SECONDS", 0.05)
+        patch.setattr(Path, method, hang)
+        assert ingest.unpack_next("w")
+    with read_scope() as s:
+        assert s.execute(select(Upload.state, Upload.attempts, Upload.put_offs)).one() == (Work.READY, 0, 1)
+    let_time_pass()
+    assert ingest.unpack_next("w")
+    end.set()
+    assert view(job).counts.open == 3
+
+
 HANGING = """
 import time
+from pathlib import Path
 from db.storage import Storage
 from worker.jobs import ingest, predict
-answer = Storage.{method}
-def hang(*given, **named):
-    time.sleep(8)
-    return answer(*given, **named)
-Storage.{method} = hang
+answer = {of}.{method}
+def hang(self, *given, **named):
+    if "{of}" == "Storage" or len(self.name) == 64:
+        time.sleep(8)
+    return answer(self, *given, **named)
+{of}.{method} = hang
 assert {turn}("w")
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "turn", "predicted"), [("sync", "ingest.unpack_next", 0), ("verified_path", "predict.predict_next", 1)]
+    ("of", "method", "turn", "predicted"),
+    [
+        ("Storage", "sync", "ingest.unpack_next", 0),
+        ("Path", "exists", "ingest.unpack_next", 0),
+        ("Storage", "verified_path", "predict.predict_next", 1),
+    ],
 )
 def test_storage_that_hangs_is_waited_for(
-    ann: User, submit: Any, slices: Entries, view: View, database: Settings, method: str, turn: str, predicted: int
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    database: Settings,
+    of: str,
+    method: str,
+    turn: str,
+    predicted: int,
 ) -> None:
     job = submit(ann, slices(1))
     if predicted:
         ingest.unpack_next("w")
     short = {"CTBATCH_STALL_SECONDS": "4", "CTBATCH_HEARTBEAT_SECONDS": "0.2"}
-    done = run_apart(HANGING.format(method=method, turn=turn), database, **short)
+    done = run_apart(HANGING.format(of=of, method=method, turn=turn), database, **short)
     assert done.returncode == 0, done.stderr
     assert (view(job).counts.open, view(job).counts.predicted) == (1 - predicted, predicted)
