@@ -38,7 +38,7 @@ from worker.engines.proof import failed
 from worker.imaging.archives import tar
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.archives.archive import read_entries
-from worker.jobs import ingest, loaded_engines, predict
+from worker.jobs import batches, ingest, loaded_engines, predict
 
 PROJECT = Path(__file__).parents[3]
 Entries = Callable[..., dict[str, bytes]]
@@ -295,7 +295,7 @@ def test_second_ingest_process_unpacks_a_small_job_while_a_large_one_is_read(
             unpacked.extend(view(job).stages.unpacked for job in (large, small))
         return npy_bytes(arrays)
 
-    monkeypatch.setattr(ingest, "npy_bytes", in_between)
+    monkeypatch.setattr(batches, "npy_bytes", in_between)
     ingest.unpack_next("w")
     assert unpacked == [0, 1]
     assert view(large).stages.unpacked == 1
