@@ -65,7 +65,9 @@ def test_open_job_has_no_findings_yet(api: Api, anns_browser: Browser, worker: W
     job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
     worker.start()
     worker.read(1)
-    assert api.get(f"/jobs/{job_id}/findings").json["items"] == []
+    for path in ("findings", "findings.csv", "findings.json"):
+        answer = api.get(f"/jobs/{job_id}/{path}")
+        assert (answer.status_code, answer.json["type"]) == (409, "urn:ctbatch:problem:not-ended")
     assert "Findings" not in anns_browser.get(f"/jobs/{job_id}").text
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 
-from db import RESEARCH_USE_ONLY
 from db.database import read_scope
 from db.datasets.reviews import ReviewView, reviews_of_slices
 from db.findings.views import iter_findings
@@ -20,10 +19,10 @@ RESULT = set(Result.model_fields)
 NOTES = list(Result.model_fields).index("notes")
 
 
-def csv_lines(job: Job) -> Iterator[str]:
+def csv_lines(job: Job, notice: str) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of `iter_results`.
 
-    The notice is the last column of each row, so that copied rows still have it. Most programs that read CSV would not
+    `notice` is the last column of each row, so that copied rows still have it. Most programs that read CSV would not
     accept a comment line.
     """
     text = io.StringIO()
@@ -34,7 +33,7 @@ def csv_lines(job: Job) -> Iterator[str]:
             values = [getattr(row, column) for column in Result.model_fields]
             values[NOTES] = "; ".join(row.notes)
             labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
-            writer.writerow([*map(safe_cell, (*values, labels)), RESEARCH_USE_ONLY])
+            writer.writerow([*map(safe_cell, (*values, labels)), notice])
         yield drain(text)
     if text.tell():  # a job without slices: only the header
         yield drain(text)
@@ -59,13 +58,13 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
         yield [(row, reviews.get(row.slice_id, [])) for row in piece]
 
 
-def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
+def json_pieces(job: Job, shown: JobOut, notice: str) -> Iterator[str]:
     """Yield one JSON object, `{"notice", "job", "findings": […], "series": […], "results": […]}`.
 
     Each finding, series and slice is on a line.
     """
     job_json = shown.model_dump_json(by_alias=True)
-    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
+    yield f'{{"notice": {json.dumps(notice)},\n"job": {job_json},\n"findings": [\n'
     yield from json_lines(iter_findings(job))
     yield '\n],\n"series": [\n'
     yield from json_lines(iter_series(job))

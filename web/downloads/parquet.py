@@ -8,7 +8,6 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from db import RESEARCH_USE_ONLY
 from db.ledger.results import Result
 from db.models import Job
 from web.downloads.job_results import export_rows
@@ -34,11 +33,11 @@ SCHEMA = pa.schema(
 )
 
 
-def parquet_pieces(job: Job, shown: JobOut) -> Iterator[bytes]:
+def parquet_pieces(job: Job, shown: JobOut, notice: str) -> Iterator[bytes]:
     """Yield one Parquet file with the columns of the CSV. Its metadata have the notice and, as JSON, the job."""
-    metadata = {"notice": RESEARCH_USE_ONLY, "job": shown.model_dump_json(by_alias=True)}
+    metadata = {"notice": notice, "job": shown.model_dump_json(by_alias=True)}
     schema = SCHEMA.with_metadata(metadata)
-    rows = (row.model_dump(mode="python") | {"notice": RESEARCH_USE_ONLY} for row in export_rows(job))
+    rows = (row.model_dump(mode="python") | {"notice": notice} for row in export_rows(job))
     sink = _Pieces()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         while group := list(islice(rows, GROUP_ROWS)):
