@@ -56,6 +56,9 @@ def results(
     options, the table lists slices and not findings.
 
     CSV and Parquet hold all slices. JSON holds all findings and all slices. `ctbatch findings ls` writes only findings.
+
+    Findings exist only after JOB has ended. Before that, the table of findings gives exit code 4. CSV, JSON and Parquet
+    then hold the slices so far, and their notices and stderr say that they are incomplete.
     """
     form = "json" if as_json else form
     if form == "table" and output:

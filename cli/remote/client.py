@@ -145,6 +145,8 @@ class Client:
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of the export at a path below `/api/v1` as they come. The path ends with its format.
 
+        If the export lacks something because its job has not ended, say so on stderr.
+
         Raises:
             Unavailable: the connection ended too early, or the answer is not this export.
         """
@@ -154,6 +156,8 @@ class Client:
                     answer.read()
                     raise _error(answer)
                 self._check(answer, MEDIA_TYPES[path.rpartition(".")[2]])
+                if lacking := answer.headers.get("X-Incomplete"):
+                    say(safe(lacking))
                 yield from answer.iter_bytes()
         except httpx.TransportError as error:
             raise Unavailable(f"{self.server.url} ended the connection too early: {error}; try again") from error
@@ -282,6 +286,8 @@ def _error(answer: httpx.Response) -> CommandError:
         return NotFoundOrDenied(message)
     if _slug(problem) == "no-model-version":
         return Unavailable(f"{message} {NO_MODEL}.")
+    if _slug(problem) == "not-ended":
+        return Unavailable(message)
     if answer.status_code >= 500 or answer.status_code == 429:
         return Unavailable(message)
     return UsageError(message)

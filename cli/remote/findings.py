@@ -19,7 +19,7 @@ def print_findings(client: Client, job_id: str, filters: Mapping[str, str | None
     """Print the findings of a job that match the filters, patients first."""
     notice = notice_of(client.get(f"/jobs/{job_id}"))
     rows = list(client.pages(f"/jobs/{job_id}/findings", filters, MOST_ROWS))
-    print_table(COLUMNS, [_cells(row) for row in rows], empty="no findings; a job has them once it has ended")
+    print_table(COLUMNS, [_cells(row) for row in rows], empty="no findings")
     if rows:
         k = f" (k {rows[0]['k']})" if rows[0]["k"] else ""
         say(f"rule {rows[0]['rule']}{k}, version {rows[0]['rule_version']}. {notice}")

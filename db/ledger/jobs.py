@@ -19,6 +19,7 @@ from db.findings.recording import remove_findings
 from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
 from db.ledger.completion import finish_if_done, lock_job
+from db.ledger.recording import cancel_loose_files
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
 from db.reasons import DECODER_FAILED
 from db.registry.champions import champion
@@ -107,8 +108,8 @@ def visible_job(s: Session, job_id: str, user: User) -> Job | None:
 def cancel_job(s: Session, job: Job) -> bool:
     """Cancel an open job. Return False if it has ended.
 
-    Waiting chunks are cancelled now, running chunks when their workers report. If an upload is not unpacked yet, an
-    ingest worker records each remaining entry as cancelled.
+    Waiting chunks and loose files are cancelled now, running ones when their workers report. If an archive is not
+    unpacked yet, an ingest worker records each remaining entry as cancelled.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
@@ -122,6 +123,7 @@ def cancel_job(s: Session, job: Job) -> bool:
     cancelled = {"state": Work.CANCELLED, "closed_at": from_now()}
     s.execute(update(Chunk).where(one_of(s, Chunk.id, waiting)).values(cancelled))
     close_slices(s, waiting, Outcome.CANCELLED)
+    cancel_loose_files(s, job)
     finish_if_done(s, job)
     return True
 

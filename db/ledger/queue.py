@@ -18,6 +18,10 @@ from db.ledger import leases
 from db.ledger.completion import lock_job
 from db.ledger.leases import Claim
 from db.models import Chunk, Job, JobState, Upload, User
+from db.series.rows import LOOSE
+from db.settings import MIB
+
+MOST_LOOSE_FILES, MOST_LOOSE_BYTES = 128, 64 * MIB  # that are claimed together
 
 
 @dataclass
@@ -81,6 +85,26 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
     turns.serve(row.job, row.owner_id)
     turns.write(s)
     return claim
+
+
+def claim_loose_files(s: Session, worker: str, first: Upload) -> list[tuple[Claim, Upload]]:
+    """Claim loose files of the same job that can be read in one turn with a claimed upload, in order.
+
+    Return none if the claimed upload is not a loose file. A file that an earlier turn did not read is left out, and is
+    read alone: it may be the cause. So one file cannot end the turns of others again and again.
+    """
+    if first.kind != LOOSE or first.entries != 1 or (first.attempts, first.put_offs) != (1, 0):
+        return []
+    new = (Upload.kind == LOOSE, Upload.entries == 1, Upload.attempts == 0, Upload.put_offs == 0)
+    query = select(Upload).where(Upload.job_id == first.job_id, leases.due(Upload), *new).order_by(Upload.position)
+    claimed: list[tuple[Claim, Upload]] = []
+    room = MOST_LOOSE_BYTES - first.size
+    for upload in s.scalars(leases.locked(query.limit(MOST_LOOSE_FILES - 1), s, of=Upload)).all():
+        room -= upload.size
+        if room < 0 or (claim := leases.take(s, Upload, upload.id, worker)) is None:
+            break
+        claimed.append((claim, upload))
+    return claimed
 
 
 def give_way(s: Session, claim: Claim, upload: Upload) -> bool:

@@ -7,17 +7,19 @@ from typing import Any
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from db.bulk import insert_rows
+from db.bulk import insert_rows, one_of
 from db.clock import from_now
 from db.crash_points import crash_point
 from db.ledger import chunks, completion, leases
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, insert_predictions, open_slices
-from db.models import Chunk, Outcome, Slice, Upload, Work
+from db.models import Chunk, Job, Outcome, Slice, Upload, Work
 from db.models.slices import natural_key
 from db.series.rows import FOLDER, LOOSE, Owner, series_of
 
-Known = Mapping[tuple[int, int], int | None]
+Place = tuple[int, int, int]
+"""The place of a slice in its job: the id of its upload, the ordinal of the entry, and the frame."""
+Known = Mapping[Place, int | None]
 WAITS = 0  # default for a frame without a row, so that it is written
 
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
@@ -96,45 +98,89 @@ def record_read(
         "decode_failures": Upload.decode_failures + decode_failures,
         "dicomdirs": max(upload.dicomdirs, dicomdirs),
     }
-    rows = _labelled(s, upload, rows)
-    series = series_of(s, job.id, filter(None, (_owner(row, upload) for row in rows)))
-    known = _known_slices(s, upload, rows)
-    fresh = [row for row in rows if known.get((row.ordinal, row.frame), WAITS) is not None]
+    fresh = _write_slices(s, job, [(upload, row) for row in _labelled(s, upload, rows)], array_sha256)
     progress = {"attempts": 1, "put_offs": 0} if fresh else {}
     s.execute(update(Upload).where(Upload.id == upload.id).values(**spent, **progress))
-    prepared = sum(row.state == Outcome.OPEN for row in fresh)
-    chunk = chunks.new_chunk(s, job, array_sha256, prepared) if array_sha256 is not None and prepared else None
-    _write_slices(s, upload, fresh, known, series, chunk)
-    if chunk is not None:
-        chunks.offer_chunk(s, job, chunk)
     return job.cancel_requested_at is not None
 
 
-def _write_slices(
-    s: Session,
-    upload: Upload,
-    rows: Sequence[ReadSlice],
-    known: Known,
-    series: Mapping[Owner, int],
-    chunk: Chunk | None,
-) -> None:
-    """Insert new slices, and update those that wait for reading. Prepared slices are assigned to the chunk."""
+@dataclass(frozen=True)
+class LooseFile:
+    """A claimed upload of one file, and the rows of its frames."""
 
-    def values(row: ReadSlice) -> dict[str, Any]:
+    claim: Claim
+    upload: Upload
+    rows: Sequence[ReadSlice]
+
+
+def record_loose_files(s: Session, files: Sequence[LooseFile], array_sha256: str | None) -> bool:
+    """Record loose files of one job, make a chunk of their slices, and close their uploads, in one transaction.
+
+    Return whether the job was cancelled meanwhile. Raises StaleClaim; in that case nothing is kept.
+    """
+    job = completion.lock_job(s, files[0].upload.job_id)
+    _write_slices(s, job, [(file.upload, row) for file in files for row in file.rows], array_sha256)
+    _close_uploads(s, job, [file.claim for file in files])
+    return job.cancel_requested_at is not None
+
+
+def cancel_loose_files(s: Session, job: Job) -> None:
+    """Cancel the loose files of a cancelled job that no worker has claimed. The caller has locked the job.
+
+    Their names are known without reading them. An archive is left to an ingest worker, which lists its entries.
+    """
+    loose = Upload.job_id == job.id, Upload.kind == LOOSE, Upload.entries == 1
+    query = select(Upload).where(*loose, Upload.state == Work.READY)
+    uploads = s.scalars(leases.locked(query, s, of=Upload)).all()
+    if not uploads:
+        return
+    _write_slices(s, job, [(upload, cancelled_slice(upload)) for upload in uploads], None)
+    ids = [upload.id for upload in uploads]
+    _end_unread(s, job, ids)
+    cancelled = {"state": Work.CANCELLED, "lease_until": None, "closed_at": from_now()}
+    s.execute(update(Upload).where(one_of(s, Upload.id, ids)).values(cancelled))
+
+
+def cancelled_slice(upload: Upload) -> ReadSlice:
+    """Return the row of a loose file that was not read, because its job was cancelled."""
+    return ReadSlice(0, 0, upload.filename, Outcome.CANCELLED)
+
+
+def _write_slices(
+    s: Session, job: Job, read: Sequence[tuple[Upload, ReadSlice]], array_sha256: str | None
+) -> Sequence[ReadSlice]:
+    """Insert new slices, update those that wait for reading, and make a chunk of those that are prepared.
+
+    Return the slices that had no outcome before.
+    """
+    series = series_of(s, job.id, filter(None, (_owner(row, upload) for upload, row in read)))
+    known = _known_slices(s, read)
+    fresh = [(upload, row) for upload, row in read if known.get(_place(upload, row), WAITS) is not None]
+    prepared = sum(row.state == Outcome.OPEN for _, row in fresh)
+    chunk = chunks.new_chunk(s, job, array_sha256, prepared) if array_sha256 is not None and prepared else None
+
+    def values(upload: Upload, row: ReadSlice) -> dict[str, Any]:
         columns = {k: v for k, v in vars(row).items() if k not in Owner._fields}
         owner = _owner(row, upload)
         return {
             **columns,
             "name_key": natural_key(row.name),
+            "upload_id": upload.id,
             "series_id": None if owner is None else series[owner],
             "chunk_id": chunk.id if chunk is not None and row.state == Outcome.OPEN else None,
         }
 
-    waiting = [values(row) | {"id": known[row.ordinal, row.frame]} for row in rows if (row.ordinal, row.frame) in known]
+    waiting = [values(*one) | {"id": known[_place(*one)]} for one in fresh if _place(*one) in known]
     if waiting:
         s.execute(update(Slice), waiting)
-    new = [values(row) for row in rows if (row.ordinal, row.frame) not in known]
-    insert_rows(s, Slice, new, job_id=upload.job_id, upload_id=upload.id)
+    insert_rows(s, Slice, [values(*one) for one in fresh if _place(*one) not in known], job_id=job.id)
+    if chunk is not None:
+        chunks.offer_chunk(s, job, chunk)
+    return [row for _, row in fresh]
+
+
+def _place(upload: Upload, row: ReadSlice) -> Place:
+    return upload.id, row.ordinal, row.frame
 
 
 def _labelled(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Sequence[ReadSlice]:
@@ -159,17 +205,17 @@ def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
     return Owner(row.patient, row.issuer, row.birth_date, row.sex, row.study_uid, uid, row.series_label)
 
 
-def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:
-    """Return the slices of these entries that have a row, by ordinal and frame.
+def _known_slices(s: Session, read: Sequence[tuple[Upload, ReadSlice]]) -> Known:
+    """Return the slices of these entries that have a row, by place.
 
     The value is the slice's id if the slice waits for reading. It is None if the slice already has an outcome, which
     then stays.
     """
-    ordinals = [row.ordinal for row in rows]
-    query = select(Slice.ordinal, Slice.frame, Slice.id, WAITS_FOR_READING)
+    ordinals = [row.ordinal for _, row in read]
+    query = select(Slice.upload_id, Slice.ordinal, Slice.frame, Slice.id, WAITS_FOR_READING)
     span = Slice.ordinal.between(min(ordinals, default=0), max(ordinals, default=0))
-    found = s.execute(query.where(Slice.upload_id == upload.id, span))
-    return {(ordinal, frame): id_ if waits else None for ordinal, frame, id_, waits in found}
+    found = s.execute(query.where(one_of(s, Slice.upload_id, {upload.id for upload, _ in read}), span))
+    return {(upload, ordinal, frame): id_ if waits else None for upload, ordinal, frame, id_, waits in found}
 
 
 def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = None) -> None:
@@ -177,15 +223,23 @@ def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = N
 
     Slices that still wait for reading become cancelled if the job was cancelled, and quarantined otherwise.
     """
-    job = completion.lock_job(s, upload.job_id)
-    unread = update(Slice).where(Slice.upload_id == upload.id, WAITS_FOR_READING)
+    _close_uploads(s, completion.lock_job(s, upload.job_id), [claim], error)
+
+
+def _close_uploads(s: Session, job: Job, claims: Sequence[Claim], error: str | None = None) -> None:
+    _end_unread(s, job, [claim.id for claim in claims])
+    state = Work.FAILED if error is not None else Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
+    for claim in claims:
+        leases.close(s, Upload, claim, state, error=error, closed_at=from_now())
+    completion.finish_if_done(s, job)
+
+
+def _end_unread(s: Session, job: Job, upload_ids: Sequence[int]) -> None:
+    unread = update(Slice).where(one_of(s, Slice.upload_id, upload_ids), WAITS_FOR_READING)
     if job.cancel_requested_at is not None:
         s.execute(unread.values(state=Outcome.CANCELLED))
     else:
         s.execute(unread.values(state=Outcome.QUARANTINED, reason="file_lost"))
-    state = Work.FAILED if error is not None else Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
-    leases.close(s, Upload, claim, state, error=error, closed_at=from_now())
-    completion.finish_if_done(s, job)
 
 
 @dataclass(frozen=True)

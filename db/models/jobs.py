@@ -92,7 +92,8 @@ class Upload(LeaseMixin, Base):
 
     `entries`: how many files its listing announces, or None if this is not known before unpacking. `decode_seconds`:
     processor time for decoding the files since the last retry. `decode_failures`: files that crashed a decoder or used
-    up its time since then. `dicomdirs`: files named DICOMDIR, which get no row.
+    up its time since then. Both are 0 for a loose file that was read together with others. `dicomdirs`: files named
+    DICOMDIR, which get no row.
     """
 
     __tablename__ = "upload"

@@ -207,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._problem(404, "not-found")
         elif len(words) == 2:
             self._job(words[1])
+        elif words[2].startswith("findings") and self._is_open(words[1]):
+            self._problem(409, "not-ended")
         elif words[2] == "findings":
             self._send(200, {"items": self.server.findings.get(words[1], []), "next_cursor": None})
         elif words[2] == "results":
@@ -216,7 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif words[2] == "results.parquet":
             self._send_bytes(200, "application/vnd.apache.parquet", b"PAR1", {})
         else:
-            self._send_bytes(200, "text/csv", b"slice_id,name\r\n1,a.png\r\n", {})
+            headers = {"X-Incomplete": "Incomplete: 1 of 9."} if self._is_open(words[1]) else {}
+            self._send_bytes(200, "text/csv", b"slice_id,name\r\n1,a.png\r\n", headers)
+
+    def _is_open(self, job_id: str) -> bool:
+        return self.server.jobs[job_id]["state"] in ("queued", "running")
 
     def _job(self, job_id: str) -> None:
         waiting = self.server.views.get(job_id, [])

@@ -126,6 +126,21 @@ def test_table_of_results_escapes_names(ctbatch, api):
     assert "Research use only, not for diagnosis." in result.stderr
 
 
+def test_export_of_an_open_job_is_called_incomplete_on_stderr(ctbatch, api):
+    api.add_job("running", received=9, predicted=1)
+    result = ctbatch("results", "job1", "--format", "csv", env=api.env)
+    assert (result.returncode, result.stderr) == (0, "Incomplete: 1 of 9.\n")
+    api.add_job("finished", received=9, predicted=9)
+    assert ctbatch("results", "job2", "--format", "csv", env=api.env).stderr == ""
+
+
+@pytest.mark.parametrize("words", [["results"], ["findings", "ls"], ["findings", "ls", "--format", "csv"]])
+def test_findings_of_an_open_job_are_not_available_yet(ctbatch, api, words):
+    api.add_job("running", received=9, predicted=1)
+    result = ctbatch(*words, "job1", env=api.env)
+    assert (result.returncode, result.stdout, result.stderr) == (4, "", "Error: It is not-ended.\n")
+
+
 def test_results_lead_with_findings(ctbatch, api):
     api.add_job("finished", received=1, predicted=1)
     api.findings["job1"], api.rows["job1"] = [FINDING], [ROW]

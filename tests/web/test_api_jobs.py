@@ -145,6 +145,22 @@ def test_without_a_model_nothing_is_received(api: Api) -> None:
     assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:no-model-version")
 
 
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (["CT of May/IM2", "CT of May/ST1/IM1"], "CT of May"),
+        (["CT/IM1", "PET/IM1"], "IM1 and 1 more"),
+        (["CT/IM1", "IM2"], "IM1 and 1 more"),
+        (["/data/IM1", "/data/IM2"], "IM1 and 1 more"),
+        (["../IM1", "../IM2"], "IM1 and 1 more"),
+        (["CT/IM1"], "IM1"),
+    ],
+    ids=str,
+)
+def test_job_is_named_after_the_folder_that_holds_all_files(api: Api, files: list[str], name: str) -> None:
+    assert api.submit(*((file, png(number)) for number, file in enumerate(files))).json["name"] == name
+
+
 def test_name_loses_control_and_direction_characters(api: Api) -> None:
     job = api.submit(("1.png", png()), name=" a\tb\u202egnp.exe\x00 ").json
     assert job["name"] == "a b\\u202egnp.exe\\x00"
@@ -287,7 +303,7 @@ def test_counts_add_up_to_what_was_received(api: Api, worker: WorkerPart) -> Non
 
 
 def test_cancel_stops_an_open_job_and_only_that(api: Api) -> None:
-    job_id = api.submit(("1.png", png())).json["id"]
+    job_id = api.submit(("1.zip", zip_of({"1.png": png()}))).json["id"]
     answer = api.post(f"/jobs/{job_id}/cancel")
     assert (answer.status_code, answer.json["cancelling"]) == (202, True)
 

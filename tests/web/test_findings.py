@@ -65,7 +65,9 @@ def test_open_job_has_no_findings_yet(api: Api, anns_browser: Browser, worker: W
     job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
     worker.start()
     worker.read(1)
-    assert api.get(f"/jobs/{job_id}/findings").json["items"] == []
+    for path in ("findings", "findings.csv", "findings.json"):
+        answer = api.get(f"/jobs/{job_id}/{path}")
+        assert (answer.status_code, answer.json["type"]) == (409, "urn:ctbatch:problem:not-ended")
     assert "Findings" not in anns_browser.get(f"/jobs/{job_id}").text
 
 
@@ -268,6 +270,24 @@ def test_uids_with_letters_are_stated(api: Api, ann: User) -> None:
     predict_all()
     found = api.get(f"/jobs/{job.id}/findings?level=series").json["items"]
     assert [(one["study_uid"], one["series_uid"]) for one in found] == [("STUDY-7", "1.2.anon.7"), (None, "1.2.3")]
+
+
+def test_uploads_of_many_loose_files_fit_into_a_cell_and_a_line(
+    api: Api, anns_browser: Browser, worker: WorkerPart
+) -> None:
+    names = [f"{'long ' * 90}{number}.png" for number in range(70)]
+    job_id = api.submit(*((name, png(number)) for number, name in enumerate(names))).json["id"]
+    for _ in names:
+        worker.start()
+        worker.read(1)
+        worker.finish_reading()
+    while worker.predict():
+        pass
+    patient, *_ = csv.DictReader(io.StringIO(api.get(f"/jobs/{job_id}/findings.csv").text))
+    assert patient["uploads"].split("; ") == [*names[:20], "and 50 more"]
+    assert len(patient["uploads"]) < 32_767
+    assert api.get(f"/jobs/{job_id}/findings").json["items"][0]["uploads"] == names
+    assert '<span class="sub">in 70 files</span>' in anns_browser.get(f"/jobs/{job_id}").text
 
 
 def scan(study: int, series: int, **values: Any) -> ReadSlice:

@@ -120,12 +120,43 @@ def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
 @pytest.mark.parametrize(
     ("name", "stem"), [("CT of May/June.zip", "CT-of-May-June.zip"), ("Lübeck", "Lübeck"), ("../..", "ctbatch")]
 )
-def test_export_is_named_after_its_job(api: Api, champion: ModelVersion, name: str, stem: str) -> None:
+def test_export_is_named_after_its_job(api: Api, worker: WorkerPart, name: str, stem: str) -> None:
     job_id = api.submit(("1.png", png(1)), name=name).json["id"]
+    worker.whole_job(1)
     for kind in ("csv", "json"):
+        assert named(api.get(f"/jobs/{job_id}/results.{kind}")) == f"{stem}-{job_id}.{kind}"
+
+
+def named(answer: Any) -> str:
+    """The file name that a download states."""
+    return parse_options_header(answer.headers["Content-Disposition"])[1]["filename"]
+
+
+def test_export_of_an_open_job_says_that_it_is_incomplete(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(9)})), name="scan").json["id"]
+    worker.start()
+    worker.read(4)
+    worker.predict()
+    expected = "Incomplete: the job is running, 4 of 9 slices are done, and findings come at its end."
+    notices = {}
+    for kind in ("csv", "json", "parquet"):
         answer = api.get(f"/jobs/{job_id}/results.{kind}")
-        _, options = parse_options_header(answer.headers["Content-Disposition"])
-        assert options["filename"] == f"{stem}-{job_id}.{kind}"
+        assert named(answer) == f"scan-{job_id}-partial.{kind}"
+        assert answer.headers["X-Incomplete"] == expected
+        notices[kind] = answer
+    rows = csv.DictReader(io.StringIO(notices["csv"].text))
+    table = pq.ParquetFile(io.BytesIO(notices["parquet"].data))
+    texts = [row["notice"] for row in rows] + [row["notice"] for row in table.read().to_pylist()]
+    texts += [notices["json"].json["notice"], table.schema_arrow.metadata[b"notice"].decode()]
+    assert texts == [f"Research use only, not for diagnosis. {expected}"] * 10
+    worker.read(5)
+    worker.finish_reading()
+    while worker.predict():
+        pass
+    ended = api.get(f"/jobs/{job_id}/results.csv")
+    assert named(ended) == f"scan-{job_id}.csv"
+    assert "X-Incomplete" not in ended.headers
+    assert "Incomplete" not in ended.text
 
 
 def test_exports_have_the_labels_of_readers(api: Api, admin: Api, job_id: str) -> None:
@@ -287,10 +318,10 @@ def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:
     worker.whole_job(450)
     with read_scope() as s:
         job = s.get_one(Job, job_id)
-    pieces = list(job_results.csv_lines(job))
+    pieces = list(job_results.csv_lines(job, "for research"))
     assert [piece.count("\n") for piece in pieces] == [201, 200, 50]
     shown = JobOut.model_validate(api.get(f"/jobs/{job_id}").json)
-    assert len(json.loads("".join(job_results.json_pieces(job, shown)))["results"]) == 450
+    assert len(json.loads("".join(job_results.json_pieces(job, shown, "for research")))["results"]) == 450
     assert api.get(f"/jobs/{job_id}/results.csv", buffered=False).is_streamed
 
 

@@ -136,9 +136,17 @@ def _inspect(part: FileStorage) -> ReceivedFile:
 def _name(given: str, parts: list[FileStorage]) -> str:
     name = display_name(" ".join(given.split()))
     if not name:
-        first = PurePosixPath(display_name(parts[0].filename or "unnamed")).name
-        name = first if len(parts) == 1 else f"{first} and {len(parts) - 1} more"
+        names = [display_name(part.filename or "unnamed") for part in parts]
+        first = PurePosixPath(names[0]).name
+        folder = _common_folder(names)
+        name = first if len(parts) == 1 else folder or f"{first} and {len(parts) - 1} more"
     return name[:NAME_LENGTH]
+
+
+def _common_folder(names: list[str]) -> str:
+    """Return the folder that holds all files, or "" if there is none."""
+    top = names[0].partition("/")[0]
+    return top if all(name.startswith(f"{top}/") for name in names) and top.strip(".") else ""
 
 
 def _priority(given: str) -> int:

@@ -51,7 +51,8 @@ def _multipart(required: str, **properties: Any) -> Any:
 SUBMIT_BODY = _multipart(
     "files",
     files={"type": "array", "minItems": 1, "items": FILE, "description": "Archives and loose images."},
-    name=TEXT | {"description": "The name of the job. Default: the first file's name."},
+    name=TEXT
+    | {"description": "The name of the job. Default: the folder that holds all files, or else the first file's name."},
     priority={
         "type": "integer",
         "minimum": PRIORITIES[0],

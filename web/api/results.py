@@ -15,7 +15,7 @@ from web.api import PREFIX
 from web.api.openapi import problems
 from web.api.serializers import job_json
 from web.downloads import job_results
-from web.downloads.pieces import download, file_name
+from web.downloads.pieces import download, lacking
 from web.errors import not_found
 from web.schemas.common import ListQuery
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
@@ -66,10 +66,13 @@ def results_csv(job_id: str) -> Response:
 
     Streamed. The last column, `notice`, says that this is for research use only. A cell that a spreadsheet would
     take for a formula begins with an apostrophe.
+
+    While the job is open, the file holds only the slices that are read. Then its name ends in `-partial`, and `notice`
+    and the header `X-Incomplete` state how many slices are done.
     """
-    with reading_job(job_id) as (_, job):
-        pass
-    return download(job_results.csv_lines(job), file_name(job, "csv"), "text/csv; charset=utf-8")
+    with reading_job(job_id) as (s, job):
+        view = job_view(s, job)
+    return download(job_results.csv_lines(job, lacking(view)), view, "csv", "text/csv; charset=utf-8")
 
 
 @blueprint.get("/results.json")
@@ -79,11 +82,12 @@ def results_csv(job_id: str) -> Response:
 def results_json(job_id: str) -> Response:
     """Download all results as JSON
 
-    Streamed: `{"notice", "job", "findings": […], "series": […], "results": […]}`.
+    Streamed: `{"notice", "job", "findings": […], "series": […], "results": […]}`. An export of an open job is marked
+    like the CSV, and has no findings.
     """
     with reading_job(job_id) as (s, job):
-        shown = job_json(job_view(s, job))
-    return download(job_results.json_pieces(job, shown), file_name(job, "json"), "application/json")
+        view = job_view(s, job)
+    return download(job_results.json_pieces(job, job_json(view), lacking(view)), view, "json", "application/json")
 
 
 @blueprint.get("/results.parquet")
@@ -94,13 +98,13 @@ def results_parquet(job_id: str) -> Response:
     """Download all results as Parquet
 
     Streamed, with the columns of the CSV. `reviews` is a list of records, and `notes` a list of codes. The metadata of
-    the file have `notice` and, as JSON, `job`.
+    the file have `notice` and, as JSON, `job`. An export of an open job is marked like the CSV.
     """
     from web.downloads.parquet import parquet_pieces
 
     with reading_job(job_id) as (s, job):
-        shown = job_json(job_view(s, job))
-    return download(parquet_pieces(job, shown), file_name(job, "parquet"), PARQUET)
+        view = job_view(s, job)
+    return download(parquet_pieces(job, job_json(view), lacking(view)), view, "parquet", PARQUET)
 
 
 @blueprint.get("/slices/<int:slice_id>/image.png")

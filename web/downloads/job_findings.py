@@ -11,12 +11,15 @@ from db.models import Job
 from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
 from web.schemas.jobs import JobOut
 
+MOST_UPLOADS = 20  # in a cell; a name has at most 500 characters, and a cell of Excel at most 32,767
+
 
 def csv_lines(job: Job, notice: str) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
 
-    `uploads` are separated by semicolons. `left_out` has the form `truncated: 2; little_lung: 40`. `notice` is the last
-    column of each row.
+    `uploads` are separated by semicolons. It names at most `MOST_UPLOADS`, because spreadsheets limit the length of a
+    cell, and then says how many more there are. `left_out` has the form `truncated: 2; little_lung: 40`. `notice` is
+    the last column of each row.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -24,13 +27,18 @@ def csv_lines(job: Job, notice: str) -> Iterator[str]:
     for rows in _pieces(job):
         for row in rows:
             values = row.model_dump()
-            values["uploads"] = "; ".join(row.uploads)
+            values["uploads"] = _listed(row.uploads)
             values["left_out"] = "; ".join(f"{reason}: {count}" for reason, count in row.left_out.items())
             values["notes"] = " ".join(row.notes)
             writer.writerow([*map(safe_cell, values.values()), notice])
         yield drain(text)
     if text.tell():  # a job without findings: only the header
         yield drain(text)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - MOST_UPLOADS
+    return "; ".join([*names[:MOST_UPLOADS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:

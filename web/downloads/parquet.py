@@ -12,6 +12,7 @@ from db.ledger.results import Result
 from db.ledger.tally import notice_of
 from db.models import Job
 from web.downloads.job_results import export_rows
+from web.downloads.pieces import with_lack
 from web.schemas.jobs import JobOut
 
 GROUP_ROWS = 10_000
@@ -34,11 +35,13 @@ SCHEMA = pa.schema(
 )
 
 
-def parquet_pieces(job: Job, shown: JobOut) -> Iterator[bytes]:
+def parquet_pieces(job: Job, shown: JobOut, lack: str) -> Iterator[bytes]:
     """Yield one Parquet file with the columns of the CSV. Its metadata have the notice and, as JSON, the job."""
-    metadata = {"notice": shown.notice, "job": shown.model_dump_json(by_alias=True)}
+    metadata = {"notice": with_lack(shown.notice, lack), "job": shown.model_dump_json(by_alias=True)}
     schema = SCHEMA.with_metadata(metadata)
-    rows = (row.model_dump(mode="python") | {"notice": notice_of([row.engine])} for row in export_rows(job))
+    rows = (
+        row.model_dump(mode="python") | {"notice": with_lack(notice_of([row.engine]), lack)} for row in export_rows(job)
+    )
     sink = _Pieces()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         while group := list(islice(rows, GROUP_ROWS)):

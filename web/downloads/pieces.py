@@ -9,7 +9,7 @@ from flask import Response
 from pydantic import BaseModel
 
 from db import RESEARCH_USE_ONLY
-from db.models import Job
+from db.ledger.job_view import JobView
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 ROWS_A_PIECE = 200
@@ -37,18 +37,33 @@ def json_lines(rows: Iterator[BaseModel]) -> Iterator[str]:
         separator = ",\n"
 
 
-def file_name(job: Job, kind: str, ending: str = "") -> str:
-    """Return the file name of a job's export: NAME-ID, then `ending`, then a dot and `kind`.
+def with_lack(notice: str, lack: str) -> str:
+    """Return the notice of an export that lacks something (`lacking`), or of one that lacks nothing."""
+    return f"{notice} {lack}".strip()
 
-    NAME is the job's name in safe characters.
+
+def lacking(job: JobView) -> str:
+    """Return what an export of an open job lacks, or an empty text if the job has ended."""
+    if not job.is_open:
+        return ""
+    done = f"{job.stages.done} of {job.stages.total}{'' if job.stages.total_known else ' or more'} slices are done"
+    return f"Incomplete: the job is {job.state_text}, {done}, and findings come at its end."
+
+
+def download(
+    pieces: Iterator[str] | Iterator[bytes], job: JobView, kind: str, content_type: str, ending: str = ""
+) -> Response:
+    """Return a response that streams the pieces as a file of a job.
+
+    The file is named NAME-ID, then `ending`, then `-partial` while the job is open, then a dot and `kind`. NAME is the
+    job's name in safe characters. `X-Notice` says: for research only. `X-Incomplete` says what an export of an open job
+    lacks.
     """
-    name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
-    return f"{name}-{job.id}{ending}.{kind}"
-
-
-def download(pieces: Iterator[str] | Iterator[bytes], filename: str, content_type: str) -> Response:
-    """Return a response that streams the pieces as a file of this name. `X-Notice` says: for research only."""
     response = Response(pieces, content_type=content_type)
+    name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
+    filename = f"{name}-{job.id}{ending}{'-partial' if job.is_open else ''}.{kind}"
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY
+    if job.is_open:
+        response.headers["X-Incomplete"] = lacking(job)
     return response

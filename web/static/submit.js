@@ -6,6 +6,8 @@
   const drop = byId("drop");
   const MAX_FILES = Number(form.dataset.maxFiles);
   const MAX_BYTES = Number(form.dataset.maxBytes);
+  const MANY = 20; // from so many files on, they are sent as one archive, which the server reads with less work
+  const ARCHIVE = /\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$/i;
   const SHOWN = 8;
   const IGNORED = new Set([".ds_store", "thumbs.db"]);
 
@@ -17,10 +19,13 @@
   // --- The chosen files --------------------------------------------------------------------------------------------
   const keyOf = ({file, path}) => `${path}/${file.size}/${file.lastModified}`;
   const topOf = (name) => name.split("/", 1)[0];
+  const {compare} = new Intl.Collator("en", {numeric: true}); // "2" comes before "10"
+  const byPath = (one, other) => compare(one.path, other.path);
   let adding = Promise.resolve();
 
-  // Add batches of {file, path}: a batch is a file, or the files of a folder. What was chosen before is left out. If
-  // another file or folder has the name of a batch, the batch gets a new name, so that both stay apart.
+  // Add batches of {file, path}: a batch is a file, or the files of a folder. Browsers give them in any order, so sort
+  // them. What was chosen before is left out. If another file or folder has the name of a batch, the batch gets a new
+  // name, so that both stay apart.
   function add(batches) {
     adding = adding.then(() => addNext(batches));
   }
@@ -34,9 +39,9 @@
     };
     files.forEach(put);
     leftOut = 0;
-    for (const batch of batches) {
-      const wanted = batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase()));
-      if (wanted.length === 0) continue;
+    const some = batches.map((batch) => batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase())).sort(byPath));
+    const sorted = some.filter((batch) => batch.length > 0).sort(([one], [other]) => byPath(one, other));
+    for (const wanted of sorted) {
       const top = topOf(wanted[0].path);
       const [stem, suffix] = wanted[0].path === top ? splitSuffix(top) : [top, ""];
       let name = top;
@@ -190,15 +195,34 @@
     hideProblem();
     key ??= newKey();
     const body = new FormData();
-    const packed = files.length > MAX_FILES;
-    const named = packed ? `${files[0].file.name} and ${files.length - 1} more` : "";
-    body.append("name", byId("job-name").value || named);
+    body.append("name", byId("job-name").value || defaultName());
     body.append("priority", byId("priority").value);
-    if (packed) body.append("files", tar(), "files.tar");
-    else for (const one of files) body.append("files", one.file, one.name);
+    for (const [file, name] of parts()) body.append("files", file, name);
     sending(true);
     sendWithToken(body);
   });
+
+  // The folder that holds all files, or "".
+  function folder() {
+    const top = topOf(files[0].name);
+    return files.every(({name}) => name.startsWith(`${top}/`)) ? top : "";
+  }
+
+  function defaultName() {
+    const [{file}] = files;
+    if (files.length === 1) return file.name;
+    return folder() || `${file.name} and ${files.length - 1} more`;
+  }
+
+  // The files to send, with their names. An archive stays as it is, unless a form does not take so many.
+  function parts() {
+    const archives = files.filter(({file}) => ARCHIVE.test(file.name));
+    const others = files.filter(({file}) => !ARCHIVE.test(file.name));
+    const name = `${folder() || "files"}.tar`;
+    const sent = (some) => some.map((one) => [one.file, one.name]);
+    const all = others.length < MANY ? sent(files) : [[tar(others), name], ...sent(archives)];
+    return all.length > MAX_FILES ? [[tar(files), name]] : all;
+  }
 
   // The session may have ended since the page was opened, or be another user's. Ask first, so that no upload is refused
   // after it is sent.
@@ -208,19 +232,19 @@
     else send(body);
   }
 
-  // --- A TAR of all files: a form takes only so many. The browser reads a file only when its turn to be sent comes. ----
+  // --- A TAR of many files. The browser reads a file only when its turn to be sent comes. ------------------------------
   const BLOCK = 512;
   const text = new TextEncoder();
   const padding = (bytes) => new Uint8Array(-bytes & (BLOCK - 1));
 
-  function tar() {
-    const parts = files.flatMap(({file, name}) => {
+  function tar(some) {
+    const blocks = some.flatMap(({file, name}) => {
       const path = text.encode(name);
       const member = [header(path.slice(0, 100), file.size, "0"), file, padding(file.size)];
       if (path.length <= 100) return member;
       return [header(text.encode("././@LongLink"), path.length, "L"), path, padding(path.length), ...member];
     });
-    return new Blob([...parts, new Uint8Array(2 * BLOCK)]);
+    return new Blob([...blocks, new Uint8Array(2 * BLOCK)]);
   }
 
   function header(name, bytes, kind) {

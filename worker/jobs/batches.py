@@ -3,18 +3,22 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from db.background import wait_for_storage
 from db.database import current
 from db.ledger.recording import ReadSlice
 from db.models import Outcome
 from db.models.slices import folder_of
 from db.series.rows import FOLDER
+from db.storage import storage
 from db.timing.stages import Stage, timed
-from worker.decoding import Read
+from worker.decoding import Read, npy_bytes
+from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.lungs import lung_fraction
@@ -80,6 +84,18 @@ def batches(read: Iterator[Read]) -> Iterator[Batch]:
     if batch.rows:
         batch.is_last = batch.error is None
         yield batch
+
+
+def store_arrays(batch: Batch, heartbeat: Heartbeat) -> str | None:
+    """Store the arrays of a batch, and make all files durable. Return the SHA-256, or None if there are no arrays."""
+    with timed(Stage.CHUNK_FILE, len(batch.arrays)):
+        return wait_for_storage(partial(_store, batch), heartbeat.progress)
+
+
+def _store(batch: Batch) -> str | None:
+    array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
+    storage().sync()
+    return array
 
 
 def cancelled_row(entry: Entry) -> ReadSlice:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache, partial
@@ -12,26 +12,26 @@ from itertools import chain, islice
 
 from sqlalchemy.orm import Session
 
-from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import get_engine, in_transaction, read_scope, session_scope
 from db.ledger import leases, queue, recording
-from db.ledger.leases import Claim
+from db.ledger.leases import Claim, StaleClaim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Upload
 from db.storage import FileDamaged, FileMissing, storage
 from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from worker import claimed
-from worker.decoding import new_decoders, npy_bytes, read_decoded, stored_entries
+from worker.decoding import new_decoders, read_decoded, stored_entries
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry, PassedOver
 from worker.imaging.archives.entries import NoRoom
 from worker.imaging.archives.region import BlockUnreadable
 from worker.imaging.rejections import ArchiveRefused
 from worker.imaging.sandbox.pool import DecoderPool
-from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row
+from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row, store_arrays
 from worker.jobs.budget import OVER_BUDGET, Budget, count_failures
+from worker.jobs.loose_files import SharedTurn
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +66,56 @@ def decoders(owner_id: int) -> DecoderPool:
     return pool
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Claimed uploads of one job: an archive, or loose files."""
+
+    files: list[tuple[Claim, Upload]]
+    job: Job
+
+
 def unpack_next(worker: str) -> bool:
-    """Claim the next upload, and unpack it. Return False if no upload waits."""
+    """Claim the next upload, and unpack it. Return False if no upload waits.
+
+    If it is a loose file, read further loose files of its job in the same turn.
+    """
     if not claimed.may_claim():
         return False
     with timed(Stage.RECORD, 0):
         taken = in_transaction(lambda s: _claim(s, worker))
     if taken is None:
         return False
-    claim, upload, job, budget = taken
     crash_point("after-claim-upload")
-    log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
+    for claim, upload in taken.files:
+        log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
+    if len(taken.files) > 1:
+        _unpack_together(taken)
+    else:
+        _unpack_alone(*taken.files[0], taken.job)
+    return True
+
+
+def _unpack_together(taken: Taken) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    def put_off(_error: Exception, is_attempt: bool) -> None:
+        for claim, upload in taken.files:
+            with suppress(StaleClaim):  # of the files that are recorded
+                _put_off(claim, upload, taken.job, is_attempt)
+
+    claimed.carry_out(
+        Upload,
+        [claim for claim, _ in taken.files],
+        lambda heartbeat: SharedTurn(taken.files, taken.job, heartbeat).read(decoders, TURN_SECONDS),
+        fail=fail,
+        put_off=put_off,
+        tries=MAX_ATTEMPTS,
+    )
+
+
+def _unpack_alone(claim: Claim, upload: Upload, job: Job) -> None:
+    budget = Budget.left(upload)
 
     def fail(error: Exception) -> None:
         match error:
@@ -103,16 +142,16 @@ def unpack_next(worker: str) -> bool:
         own_faults=(*claimed.UNREADABLE, NoRoom),
         tries=MAX_ATTEMPTS,
     )
-    return True
 
 
-def _claim(s: Session, worker: str) -> tuple[Claim, Upload, Job, Budget] | None:
-    """Claim the next upload. Return the claim, the upload, its job and what is left of its budget, or None."""
+def _claim(s: Session, worker: str) -> Taken | None:
+    """Claim the next upload, and further loose files of its job if it is a loose file. Return None if none waits."""
     claim = queue.claim_upload(s, worker)
     if claim is None:
         return None
     upload = s.get_one(Upload, claim.id, populate_existing=True)
-    return claim, upload, s.get_one(Job, upload.job_id), Budget.left(upload)
+    files = [(claim, upload), *queue.claim_loose_files(s, worker, upload)]
+    return Taken(files, s.get_one(Job, upload.job_id))
 
 
 def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
@@ -171,8 +210,7 @@ class Reading:
         The transaction that records the last batch also closes the upload, unless the job was cancelled. A second
         transaction would delay the worker that is woken to predict the batch.
         """
-        with timed(Stage.CHUNK_FILE, len(batch.arrays)):
-            array = wait_for_storage(partial(_store, batch), self.heartbeat.progress)
+        array = store_arrays(batch, self.heartbeat)
         crash_point("after-array-before-record")
         self.budget.spend(count_failures(batch.rows), decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch, array, decode_seconds))
@@ -198,13 +236,6 @@ class Reading:
         """Give the upload back if an upload of another job waits for its turn. Return whether it was given back."""
         give = partial(queue.give_way, claim=self.claim, upload=self.upload)
         return claimed.patiently(self.heartbeat, lambda: in_transaction(give))
-
-
-def _store(batch: Batch) -> str | None:
-    """Store the arrays of a batch, and return their SHA-256, or None if there are none. Make all files durable."""
-    array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
-    storage().sync()
-    return array
 
 
 def _unpack(reading: Reading) -> None:

@@ -102,9 +102,9 @@ def drop_texts(page: Any, name: str, texts: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("second", "chosen", "left_out"),
     [
-        ({"README": "r", "2.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/2.png"], 0),
-        ({"README": "r", "1.png": "b"}, ["CT/README", "CT/1.png", "CT (2)/README", "CT (2)/1.png"], 0),
-        ({"README": "r", "1.png": "a", "2.png": "b"}, ["CT/README", "CT/1.png", "CT/2.png"], 2),
+        ({"README": "r", "2.png": "b"}, ["CT/1.png", "CT/README", "CT (2)/2.png", "CT (2)/README"], 0),
+        ({"README": "r", "1.png": "b"}, ["CT/1.png", "CT/README", "CT (2)/1.png", "CT (2)/README"], 0),
+        ({"README": "r", "1.png": "a", "2.png": "b"}, ["CT/1.png", "CT/README", "CT/2.png"], 2),
     ],
 )
 def test_folders_that_share_files_are_one_only_if_one_holds_the_other(
@@ -147,34 +147,87 @@ def test_folder_of_very_many_files_is_dropped(signed_in: Any) -> None:
     assert len(chosen_files(signed_in, 150_000)) == 8
 
 
-@pytest.mark.slow
-def test_more_files_than_a_form_takes_are_sent_as_one_archive(signed_in: Any) -> None:
+def choose_pictures(page: Any, names: list[str]) -> None:
+    """Choose small pictures of these names in the file dialog."""
     picture = base64.b64encode(png(1)).decode()
-    signed_in.goto("/submit")
-    signed_in.evaluate(
-        """(picture) => {
+    page.evaluate(
+        """([picture, names]) => {
             const data = new DataTransfer();
             const bytes = Uint8Array.from(atob(picture), (one) => one.charCodeAt(0));
-            const name = (i) => `${i}${i === 1 ? "ä".repeat(90) : ""}.png`;
-            for (let i = 0; i < 991; i += 1) data.items.add(new File([bytes], name(i)));
+            for (const name of names) data.items.add(new File([bytes], name));
             const input = document.getElementById("files");
             input.files = data.files;
             input.dispatchEvent(new Event("change", {bubbles: true}));
         }""",
-        picture,
+        [picture, names],
     )
-    signed_in.get_by_role("button", name="Submit").click()
-    signed_in.wait_for_url("**/jobs/*")
+
+
+def send(page: Any) -> tuple[str, dict[str, Upload]]:
+    """Submit what is chosen. Return the name of the job, and its uploads by file name, in order."""
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/jobs/*")
     with read_scope() as s:
-        [upload] = s.scalars(select(Upload))
-        assert s.scalars(select(Job.name)).one() == "0.png and 990 more"
+        uploads = s.scalars(select(Upload).order_by(Upload.position)).all()
+        return s.scalars(select(Job.name)).one(), {upload.filename: upload for upload in uploads}
+
+
+def members(upload: Upload) -> dict[str, bytes]:
+    """The files in a TAR that was sent, by name, in order."""
     with tarfile.open(storage().local_path(upload.sha256)) as archive:
-        members = archive.getmembers()
-        assert [member.name for member in members[:2]] == ["0.png", f"1{'ä' * 90}.png"]
-        assert len(members) == 991
-        last = archive.extractfile(members[-1])
-        assert last is not None
-        assert last.read() == png(1)
+        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_many_files_are_sent_as_one_archive(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    names = [f"{n}{'ä' * 90 if n == 1 else ''}.png" for n in range(20)]
+    choose_pictures(signed_in, names[::-1])
+    name, uploads = send(signed_in)
+    assert (name, list(uploads)) == ("0.png and 19 more", ["files.tar"])
+    assert list(members(uploads["files.tar"]).items()) == [(name, png(1)) for name in names]
+
+
+@pytest.mark.slow
+def test_few_files_are_sent_as_they_are_and_sorted(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    choose_pictures(signed_in, ["10.png", "2.png", "b.png", "a.png"])
+    name, uploads = send(signed_in)
+    assert (name, list(uploads)) == ("2.png and 3 more", ["2.png", "10.png", "a.png", "b.png"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 30])
+def test_job_of_a_folder_has_its_name_and_its_order(signed_in: Any, count: int) -> None:
+    signed_in.goto("/submit")
+    drop_texts(signed_in, "CT of May", {f"IM{n}": f"{n}" for n in reversed(range(count))})
+    chosen_files(signed_in, count)
+    name, uploads = send(signed_in)
+    assert name == "CT of May"
+    expected = [f"CT of May/IM{n}" for n in range(count)]
+    assert expected == list(uploads if count == 3 else members(uploads["CT of May.tar"]))
+
+
+@pytest.mark.slow
+def test_archives_beside_many_files_stay_as_they_are(signed_in: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "0.zip"
+    archive.write_bytes(zip_of({"1.png": png(1)}))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive])
+    choose_pictures(signed_in, [f"{n}.png" for n in range(25)])
+    name, uploads = send(signed_in)
+    assert (name, list(uploads)) == ("0.zip and 25 more", ["files.tar", "0.zip"])
+    assert len(members(uploads["files.tar"])) == 25
+    assert storage().local_path(uploads["0.zip"].sha256).read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.slow
+def test_more_archives_than_a_form_takes_are_sent_as_one(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    choose_pictures(signed_in, [f"{n}.zip" for n in range(991)])
+    _, uploads = send(signed_in)
+    assert list(uploads) == ["files.tar"]
+    assert len(members(uploads["files.tar"])) == 991
 
 
 @pytest.mark.slow

@@ -117,6 +117,30 @@ def test_changed_name_leads_to_the_job_that_the_lost_answer_was_about(signed_in:
 
 
 @pytest.mark.slow
+def test_many_files_that_are_sent_again_make_one_job(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = actions.job_view
+    lost: list[str] = []
+
+    def lose(s: Any, job: Job) -> Any:
+        if lost:
+            return view(s, job)
+        lost.append(job.id)  # the job is made, and the answer is an error
+        raise ValueError("lost")
+
+    monkeypatch.setattr(actions, "job_view", lose)
+    paths = [tmp_path / f"{n}.png" for n in range(25)]
+    for n, path in enumerate(paths):
+        path.write_bytes(png(n))
+    submit_files(signed_in, paths)
+    signed_in.get_by_role("alert").get_by_text("This submission was not accepted").wait_for()
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url(f"**/jobs/{lost[0]}")
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+@pytest.mark.slow
 def test_page_of_an_ended_session_submits_after_signing_in_again(signed_in: Any, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     sent: list[str] = []
