@@ -124,7 +124,7 @@ def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception) -> None:
     with session_scope() as s:
         if job.cancel_requested_at is not None:
             recording.close_upload(s, claim, upload, "not_listed")
-        elif not is_own_fault or s.get_one(Upload, upload.id).attempts < MAX_ATTEMPTS:
+        elif not is_own_fault or leases.claimed_row(s, Upload, claim).attempts < MAX_ATTEMPTS:
             leases.put_off(s, Upload, claim, is_attempt=is_own_fault)
         elif isinstance(error, NoRoom):
             recording.close_upload(s, claim, upload, "no_room")
