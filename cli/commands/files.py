@@ -25,7 +25,7 @@ def reap(yes: bool, as_json: bool) -> None:
 
     A file is unused if the database does not refer to it. Also deletes old files from the trash. The sweeper does the
     same every hour. If more than 1,000 files are unused, or more than 100 that are over 5 % of all, no file is moved:
-    the settings may name the wrong database. Check this before you use --yes.
+    the settings may name the wrong database. Check this before you use --yes. Files of deleted jobs do not count.
     """
     from dataclasses import asdict
 
