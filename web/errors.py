@@ -15,6 +15,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from db.access.request_keys import IdempotencyConflict
 from db.installation import ForeignStorage
+from db.ledger.completion import JobGone
 from db.ledger.jobs import NoModelVersion
 from db.paging import BadCursor
 from db.reasons import explain
@@ -134,6 +135,8 @@ def as_problem(error: Exception) -> Problem:
             return _from_werkzeug(error)
         case IdempotencyConflict():
             return Problem(422, "idempotency-conflict", "This key was used before with another request. Use a new key.")
+        case JobGone():  # it was deleted during this request
+            return not_found()
         case NoModelVersion():
             return Problem(503, "no-model-version", "There is no model version yet. An admin must promote one.")
         case TrainingNotInstalled():

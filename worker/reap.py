@@ -3,7 +3,8 @@
 Deleting cannot be undone, so five rules protect the files:
 1. Nothing is moved in a storage that is not marked as this database's. No file older than the database is moved.
 2. A file stays in the trash for days. If a row refers to it by then, or it is read, it is restored.
-3. A round that finds many unused files moves none, because the database may be the wrong one, or an old backup.
+3. A round that finds many unused files moves none, because the database may be the wrong one, or an old backup. Files
+   of deleted jobs do not count: the database itself says that they may be unused.
 4. A file's age is checked again just before it is moved, and the rows just after: it may be in use by then.
 5. The columns that name files are marked in the models. A test fails for a column of hashes without a mark.
 """
@@ -21,7 +22,9 @@ from typing import Any
 from sqlalchemy import JSON, Column, select
 from sqlalchemy.orm import Session
 
+from db.clock import moment
 from db.database import current, read_scope, session_scope
+from db.datasets import job_deletion
 from db.installation import claim_storage, this_installation
 from db.models.base import FILE, Base
 from db.storage import storage
@@ -57,22 +60,27 @@ def reap(*, confirmed: bool = False) -> Reaped:
     with session_scope() as s:
         claim_storage(s)
         since = this_installation(s).created_at.timestamp()
+        began = moment(s)
     age = current().orphan_seconds
     before = time.time() - age
     storage().incoming.remove_old(age)
     restored, deleted = _empty_trash()
-    count, orphans = 0, []
+    count, orphans, unexpected = 0, [], 0
     for names in _batches(storage().names(since, before)):
         count += len(names)
-        orphans += unnamed(names)
-    if not confirmed and (len(orphans) > MANY or len(orphans) > max(FEW, MANY_SHARE * count)):
+        unused = unnamed(names)
+        orphans += unused
+        unexpected += len(unused) - _count_released(unused)
+    if not confirmed and (unexpected > MANY or unexpected > max(FEW, MANY_SHARE * count)):
         raise TooManyOrphans(
-            f"the database does not refer to {len(orphans)} of {count} stored files. Check whether it is the right"
+            f"the database does not refer to {unexpected} of {count} stored files. Check whether it is the right"
             " database, and not one restored from an old backup; if these files are unused, run"
             " `ctbatch files reap --yes`"
         )
     trashed = [sha256 for sha256 in orphans if storage().trash(sha256, before)]
     put_back = _restore_named(trashed)
+    with session_scope() as s:
+        job_deletion.forget_released(s, before=began - timedelta(seconds=2 * age))
     return Reaped(len(trashed) - put_back, restored + put_back, deleted)
 
 
@@ -93,6 +101,12 @@ def unnamed(names: Sequence[str]) -> list[str]:
     with read_scope() as s:
         named = set(_named(s, names))
     return [sha256 for sha256 in names if sha256 not in named]
+
+
+def _count_released(names: Sequence[str]) -> int:
+    """Return how many of these files belonged to deleted jobs."""
+    with read_scope() as s:
+        return len(job_deletion.released(s, names))
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +21,11 @@ from db.access import sign_in_counts
 from db.broker import Queue
 from db.clock import moment
 from db.database import current, read_scope, session_scope
+from db.datasets import job_deletion
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
 from db.ledger.backlog import record_sweep
+from db.ledger.completion import JobGone
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload
 from db.registry import engine_proofs
 from worker import scrub
@@ -30,6 +33,9 @@ from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
 
 log = logging.getLogger(__name__)
+
+BATCHES = 20
+"""The most batches of rows of deleted jobs that a round removes, so that leases do not wait for a large job."""
 
 QUEUES: dict[type[LeaseMixin], Queue] = {
     Upload: Queue.INGEST,
@@ -43,6 +49,8 @@ QUEUES: dict[type[LeaseMixin], Queue] = {
 def sweep(watch: LeaseWatch | None = None) -> None:
     """Do one round: repair the ledger, note the sweep, and send lost messages again if the broker is reachable.
 
+    Then remove rows of deleted jobs.
+
     Without a watch, every lease that has run out counts as lost.
     """
     sweep_ledger(watch)
@@ -51,6 +59,7 @@ def sweep(watch: LeaseWatch | None = None) -> None:
         send_again()
     except (OperationalError, RedisError, OSError) as error:  # try again in the next round
         log.warning("broker unreachable, no message sent again", extra={"error": type(error).__name__})
+    _remove_deleted_jobs()
     _may_judge(watch)  # a gap during this round counts too
 
 
@@ -96,7 +105,7 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
     if not _may_judge(watch):
         return
     for chunk_id in lost:
-        with session_scope() as s:
+        with suppress(JobGone), session_scope() as s:
             chunk = s.get_one(Chunk, chunk_id)
             job = completion.lock_job(s, chunk.job_id)
             s.refresh(chunk)
@@ -156,8 +165,18 @@ def _finish_jobs() -> None:
     with read_scope() as s:
         done = s.scalars(select(Job.id).where(Job.state.in_(OPEN_JOB), none_open(Upload), none_open(Chunk))).all()
     for job_id in done:
-        with session_scope() as s:
+        with suppress(JobGone), session_scope() as s:
             completion.finish_if_done(s, completion.lock_job(s, job_id))
+
+
+def _remove_deleted_jobs() -> None:
+    with read_scope() as s:
+        if not job_deletion.is_any_left(s):
+            return
+    for _ in range(BATCHES):
+        with session_scope() as s:
+            if not job_deletion.remove_some(s):
+                return
 
 
 def reap_and_log() -> None:

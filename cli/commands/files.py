@@ -28,6 +28,7 @@ def reap(yes: bool, as_json: bool) -> None:
 
     No file is moved if more than 1,000 files are unused. No file is moved either if more than 100 are unused and these
     are more than 5 % of all files. The settings may then name the wrong database. Check this before you use --yes.
+    Files of deleted jobs are not counted.
     """
     from dataclasses import asdict
 

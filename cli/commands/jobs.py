@@ -1,4 +1,4 @@
-"""`ctbatch jobs`: lists, shows, waits for, cancels and retries jobs."""
+"""`ctbatch jobs`: lists, shows, waits for, cancels, retries and deletes jobs."""
 
 import click
 
@@ -15,7 +15,7 @@ FACTS = ("id", "name", "state", "error", "model_version", "model_note", "recipe"
 
 @click.group()
 def jobs() -> None:
-    """List, show, wait for, cancel and retry jobs."""
+    """List, show, wait for, cancel, retry and delete jobs."""
 
 
 @jobs.command("ls")
@@ -110,3 +110,38 @@ def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
             follow(client, job_id, strict=strict, as_json=as_json)
         elif as_json:
             print_json(answer)
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def rm(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete ended jobs, with their results, findings and labels.
+
+    Their files leave the disk days later. Files that another job or a dataset uses stay. If a JOB cannot be deleted,
+    the others are deleted all the same, and the exit code is that of the first such JOB on the command line.
+    """
+    if not yes:
+        which = f"job {job_ids[0]}" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+        click.confirm(f"Delete {which}? Results, findings and labels are lost.", abort=True, err=True)
+    deleted: list[str] = []
+    first: CommandError | None = None
+    with Client() as client:
+        for job_id in job_ids:
+            try:
+                client.delete(f"/jobs/{job_id}")
+            except CommandError as error:
+                named = type(error)(f"job {safe(job_id)}: {error.message}")
+                if first is None:
+                    first = named
+                else:
+                    named.show()
+            else:
+                deleted.append(job_id)
+                if not as_json:
+                    say(f"job {safe(job_id)} is deleted")
+    if as_json:
+        print_json({"deleted": deleted})
+    if first is not None:
+        raise first

@@ -70,6 +70,10 @@ class Client:
         """Post an empty body to a path below `/api/v1`, and return the JSON of the answer. Try only once."""
         return self._request("POST", path, pauses=()).json()
 
+    def delete(self, path: str) -> None:
+        """Delete what is at a path below `/api/v1`. Try only once."""
+        self._request("DELETE", path, pauses=())
+
     def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, BinaryIO]], idempotency_key: str) -> Json:
         """Send form fields and files with their names, and return the job.
 
@@ -206,7 +210,7 @@ class Client:
             UsageError: the answer is a redirect.
             Unavailable: the answer is not of this media type.
         """
-        if answer.status_code == httpx.codes.NOT_MODIFIED:
+        if answer.status_code in (httpx.codes.NOT_MODIFIED, httpx.codes.NO_CONTENT):
             return
         if not answer.is_success:
             target = str(answer.next_request.url.copy_with(query=None)) if answer.next_request else "no address"

@@ -1,1 +1,1 @@
-"""Datasets: labelled slices, and the reviews from which they may be made."""
+"""Datasets: labelled slices, and the reviews from which they may be made. Jobs are deleted here too."""

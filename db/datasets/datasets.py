@@ -16,6 +16,7 @@ from db.broker import Queue
 from db.clock import from_now
 from db.datasets.slices import DatasetError
 from db.ledger import leases
+from db.ledger.completion import JobGone, lock_job
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
@@ -96,9 +97,11 @@ def create_from_reviews(
     """
     if not job_ids:
         raise DatasetError("name at least one job whose slices were reviewed")
-    for job_id in job_ids:
-        if s.get(Job, job_id) is None:
-            raise DatasetError(f"there is no job {job_id}")
+    for job_id in sorted(set(job_ids)):
+        try:
+            lock_job(s, job_id)  # so that the job is not deleted before the dataset is built
+        except JobGone:
+            raise DatasetError(f"there is no job {job_id}") from None
         reviewed = select(Review.id).join(Slice, Slice.id == Review.slice_id).where(Slice.job_id == job_id).limit(1)
         if s.scalar(reviewed) is None:
             raise DatasetError(f"no slice of the job {job_id} is labelled yet: label some on its page first")

@@ -79,8 +79,11 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
 
 
 def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
-    """Treat a claimed chunk as lost, because its worker gives it up. Do nothing if the claim is no longer valid."""
-    chunk = s.get_one(Chunk, claim.id)
+    """Treat a claimed chunk as lost, because its worker gives it up. Do nothing if the claim is no longer valid.
+
+    Raises StaleClaim if the job was deleted.
+    """
+    chunk = leases.claimed_row(s, Chunk, claim)
     job = lock_job(s, chunk.job_id)
     s.refresh(chunk)
     if (chunk.fence, chunk.token) == (claim.fence, claim.token):
@@ -90,7 +93,7 @@ def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
 
 def put_off_chunk(s: Session, claim: Claim, *, is_attempt: bool = False) -> None:
     """Put off a claimed chunk, as `leases.put_off` does. If its job is cancelled, cancel it. Raises StaleClaim."""
-    job = lock_job(s, s.get_one(Chunk, claim.id).job_id)
+    job = lock_job(s, leases.claimed_row(s, Chunk, claim).job_id)
     if job.cancel_requested_at is None:
         leases.put_off(s, Chunk, claim, is_attempt=is_attempt)
     else:
@@ -99,7 +102,7 @@ def put_off_chunk(s: Session, claim: Claim, *, is_attempt: bool = False) -> None
 
 def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
     """End a claimed chunk whose slices cannot be predicted. If its job is cancelled, cancel it. Raises StaleClaim."""
-    job = lock_job(s, s.get_one(Chunk, claim.id).job_id)
+    job = lock_job(s, leases.claimed_row(s, Chunk, claim).job_id)
     if job.cancel_requested_at is None:
         _close(s, job, claim, Work.FAILED, Outcome.QUARANTINED, reason)
     else:

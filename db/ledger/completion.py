@@ -5,19 +5,33 @@ from sqlalchemy.orm import Session
 
 from db.clock import from_now
 from db.findings.recording import write_findings
+from db.ledger.leases import StaleClaim
 from db.ledger.tally import count_tallies
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
 from db.series.settle import settle
 
 
+class JobGone(StaleClaim):
+    """The job was deleted. Nobody sees it any more, and nothing may be recorded in it."""
+
+
 def lock_job(s: Session, job_id: str) -> Job:
     """Lock a job until the transaction ends, and return it. So only one transaction at a time can finish the job.
 
-    Lock the job before its uploads and chunks, and lock only one job in a transaction. Otherwise two transactions can
-    deadlock.
+    Lock the job before its uploads and chunks, and lock only one job in a transaction, or several in the order of their
+    ids. Otherwise two transactions can deadlock. Raises JobGone.
     """
     query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
-    return s.scalars(query.with_for_update(key_share=True, of=Job)).one()
+    job = s.scalars(query.with_for_update(key_share=True, of=Job)).one_or_none()
+    if job is None or job.deleted_at is not None:
+        raise JobGone(f"job {job_id}")
+    return job
+
+
+def check_kept(s: Session, job_id: str) -> None:
+    """Raise JobGone if the job was deleted. Rows that were read before this call are complete if it does not raise."""
+    if s.scalar(select(Job.id).where(Job.id == job_id, Job.deleted_at.is_(None))) is None:
+        raise JobGone(f"job {job_id}")
 
 
 def finish_if_done(s: Session, job: Job) -> None:

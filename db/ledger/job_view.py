@@ -12,7 +12,7 @@ from db import FAKE_ENGINE, MADE_UP, paging
 from db.clock import from_now
 from db.ledger.tally import tallies_of, thresholds_of
 from db.ledger.views import JobStateName, Moment, View
-from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
+from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work, deleted_jobs
 from db.models.documents import JobTally
 from db.paging import BadCursor, Page
 from db.reasons import DECODER_FAILED, OF_FILES
@@ -128,13 +128,14 @@ class JobView(View):
 
 
 def count_jobs(s: Session) -> dict[str, int]:
-    """Count all jobs by state."""
-    return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+    """Count the jobs that are not deleted by state."""
+    return dict(s.execute(select(Job.state, func.count()).where(Job.deleted_at.is_(None)).group_by(Job.state)).all())
 
 
 def count_slices(s: Session) -> dict[str, int]:
-    """Count all slices by outcome."""
-    return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
+    """Count the slices of these jobs by outcome."""
+    kept = Slice.job_id.not_in(deleted_jobs())
+    return dict(s.execute(select(Slice.state, func.count()).where(kept).group_by(Slice.state)).all())
 
 
 def job_view(s: Session, job: Job) -> JobView:
@@ -265,7 +266,7 @@ def list_jobs(
     """
     owner = None if user.is_admin and key is None else user.id
     wanted = ((Job.owner_id, owner), (Job.idempotency_key, key), (Job.state, state))
-    matching = [column == value for column, value in wanted if value is not None]
+    matching = [Job.deleted_at.is_(None), *(column == value for column, value in wanted if value is not None)]
     query = select(Job).where(*matching).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if cursor is not None:
         at, job_id = paging.decode(cursor, str, str)

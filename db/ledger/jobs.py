@@ -100,13 +100,16 @@ def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
 
 
 def visible_job(s: Session, job_id: str, user: User) -> Job | None:
-    """Return the job if this user may see it, or None. Admins may see all jobs, others only their own."""
+    """Return the job if this user may see it, or None. Admins may see all jobs, others only their own.
+
+    Nobody may see a deleted job.
+    """
     job = s.get(Job, job_id)
-    return job if job and (user.is_admin or job.owner_id == user.id) else None
+    return job if job and job.deleted_at is None and (user.is_admin or job.owner_id == user.id) else None
 
 
 def cancel_job(s: Session, job: Job) -> bool:
-    """Cancel an open job. Return False if it has ended.
+    """Cancel an open job. Return False if it has ended. Raises JobGone.
 
     Waiting chunks and loose files are cancelled now, running ones when their workers report. If an archive is not
     unpacked yet, an ingest worker records each remaining entry as cancelled.
@@ -134,7 +137,8 @@ def retry_job(s: Session, job: Job) -> int:
     Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. If anything
     is read again, bolus tracking slices are opened too: with more slices, they may be a series over time. Return how
-    many other slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
+    many other slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry. Raises
+    JobGone.
     """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:

@@ -62,6 +62,14 @@ def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
     return query
 
 
+def claimed_row(session: Session, model: type[L], claim: Claim) -> L:
+    """Return the row of a claim. Raises StaleClaim if the row was removed with its job."""
+    row = session.get(model, claim.id)
+    if row is None:
+        raise StaleClaim(f"{model.__tablename__} {claim.id} was removed")  # type: ignore[attr-defined]
+    return row
+
+
 def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
     """Claim this row if it is due. Return None if another worker was quicker."""
     table: Any = model

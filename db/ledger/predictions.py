@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from db import FAKE_ENGINE
 from db.bulk import UNSEEN, insert_rows, one_of
 from db.clock import from_now
-from db.models import Job, Outcome, Prediction, Slice
+from db.models import Job, Outcome, Prediction, Slice, deleted_jobs
 
 Pixels = Mapping[int, str | None]
 """The hashes of prepared pixels, by slice."""
@@ -102,6 +102,7 @@ def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[
             Prediction.model_version_id == job.model_version_id,
             Prediction.recipe == job.recipe,
             Prediction.engine != FAKE_ENGINE,
+            Prediction.job_id.not_in(deleted_jobs()),
         )
         .limit(1)  # one is enough, as a picture may be submitted a hundred thousand times
         .scalar_subquery()

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from db import CLASSES, COVID, ClassName, paging
 from db.database import read_scope
+from db.ledger.completion import check_kept
 from db.ledger.views import OutcomeName, View
 from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.paging import BadCursor, Cursor, Page
@@ -261,7 +262,7 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
     """Yield the present slices of a job: by patient, by series, and from the feet to the head.
 
     Slices without a series come last, as submitted. Use many short reads, so that a slow client never blocks the
-    database.
+    database. Raises JobGone if the job is deleted meanwhile.
     """
     order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), *AS_SUBMITTED)
     with read_scope() as s:
@@ -274,4 +275,5 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
 def _results(job: Job, ids: Sequence[int]) -> Iterable[ResultRow]:
     with read_scope() as s:
         rows = {row[0].id: _result(job, *row) for row in s.execute(_rows(job).where(Slice.id.in_(ids)))}
+        check_kept(s, job.id)
     return (rows[id_] for id_ in ids if id_ in rows)

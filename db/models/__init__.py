@@ -3,8 +3,8 @@
 from db.models.accounts import RequestKey, SignInCount, SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
 from db.models.findings import Finding, Level
-from db.models.installation import DamagedFile, Installation
-from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
+from db.models.installation import DamagedFile, Installation, ReleasedFile
+from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload, deleted_jobs
 from db.models.registry import EngineProof, ModelVersion, Promotion, PromotionKind
 from db.models.slices import Outcome, Patient, Prediction, Series, Slice, Study
 from db.models.timing import StageSlot, StageTime, StageTimes
@@ -33,6 +33,7 @@ __all__ = [
     "Prediction",
     "Promotion",
     "PromotionKind",
+    "ReleasedFile",
     "RequestKey",
     "Review",
     "Series",
@@ -50,4 +51,5 @@ __all__ = [
     "Upload",
     "User",
     "Work",
+    "deleted_jobs",
 ]

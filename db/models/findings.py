@@ -40,9 +40,9 @@ class Finding(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
     ordinal: Mapped[int]
     level: Mapped[str]
-    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"))
-    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"))
-    series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id"))
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id"), index=True)
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     rule: Mapped[str]
     rule_version: Mapped[int]

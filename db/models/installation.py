@@ -6,6 +6,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db.clock import from_now
 from db.models.base import NO_FILE, Base
+from db.models.slices import BigId
 
 
 class Installation(Base):
@@ -34,3 +35,16 @@ class DamagedFile(Base):
 
     sha256: Mapped[str] = mapped_column(primary_key=True, info=NO_FILE)
     found_at: Mapped[datetime] = mapped_column(default=from_now())
+
+
+class ReleasedFile(Base):
+    """A stored file that rows of a deleted job referred to. The reaper expects that it may be unused.
+
+    A file may have several such rows. They are removed when the reaper has had time to look at the file.
+    """
+
+    __tablename__ = "released_file"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    sha256: Mapped[str] = mapped_column(index=True, info=NO_FILE)
+    released_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, Select, UniqueConstraint, select
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
@@ -31,7 +31,8 @@ class Job(Base):
     """One submission. It keeps the model version that was the champion when it was created.
 
     `tally`: the sums over the job's rows, stored when the job ends. While the job is open, the rows are counted.
-    `retried_at`: when the job was last opened again after its end.
+    `retried_at`: when the job was last opened again after its end. `deleted_at`: when somebody deleted the job. From
+    then on, nobody sees it, and the sweeper removes its rows.
     """
 
     __tablename__ = "job"
@@ -58,10 +59,16 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     retried_at: Mapped[datetime | None]
     served_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None] = mapped_column(index=True)
     tally: Mapped[JobTally | None] = mapped_column(DocumentType(JobTally), info=NO_FILE)
 
     owner: Mapped[User] = relationship(lazy="joined")
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")
+
+
+def deleted_jobs() -> Select[str]:
+    """Return the query of the ids of deleted jobs, for statements that read rows of all jobs."""
+    return select(Job.id).where(Job.deleted_at.is_not(None))
 
 
 class Chunk(LeaseMixin, Base):

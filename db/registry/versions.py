@@ -79,8 +79,9 @@ def keep_finding_rule(s: Session, version: ModelVersion, rule: FindingRule | Non
 
 
 def used_by(s: Session, version: ModelVersion) -> int:
-    """Return how many jobs use or used this version."""
-    return s.scalar(select(func.count()).select_from(Job).where(Job.model_version_id == version.id)) or 0
+    """Return how many jobs use or used this version. Deleted jobs do not count."""
+    used = (Job.model_version_id == version.id) & Job.deleted_at.is_(None)
+    return s.scalar(select(func.count()).select_from(Job).where(used)) or 0
 
 
 def list_versions(s: Session) -> list[ModelVersion]:

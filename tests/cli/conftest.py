@@ -160,6 +160,17 @@ class _Handler(BaseHTTPRequestHandler):
                 job["state"] = job["state_text"] = {"cancel": "cancelled", "retry": "queued"}[words[2]]
                 self._send(202, {"retried": 3, "job": job} if words[2] == "retry" else job)
 
+    def do_DELETE(self) -> None:
+        if self._allowed():
+            job_id = self.path.removeprefix("/api/v1/jobs/")
+            if job_id not in self.server.jobs:
+                self._problem(404, "not-found")
+            elif self.server.jobs[job_id]["state"] in ("queued", "running"):
+                self._problem(409, "conflict")
+            else:
+                del self.server.jobs[job_id]
+                self._send_bytes(204, "application/json", b"", {})
+
     def _allowed(self) -> bool:
         if self.server.faults and self.path != "/api/v1/jobs?limit=1" and "idempotency_key" not in self.path:
             fault = self.server.faults.pop(0)

@@ -108,6 +108,31 @@ def test_cancel_and_retry(ctbatch, api):
     assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "3 queued again; job job1 is queued: scan.zip\n"
 
 
+def test_rm_deletes_what_it_can_and_exits_with_the_code_of_the_first_that_it_cannot(ctbatch, api):
+    for state in ("finished", "running", "failed"):
+        api.add_job(state)
+    result = ctbatch("jobs", "rm", "job1", "job2", "nosuch", "job3", "--yes", env=api.env)
+    assert (result.returncode, list(api.jobs)) == (2, ["job2"])
+    assert result.stderr.splitlines() == [
+        "job job1 is deleted",
+        "Error: job nosuch: It is not-found.",
+        "job job3 is deleted",
+        "Error: job job2: It is conflict.",
+    ]
+    assert ctbatch("jobs", "rm", "nosuch", "--yes", env=api.env).returncode == 3
+    api.add_job("cancelled")
+    deleted = ctbatch("jobs", "rm", "job2", "--yes", "--json", env=api.env)
+    assert json.loads(deleted.stdout) == {"deleted": ["job2"]}
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 130), ("", 130)], ids=["yes", "no", "nothing"])
+def test_rm_asks_first(ctbatch, api, answer, code):
+    api.add_job("finished")
+    result = ctbatch("jobs", "rm", "job1", stdin=answer, env=api.env)
+    assert (result.returncode, len(api.jobs)) == (code, 0 if code == 0 else 1)
+    assert "Delete job job1?" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_server_that_stays_away_is_exit_code_4(ctbatch, api):
     api.faults = [503] * 20

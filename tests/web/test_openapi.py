@@ -46,6 +46,8 @@ def ask(described: Settings) -> dict[str, Any]:
     api = Api(app, user)
     job_id = api.submit(("a.zip", zip_of({"1.png": png(1), "2.png": png(2)}))).json["id"]
     WorkerPart().whole_job(2)
+    deletable_id = api.submit(("b.png", png(3))).json["id"]
+    WorkerPart().whole_job(1)
     rows = api.get(f"/jobs/{job_id}/results").json["items"]
     dataset_id = ready_dataset("described")
     run_id = api.post("/runs", json={"dataset": "described/1"}).json["id"]
@@ -55,6 +57,7 @@ def ask(described: Settings) -> dict[str, Any]:
         "app": app,
         "headers": api.headers,
         "job_id": job_id,
+        "deletable_id": deletable_id,
         "slice_id": rows[0]["slice_id"],
         "dataset_id": dataset_id,
         "run_id": run_id,
@@ -73,6 +76,7 @@ OPERATIONS = [
     ("GET", "/api/v1/jobs"),
     ("POST", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{job_id}"),
+    ("DELETE", "/api/v1/jobs/{job_id}"),
     ("POST", "/api/v1/jobs/{job_id}/cancel"),
     ("POST", "/api/v1/jobs/{job_id}/retry"),
     ("GET", "/api/v1/jobs/{job_id}/findings"),
@@ -137,6 +141,8 @@ def test_api_keeps_to_its_description_in_many_requests(
 def keep_asking(method: str, path: str, description: Any, ask: dict[str, Any], examples: int) -> None:
     """Make requests up, hold the answers against the description."""
     ids = {name: ask[name] for name in ask["ids"] if f"{{{name}}}" in path}
+    if method == "DELETE" and list(ids) == ["job_id"]:
+        ids["job_id"] = ask["deletable_id"]
 
     @hypothesis.settings(REPEATABLE, max_examples=examples)
     @hypothesis.given(case=description[path][method].as_strategy())

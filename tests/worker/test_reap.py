@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from db import database as base
 from db.clock import from_now
 from db.database import session_scope
+from db.datasets.datasets import create_dataset
+from db.datasets.job_deletion import delete_job
 from db.installation import ForeignStorage, adopt_storage, check_storage
-from db.models import Installation, ModelVersion
+from db.ledger.jobs import ReceivedFile, create_job
+from db.models import Installation, Job, JobState, ModelVersion, ReleasedFile, Upload, User, Work
 from db.settings import Settings
 from db.storage import FileMissing, storage
 from worker import reap, sweep
@@ -169,3 +172,75 @@ def test_files_in_a_bucket_go_to_its_trash(database: Settings, tmp_path: Path) -
     assert reap.reap().trashed == 1
     assert not storage().exists(sha256)
     assert storage().read(sha256) == b"nobody's"
+
+
+def release(*names: str) -> None:
+    with session_scope() as s:
+        s.add_all(ReleasedFile(sha256=name) for name in names)
+
+
+def released() -> set[str]:
+    with session_scope() as s:
+        return set(s.scalars(select(ReleasedFile.sha256)))
+
+
+def test_files_of_deleted_jobs_do_not_count_as_too_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("FEW", "MANY"):
+        monkeypatch.setattr(reap, limit, 1)
+    files = [store(bytes([number])) for number in range(5)]
+    release(*files)
+    unexpected = [store(b"a"), store(b"b")]
+    with pytest.raises(reap.TooManyOrphans, match="2 of 7"):
+        reap.reap()
+    storage().delete(unexpected[0])
+    assert reap.reap().trashed == 6
+    assert reap.restore_all() == 6
+
+
+def test_file_of_a_deleted_job_that_something_else_uses_stays(store: Store, champion: ModelVersion) -> None:
+    shared = store(b"shared")
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": shared}
+    release(shared)
+    assert reap.reap().trashed == 0
+    assert storage().exists(shared)
+
+
+def job_of(owner: User, *files: str) -> Job:
+    """A cancelled job of these stored files."""
+    received = [ReceivedFile("a.png", sha256, 1, "loose", 1) for sha256 in files]
+    with session_scope() as s:
+        job, _ = create_job(s, owner=owner, files=received)
+        s.execute(update(Upload).values(state=Work.CANCELLED))
+        s.execute(update(Job).values(state=JobState.CANCELLED))
+    return job
+
+
+def test_files_of_a_deleted_job_go_to_the_trash_unless_others_use_them(
+    store: Store, champion: ModelVersion, ann: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("FEW", "MANY"):
+        monkeypatch.setattr(reap, limit, 0)
+    shared, of_dataset, *own = (store(bytes([number])) for number in range(5))
+    deleted, other = job_of(ann, shared, of_dataset, *own), job_of(bob, shared)
+    with session_scope() as s:
+        create_dataset(s, name="site", user=None, files=[ReceivedFile("a.zip", of_dataset, 1, "zip", 1)])
+        delete_job(s, deleted, ann)
+    assert reap.reap().trashed == 0, "its rows are still there"
+    sweep.sweep()
+    assert reap.reap().trashed == 3
+    assert [storage().exists(sha256) for sha256 in (shared, of_dataset, *own)] == [True, True, False, False, False]
+    with session_scope() as s:
+        delete_job(s, other, bob)
+    sweep.sweep()
+    assert reap.reap().trashed == 1
+
+
+def test_released_files_are_remembered_until_all_are_old_enough_to_go(store: Store, database: Settings) -> None:
+    release("5" * 64)
+    reap.reap()
+    assert released() == {"5" * 64}
+    with session_scope() as s:
+        s.execute(update(ReleasedFile).values(released_at=from_now(-2 * database.orphan_seconds - 60)))
+    reap.reap()
+    assert released() == set()

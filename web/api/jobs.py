@@ -1,4 +1,4 @@
-"""The API of jobs: submit, list, show, cancel and retry them."""
+"""The API of jobs: submit, list, show, cancel, retry and delete them."""
 
 from apiflask import APIBlueprint
 from flask import url_for
@@ -7,7 +7,7 @@ from db.database import read_scope
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
 from db.models import Job
-from web.actions.jobs import submit
+from web.actions.jobs import delete, submit
 from web.actions.lookup import reading_job, writing_job
 from web.actions.request import takes_files
 from web.api import PREFIX
@@ -67,6 +67,20 @@ def show_job(job_id: str) -> JobOut:
     """
     with reading_job(job_id) as (s, job):
         return job_json(job_view(s, job))
+
+
+@blueprint.delete("/<job_id>")
+@blueprint.output({}, status_code=204, description="Deleted.")
+@blueprint.doc(responses=problems(400, 404, 409))
+def delete_job(job_id: str) -> tuple[str, int]:
+    """Delete an ended job
+
+    Deletes its results, findings and labels at once, and its files days later. Files that another job or a dataset uses
+    stay. If the job has not ended, the answer is 409 with the `code` `job_open`: cancel it first. If
+    a dataset is being built from it, the `code` is `dataset_building`.
+    """
+    delete(job_id)
+    return "", 204
 
 
 @blueprint.post("/<job_id>/cancel")

@@ -1,17 +1,19 @@
-"""The pages of jobs: the list, and a job's page with its live part, results, slices, and cancel and retry buttons."""
+"""The pages of jobs: the list, and a job's page with its live part, results, slices, and buttons that change it."""
 
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response, redirect, render_template, request, url_for
+from flask import Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from db.database import read_scope
+from db.datasets.job_deletion import days_until_files_are_gone
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
 from db.ledger.results import ResultRow, ResultsQuery, results_page
 from db.models import Job, Outcome
+from web.actions import jobs
 from web.actions.lookup import reading_job, writing_job
 from web.schemas.jobs import JobListQuery
 from web.security.auth import require_user
@@ -114,6 +116,15 @@ def retry(job_id: str) -> ResponseReturnValue:
     return redirect(url_for("jobs.show", job_id=job_id, blind=request.args.get("blind")), 303)
 
 
+@blueprint.post("/jobs/<job_id>/delete")
+def delete(job_id: str) -> ResponseReturnValue:
+    """Delete an ended job, and return to the list."""
+    jobs.delete(job_id)
+    days = days_until_files_are_gone()
+    flash(f"The job is deleted. Its files leave the disk after about {days} days, unless something else uses them.")
+    return redirect(url_for("jobs.index"), 303)
+
+
 def _findings(s: Session, job: Job) -> dict[str, Any]:
     return findings_part(s, job, parsed(PartQuery, request.args))
 
@@ -121,7 +132,8 @@ def _findings(s: Session, job: Job) -> dict[str, Any]:
 def _live(s: Session, job: Job) -> dict[str, Any]:
     view = job_view(s, job)
     rejected = _rejected(s, job) if view.counts.rejected + view.counts.quarantined else []
-    return {"job": view, "rejected": rejected, "blind": Switches.of_request().blind}
+    switches = {"blind": Switches.of_request().blind, "days_until_gone": days_until_files_are_gone()}
+    return {"job": view, "rejected": rejected, **switches}
 
 
 def _rejected(s: Session, job: Job) -> list[ResultRow]:

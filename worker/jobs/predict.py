@@ -18,7 +18,7 @@ from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
 from db.installation import is_storage_at_hand
-from db.ledger import chunks, queue
+from db.ledger import chunks, leases, queue
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, ModelVersion
 from db.registry import champions, engine_proofs
@@ -256,7 +256,7 @@ def _put_off(claims: list[Claim], reason: str | None = None) -> None:
     for claim in claims:
         try:
             with session_scope() as s:
-                if reason is not None and s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
+                if reason is not None and leases.claimed_row(s, Chunk, claim).attempts >= MAX_ATTEMPTS:
                     chunks.quarantine_chunk(s, claim, reason)
                 else:
                     chunks.put_off_chunk(s, claim, is_attempt=reason is not None)

@@ -36,6 +36,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_damaged_file")),
     )
     op.create_table(
+        "released_file",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("released_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_released_file")),
+    )
+    with op.batch_alter_table("released_file", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_released_file_sha256"), ["sha256"], unique=False)
+
+    op.create_table(
         "stage_slot",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("times", sa.JSON(), nullable=False),
@@ -147,6 +157,7 @@ def upgrade() -> None:
         sa.Column("cancel_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("retried_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("served_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("deleted_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("tally", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_job_model_version_id_model_version")
@@ -156,6 +167,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner_id", "idempotency_key", name=op.f("uq_job_owner_id_idempotency_key")),
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_job_deleted_at"), ["deleted_at"], unique=False)
         batch_op.create_index("ix_job_owner_created", ["owner_id", "created_at", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_state"), ["state"], unique=False)
 
@@ -463,6 +475,9 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("finding", schema=None) as batch_op:
         batch_op.create_index("ix_finding_job_level", ["job_id", "level", "verdict", "ordinal"], unique=False)
+        batch_op.create_index(batch_op.f("ix_finding_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_finding_series_id"), ["series_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_finding_study_id"), ["study_id"], unique=False)
 
     op.create_table(
         "slice",

@@ -134,6 +134,21 @@ def test_job_is_cancelled_after_asking(signed_in: Any, api: Api) -> None:
     signed_in.locator(".state", has_text="cancelling").wait_for()
 
 
+def test_job_is_deleted_after_asking(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    button = signed_in.get_by_role("button", name="Delete")
+    signed_in.once("dialog", lambda dialog: dialog.dismiss())
+    button.click()
+    playwright.expect(signed_in.locator(".state", has_text="finished")).to_be_visible()
+    questions: list[str] = []
+    signed_in.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    button.click()
+    signed_in.wait_for_url("**/jobs")
+    playwright.expect(signed_in.get_by_role("status")).to_contain_text("The job is deleted.")
+    playwright.expect(signed_in.locator(f"#job-{finished}")).to_have_count(0)
+    assert "leave the disk after about 17 days" in questions[0]
+
+
 @pytest.mark.slow
 def test_buttons_of_a_cancelled_job_are_one_line_high_on_a_phone(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(3)}))).json["id"]
