@@ -50,6 +50,7 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
     signed_in.locator("#results").get_by_text("The image ends too early.").first.wait_for()
     playwright.expect(signed_in.locator('[role="status"]').first).to_have_text("The job is finished.")
     assert heading.is_visible()  # the page was changed in place, not replaced
+    signed_in.get_by_role("region", name="Findings").get_by_role("heading", name="Findings").wait_for()
     signed_in.locator("#results .outcome-positive").first.wait_for()
     playwright.expect(signed_in.locator("[hx-trigger^=every]")).to_have_count(0, timeout=15_000)
     requests: list[str] = []
