@@ -64,13 +64,21 @@
   };
 
   document.addEventListener("keydown", (event) => {
-    const typing = "input:not([type=checkbox]), textarea, select";
+    const typing = "input:not([type=checkbox], [type=range]), textarea, select";
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(typing)) return;
+    if (event.target.matches("[type=range]") && event.key.startsWith("Arrow")) return; // the slider moves
     if (!slice() || (byId("slice-dialog") && !byId("slice-dialog").open)) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (key === "h") showHeat({on: !heat.on});
     else if (KEYS[key]) slice().querySelector(KEYS[key])?.click();
   });
+
+  // Whoever moves the slider by pointer does not stay on it, so that the arrow keys go to other slices again.
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => {
+      if (document.activeElement.matches("[data-heat-strength]")) document.activeElement.blur();
+    });
+  }
 
   // A swipe across the picture does what the arrow keys do. Scrolling, zooming and moving a zoomed page do nothing.
   const SWIPE = 50; // pixels

@@ -189,3 +189,20 @@ def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
     assert "ann" in reviews.locator(".review-list").inner_text()
     reviews.get_by_role("button", name="Undo").click()
     reviews.locator(".review-list .outcome").wait_for(state="detached")
+
+
+@pytest.mark.slow
+def test_keys_work_after_the_strength_was_set_by_pointer(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_label("Strength").click()
+    signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_text("2 of 7").wait_for()
+    assert dialog.get_by_label("Strength").input_value() == "50"
+    dialog.get_by_label("Strength").focus()
+    signed_in.keyboard.press("ArrowRight")
+    playwright.expect(dialog.get_by_label("Strength")).to_have_value("51")
+    signed_in.keyboard.press("1")
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    assert dialog.get_by_text("2 of 7").is_visible()
