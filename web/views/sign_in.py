@@ -5,12 +5,13 @@ import math
 from apiflask import APIBlueprint
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
 
 from db.access import accounts, links, sign_in_counts
 from db.access.sign_in_counts import TooManyFailures
 from db.database import in_transaction, read_scope, session_scope
 from db.models import User
-from web.errors import Problem, not_signed_in
+from web.errors import Problem, not_signed_in, respond
 from web.security.auth import current_user, local_path, sign_in, sign_out
 from web.security.guards import guard_forms
 from web.security.sign_in_limits import limits_of
@@ -21,6 +22,7 @@ blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
+OLD_FORM = "This form was out of date. Sign in again. If you see this again, allow cookies for this site."
 USED_LINK = "That sign-in link was used, replaced or is too old. Sign in with your password, or ask for a new link."
 
 
@@ -55,6 +57,18 @@ def wait(error: TooManyFailures) -> ResponseReturnValue:
     response = _form(Problem(429, "too-many-requests", detail))
     response.headers["Retry-After"] = str(seconds)
     return response
+
+
+@blueprint.errorhandler(CSRFError)
+def renew(error: CSRFError) -> ResponseReturnValue:
+    """Answer a form of an old session, for example from a tab that was open when the session ended. Change nothing."""
+    user = current_user()
+    if request.endpoint == "sign_in.by_link":
+        return redirect(request.path, 303)
+    if request.endpoint == "sign_in.submit":
+        target = local_path(request.form.get("next"))
+        return redirect(target, 303) if user else _form(Problem(400, "csrf", OLD_FORM))
+    return respond(error) if user else redirect(url_for("sign_in.form"), 303)
 
 
 @blueprint.get("/sign-in/<secret>")
