@@ -154,9 +154,14 @@
 
   window.ctbatch = {renewToken, SIGNED_OUT};
 
+  // The address names a slice after its #, which does not reach the server: lead back to this slice after a sign-in.
+  const next = document.querySelector("input[name=next]");
+  if (next) next.value += location.hash;
+
   // --- The server refuses something -------------------------------------------------------------------------------
-  let refused = null; // the path of the request that was refused last
+  let refused = null; // the request that was refused last: its path, and whether it was a poll
   const pathOf = (ctx) => ctx.request.action.split("?")[0];
+  const isPoll = (ctx) => /[?&]poll=1/.test(ctx.request.action);
 
   function report(sentence) {
     const alert = byId("refused");
@@ -176,22 +181,25 @@
   }
 
   document.addEventListener("htmx:response:error", async ({detail: {ctx}}) => {
-    if (ctx.response.status === 401 || ctx.response.status >= 500) return;
+    const [status, isPost] = [ctx.response.status, ctx.request.method === "POST"];
+    if (status >= 500 || (status === 401 && !isPost)) return; // after a 401, the page leads to the sign-in
+    if (isPoll(ctx) && refused && !refused.isPoll) return; // what a person did matters more
     const page = new DOMParser().parseFromString(ctx.text, "text/html");
-    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${ctx.response.status}.`;
+    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${status}.`;
+    if (status === 401) sentence = SIGNED_OUT.join(". ");
     if (page.querySelector("[data-problem=csrf]") && !ctx.repeated) {
       const problem = await renewToken();
       if (problem === null) return repeat(ctx);
       sentence = problem.join(". ");
     }
     // The page may show another slice by now, so name the one whose label was refused.
-    const labelled = ctx.request.method === "POST" && ctx.target.querySelector(".slice-title");
-    refused = pathOf(ctx);
+    const labelled = isPost && ctx.target.querySelector(".slice-title");
+    refused = {path: pathOf(ctx), isPoll: isPoll(ctx)};
     report(labelled ? `The label of ${labelled.textContent} did not change. ${sentence}` : sentence);
   });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
-    if (ctx.response.status >= 400 || pathOf(ctx) !== refused || /[?&]poll=1/.test(ctx.request.action)) return;
+    if (ctx.response.status >= 400 || pathOf(ctx) !== refused?.path || (isPoll(ctx) && !refused.isPoll)) return;
     refused = null;
     report("");
   });
