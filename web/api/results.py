@@ -6,6 +6,7 @@ from flask import Response, request
 
 from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
+from db.ledger.places import count_results
 from db.ledger.results import ResultsQuery, results_page
 from db.ledger.series import series_after
 from db.series.images import SliceImage, slice_image
@@ -19,7 +20,7 @@ from web.downloads.pieces import download, file_name
 from web.errors import not_found
 from web.schemas.common import ListQuery
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
-from web.security.auth import guard_api
+from web.security.auth import guard_api, require_user
 
 PARQUET = "application/vnd.apache.parquet"
 
@@ -37,8 +38,9 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     To get the next page, send `next_cursor` as `cursor`, with the same filters and order.
     """
     with reading_job(job_id) as (s, job):
-        page = results_page(s, job, query_data)
-    return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
+        page = results_page(s, job, query_data, require_user())
+        total = count_results(s, job, query_data, require_user()) if query_data.cursor is None else None
+    return ResultPage(items=page.items, next_cursor=page.next_cursor, total=total, notice=RESEARCH_USE_ONLY)
 
 
 @blueprint.get("/series")

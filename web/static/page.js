@@ -42,7 +42,23 @@
     history.replaceState(history.state, "", location.pathname + location.search + hash);
   }
 
-  byId("slice-dialog")?.addEventListener("close", () => nameSlice(""));
+  byId("slice-dialog")?.addEventListener("close", () => { nameSlice(""); showLabels(); });
+
+  // Once the dialog is closed, show the labels that were given in it in the list, too.
+  let labelled = false;
+
+  function showLabels() {
+    if (!labelled || byId("slice-dialog").open) return;
+    labelled = false;
+    const address = `${location.pathname}/results${location.search}${location.search ? "&" : "?"}poll=1`;
+    htmx.ajax("GET", address, {target: "#results", swap: "outerMorph"});
+  }
+
+  document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
+    if (!byId("slice-dialog") || ctx.response.status >= 400 || !/\/review(\?|$)/.test(ctx.request.action)) return;
+    labelled = true;
+    showLabels();
+  });
 
   const named = byId("slice-dialog") && /^#slice-(\d+)$/.exec(location.hash);
   if (named) {
