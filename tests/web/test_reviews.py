@@ -184,6 +184,13 @@ def test_job_page_warns_from_a_tenth_on(
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert ("Many of these slices are out of distribution" in page) == warned
     assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
+    assert ("out of distribution" in anns_browser.get("/jobs").text) == warned
+
+
+def test_list_of_jobs_states_the_note_of_a_model_version(anns_browser: Browser, job_id: str) -> None:
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(note="demo: knows nothing about patients"))
+    assert "· demo: knows nothing about patients" in anns_browser.get("/jobs").text
 
 
 def test_each_slice_is_marked_unless_the_page_warns_of_many(
