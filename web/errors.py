@@ -215,9 +215,10 @@ def _as_json(problem: Problem) -> Response:
 
 def _as_page(problem: Problem) -> ResponseReturnValue:
     if problem.status == 401:
-        if request.headers.get("HX-Request"):  # a page polls, but its session has ended
-            shown = urlsplit(request.headers.get("HX-Current-URL", ""))
-            back = f"{shown.path}?{shown.query}" if shown.query else shown.path
+        if request.headers.get("HX-Request"):
+            if request.method != "GET":  # the page keeps what was not sent, and reports it
+                return Response(status=401)
+            back = urlsplit(request.headers.get("HX-Current-URL", ""))._replace(scheme="", netloc="").geturl()
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=back or None)})
         target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
         return redirect(target, 303)

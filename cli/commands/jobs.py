@@ -29,13 +29,13 @@ def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(views)
     else:
-        columns = ("id", "name", "state", "done", "received", "positive", "rejected", "created")
+        columns = ("id", "name", "state", "done", "received", "positive", "ood", "rejected", "created")
         print_table(columns, [_row(job) for job in views], empty="no jobs yet; `ctbatch submit PATH` sends one")
 
 
 def _row(job: Json) -> tuple[object, ...]:
     counts = job["counts"]
-    numbers = (done(counts), counts["received"], counts["positive"], counts["rejected"])
+    numbers = (done(counts), counts["received"], counts["positive"], job.get("ood"), counts["rejected"])
     return (job["id"], job["name"], job["state_text"], *numbers, job["created_at"])
 
 

@@ -10,7 +10,7 @@ from cli.local.session import reading, writing
 from cli.local.training_runs import find_run, find_view, follow_run, print_view
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_table, say
-from db.models import TrainingRun
+from db.models import OPEN_WORK, TrainingRun
 from db.training import runs
 
 run_argument = click.argument("run_id", metavar="RUN", type=ROW_ID)
@@ -74,7 +74,7 @@ def wait(run_id: int, as_json: bool) -> None:
 @run_argument
 def cancel(run_id: int) -> None:
     """End a run within seconds, and keep nothing."""
-    _ask(run_id, runs.cancel_run, "it has ended already")
+    _ask(run_id, runs.cancel_run)
     say(f"training run {run_id} is being cancelled")
 
 
@@ -87,11 +87,13 @@ def stop(run_id: int) -> None:
     gets the current weights, or the weights of the previous stage if that stage ended with a lower validation loss. A
     run that waits (for a worker or for disk space) can be stopped only if it has a checkpoint.
     """
-    _ask(run_id, runs.stop_run, "it is not running, and has no checkpoint")
+    _ask(run_id, runs.stop_run)
     say(f"training run {run_id} is being stopped; it keeps what it has learned")
 
 
-def _ask(run_id: int, request: Callable[[Session, TrainingRun], bool], refusal: str) -> None:
+def _ask(run_id: int, request: Callable[[Session, TrainingRun], bool]) -> None:
     with writing() as session:
-        if not request(session, find_run(session, run_id)):
-            raise JobFailed(f"training run {run_id}: {refusal}")
+        run = find_run(session, run_id)
+        if not request(session, run):
+            waits = "it is not running, and has no checkpoint; cancel it instead"
+            raise JobFailed(f"training run {run_id}: {waits if run.state in OPEN_WORK else 'it has ended already'}")

@@ -112,6 +112,7 @@ def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
     """
+    paths = _without_repeats(paths)
     return _gather(paths, _names(paths), None)
 
 
@@ -127,7 +128,11 @@ def gather_below(paths: Sequence[Path], *, leave_out: Path | None = None) -> tup
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
     """
-    return _gather(paths, None, leave_out)
+    return _gather(_without_repeats(paths), None, leave_out)
+
+
+def _without_repeats(paths: Sequence[Path]) -> list[Path]:
+    return list({(_absolute(path), path.resolve()): path for path in paths}.values())
 
 
 def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path | None) -> tuple[list[Part], LeftOut]:
@@ -147,7 +152,22 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
         raise UsageError("there is nothing to send in " + ", ".join(map(str, paths)))
     if len(parts) > MOST_PARTS:
         raise UsageError(f"{len(parts)} archives are too many for one job; send at most {MOST_PARTS} at once")
-    return parts, left_out
+    return _with_different_names(parts), left_out
+
+
+def _with_different_names(parts: Sequence[Part]) -> list[Part]:
+    """Rename each TAR made here whose name another part has, such as that of a folder beside its archive."""
+    names = {part.filename for part in parts if isinstance(part, FilePart)}
+    renamed: list[Part] = []
+    for part in parts:
+        if isinstance(part, TarPart):
+            stem = part.filename.removesuffix(".tar")
+            while f"{stem}.tar" in names:
+                stem += "-packed"
+            part = TarPart(f"{stem}.tar", part.members)
+            names.add(part.filename)
+        renamed.append(part)
+    return renamed
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -102,8 +102,8 @@ def create_from_reviews(
             lock_job(s, job_id)  # so that the job is not deleted before the dataset is built
         except JobGone:
             raise DatasetError(f"there is no job {job_id}") from None
-        reviewed = select(Review.id).join(Slice, Slice.id == Review.slice_id).where(Slice.job_id == job_id).limit(1)
-        if s.scalar(reviewed) is None:
+        reviewed = select(Review.id).join(Slice, Slice.id == Review.slice_id).where(Slice.job_id == job_id)
+        if s.scalar(reviewed.where(Review.label.is_not(None)).limit(1)) is None:
             raise DatasetError(f"no slice of the job {job_id} is labelled yet: label some on its page first")
     return _create(s, name, user, [{"job": job_id} for job_id in dict.fromkeys(job_ids)], None, folders_first)
 
@@ -254,6 +254,7 @@ def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlic
     )
     last: int | None = None
     for slice_, owner_id, label, array_sha256, series in s.execute(query):
-        if slice_.id != last:
-            yield ReviewedSlice(slice_, owner_id, label, array_sha256, series)
+        if label is None or slice_.id == last:
+            continue
+        yield ReviewedSlice(slice_, owner_id, label, array_sha256, series)
         last = slice_.id

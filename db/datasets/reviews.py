@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,10 +21,11 @@ class NotReviewable(Exception):
 
 @dataclass(frozen=True)
 class ReviewView:
-    """A label of a slice, who gave it, and when."""
+    """A label of a slice, who gave it, whether it was given in a blind review, and when."""
 
     user: str
     label: str
+    blind: bool
     created_at: datetime
 
     def as_dict(self) -> dict[str, Any]:
@@ -32,8 +33,12 @@ class ReviewView:
         return asdict(self) | {"created_at": self.created_at.isoformat()}
 
 
-def set_review(s: Session, slice_id: int, user: User, label: int) -> None:
-    """Set a reader's label of a slice (1: COVID). It replaces the reader's earlier label. Raises NotReviewable."""
+def set_review(s: Session, slice_id: int, user: User, label: int, *, blind: bool = False) -> None:
+    """Set a reader's label of a slice (1: COVID). It replaces the reader's earlier label. Raises NotReviewable.
+
+    `blind`: the model's answer is hidden until the reader has labelled the slice. Only the first label is stored as
+    blind, and only until the reader changes or removes it.
+    """
     slice_ = s.get(Slice, slice_id)
     if slice_ is None or slice_.array_row is None:
         raise NotReviewable("this slice has no image, so it cannot be labelled")
@@ -41,7 +46,7 @@ def set_review(s: Session, slice_id: int, user: User, label: int) -> None:
         return
     try:
         with s.begin_nested():
-            s.add(Review(slice_id=slice_id, user_id=user.id, label=label))
+            s.add(Review(slice_id=slice_id, user_id=user.id, label=label, blind=blind))
             s.flush()
     except IntegrityError:  # the same reader labelled the slice twice at the same moment
         _change(s, slice_id, user, label)
@@ -49,13 +54,15 @@ def set_review(s: Session, slice_id: int, user: User, label: int) -> None:
 
 def _change(s: Session, slice_id: int, user: User, label: int) -> bool:
     mine = update(Review).where(Review.slice_id == slice_id, Review.user_id == user.id)
-    return s.scalar(mine.values(label=label, created_at=from_now()).returning(Review.id)) is not None
+    still_blind = case((Review.label == label, Review.blind), else_=False)
+    values = {"label": label, "blind": still_blind, "created_at": from_now()}
+    return s.scalar(mine.values(values).returning(Review.id)) is not None
 
 
 def remove_review(s: Session, slice_id: int, user: User) -> bool:
     """Remove a reader's label of a slice. Return False if there was none."""
-    mine = delete(Review).where(Review.slice_id == slice_id, Review.user_id == user.id)
-    return s.scalar(mine.returning(Review.id)) is not None
+    mine = (Review.slice_id == slice_id, Review.user_id == user.id, Review.label.is_not(None))
+    return s.scalar(update(Review).where(*mine).values(label=None, blind=False).returning(Review.id)) is not None
 
 
 def reviews_of_slice(s: Session, slice_id: int) -> list[ReviewView]:
@@ -70,6 +77,9 @@ def reviews_of_slices(s: Session, slice_ids: Iterable[int]) -> dict[int, list[Re
 
 def _by_slice(s: Session, condition: Any) -> dict[int, list[ReviewView]]:
     reviews: dict[int, list[ReviewView]] = defaultdict(list)
-    for review in s.scalars(select(Review).where(condition).order_by(Review.created_at.desc(), Review.id.desc())):
-        reviews[review.slice_id].append(ReviewView(review.user.name, CLASSES[review.label], review.created_at))
+    newest_first = (Review.created_at.desc(), Review.id.desc())
+    for review in s.scalars(select(Review).where(condition).order_by(*newest_first)):
+        if review.label is not None:
+            view = ReviewView(review.user.name, CLASSES[review.label], review.blind, review.created_at)
+            reviews[review.slice_id].append(view)
     return dict(reviews)

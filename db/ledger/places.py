@@ -16,7 +16,7 @@ from db.ledger.results import (
     needs_predictions,
     order_of,
 )
-from db.models import Job, Slice
+from db.models import Job, Slice, User
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,38 @@ class PagePlace:
     previous_cursor: str | None
 
 
-def slice_place(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> SlicePlace:
-    """Return the place of a slice in the order of a query. The page of the query does not matter."""
+def slice_place(s: Session, job: Job, slice_id: int, query: ResultsQuery, reader: User | None = None) -> SlicePlace:
+    """Return the place of a slice in the order of a query. The page of the query does not matter.
+
+    `reader`: as for `filtered`, here and below.
+    """
     order, keys = order_of(query.sort), _keys_of(s, job, slice_id, query)
     before, after = (order.side(keys, after=after) for after in (False, True))
     itself = Slice.id == slice_id
-    counts = _selected(job, query, func.count(), func.count().filter(before), func.count().filter(itself))
-    total, earlier, found = s.execute(counts).one()
-    ids = _selected(job, query, Slice.id)
+    counts = (func.count(), func.count().filter(before), func.count().filter(itself))
+    total, earlier, found = s.execute(_selected(job, query, reader, *counts)).one()
+    ids = _selected(job, query, reader, Slice.id)
     previous = s.scalar(ids.where(before).order_by(*order.clauses(backwards=True)).limit(1))
     following = s.scalar(ids.where(after).order_by(*order.clauses()).limit(1))
     return SlicePlace(earlier + 1 if found else None, total, previous, following)
 
 
-def page_place(s: Session, job: Job, query: ResultsQuery, rows: list[ResultRow]) -> PagePlace:
+def count_results(s: Session, job: Job, query: ResultsQuery, reader: User | None = None) -> int:
+    """Return how many slices match the filters of a query, on all pages."""
+    return s.scalar(_selected(job, query, reader, func.count())) or 0
+
+
+def page_place(
+    s: Session, job: Job, query: ResultsQuery, rows: list[ResultRow], reader: User | None = None
+) -> PagePlace:
     """Return the place of a page with these rows among all matching slices."""
     if query.cursor is None or not rows:
-        return PagePlace(1, s.scalar(_selected(job, query, func.count())) or 0, None)
+        return PagePlace(1, count_results(s, job, query, reader), None)
     order = order_of(query.sort)
     before = order.side(_keys_of(s, job, rows[0].slice_id, query), after=False)
-    total, earlier = s.execute(_selected(job, query, func.count(), func.count().filter(before))).one()
-    back = _selected(job, query, *order.keys).where(before).order_by(*order.clauses(backwards=True))
+    counts = (func.count(), func.count().filter(before))
+    total, earlier = s.execute(_selected(job, query, reader, *counts)).one()
+    back = _selected(job, query, reader, *order.keys).where(before).order_by(*order.clauses(backwards=True))
     start = s.execute(back.offset(query.limit).limit(1)).first()  # the previous page begins after this row
     return PagePlace(earlier + 1, total, None if start is None else cursor_after(query, start))
 
@@ -70,8 +81,8 @@ def _keys_of(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> Sequen
     return s.execute(_of_job(job, query, *order_of(query.sort).keys).where(Slice.id == slice_id)).one()
 
 
-def _selected(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:
-    return filtered(_of_job(job, query, *columns), query)
+def _selected(job: Job, query: ResultsQuery, reader: User | None, *columns: Any) -> Select[Any]:
+    return filtered(_of_job(job, query, *columns), query, reader)
 
 
 def _of_job(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:

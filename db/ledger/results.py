@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, or_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, exists, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from db import CLASSES, COVID, ClassName, paging
 from db.database import read_scope
 from db.ledger.completion import check_kept
 from db.ledger.views import OutcomeName, View
-from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, Upload
+from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Review, Series, Slice, Study, Upload, User
 from db.paging import BadCursor, Cursor, Page
 from db.registry.calibration import calibration_of, limit_of
 from db.series.rows import stated_uid
@@ -85,6 +85,11 @@ class ResultsQuery(BaseModel):
     ood: bool | None = Field(
         default=None, description="Only slices that are out of distribution, or only those that are not."
     )
+    reviewed: bool | None = Field(
+        default=None,
+        description="Only slices that you have labelled, or only those that you have not labelled yet. A slice without "
+        "an image cannot be labelled, and is neither.",
+    )
     sort: Sort = Field(
         default="position",
         description="`position`: as submitted. `series`: by series, and in the order of `series_rank` within each. The "
@@ -127,8 +132,8 @@ def needs_predictions(query: ResultsQuery) -> bool:
     return query.label is not None or query.ood is not None or "probability" in query.sort
 
 
-def filtered(rows: Select[Any], query: ResultsQuery) -> Select[Any]:
-    """Keep the slices that match the filters of a query."""
+def filtered(rows: Select[Any], query: ResultsQuery, reader: User | None = None) -> Select[Any]:
+    """Keep the slices that match the filters of a query. `reader`: who has labelled them, for the filter `reviewed`."""
     for column, value in ((Slice.state, query.state), (Slice.reason, query.reason), (Slice.series_id, query.series)):
         if value is not None:
             rows = rows.where(column == value)
@@ -136,6 +141,10 @@ def filtered(rows: Select[Any], query: ResultsQuery) -> Select[Any]:
         rows = rows.where(Prediction.positive.is_(query.label == COVID))
     if query.ood is not None:
         rows = rows.where(Prediction.ood.is_(query.ood))
+    if query.reviewed is not None:
+        by_reader = (Review.slice_id == Slice.id, Review.user_id == (reader.id if reader else None))
+        is_labelled = exists().where(*by_reader, Review.label.is_not(None))
+        rows = rows.where(Slice.array_row.is_not(None), is_labelled if query.reviewed else ~is_labelled)
     return rows
 
 
@@ -189,11 +198,15 @@ def cursor_after(query: ResultsQuery, keys: Sequence[Any]) -> str:
     return paging.encode(query.sort, *keys)
 
 
-def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
-    """Return a page of a job's slices. Raises BadCursor: also if the cursor is of another order."""
+def results_page(s: Session, job: Job, query: ResultsQuery, reader: User | None = None) -> Page[ResultRow]:
+    """Return a page of a job's slices. Raises BadCursor: also if the cursor is of another order.
+
+    `reader`: as for `filtered`.
+    """
     order = order_of(query.sort)
     # Sort only ids and keys. With whole rows, a page of 100,000 slices took twice as long.
-    keys = filtered(joined_to_predictions(select(Slice.id, *order.keys), job), query).where(Slice.job_id == job.id)
+    keys = joined_to_predictions(select(Slice.id, *order.keys), job).where(Slice.job_id == job.id)
+    keys = filtered(keys, query, reader)
     if query.cursor is not None:
         sort, *at = paging.decode(query.cursor, str, *order.types)
         if sort != query.sort:

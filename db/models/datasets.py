@@ -155,7 +155,11 @@ class Split(Base):
 
 
 class Review(Base):
-    """The label that a reader gave to a slice of a job (1: COVID). A new label replaces the reader's earlier one."""
+    """The label that a reader gave to a slice of a job (1: COVID). A new label replaces the reader's earlier one.
+
+    `label`: None if the reader removed the label. The row is kept, because the reader may have seen the model's answer.
+    `blind`: the reader gave this label when the model's answer was hidden, and had not labelled the slice before.
+    """
 
     __tablename__ = "review"
     __table_args__ = (UniqueConstraint("slice_id", "user_id"),)
@@ -163,7 +167,8 @@ class Review(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     slice_id: Mapped[int] = mapped_column(ForeignKey("slice.id"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"))
-    label: Mapped[int]
+    label: Mapped[int | None]
+    blind: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     user: Mapped[User] = relationship(lazy="joined")

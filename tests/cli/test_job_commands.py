@@ -43,10 +43,10 @@ def test_ls_asks_for_pages_that_the_server_allows(ctbatch, api):
 
 
 def test_ls_is_tab_separated_off_a_terminal(ctbatch, api):
-    api.add_job("running", received=10, predicted=4, positive=1, rejected=2)
+    api.add_job("running", received=10, predicted=4, positive=1, rejected=2)["ood"] = 1
     lines = ctbatch("jobs", "ls", env=api.env).stdout.splitlines()
-    assert lines[0].split("\t") == ["id", "name", "state", "done", "received", "positive", "rejected", "created"]
-    assert lines[1].split("\t")[:7] == ["job1", "scan.zip", "running", "6", "10", "1", "2"]
+    assert lines[0].split("\t") == ["id", "name", "state", "done", "received", "positive", "ood", "rejected", "created"]
+    assert lines[1].split("\t")[:8] == ["job1", "scan.zip", "running", "6", "10", "1", "1", "2"]
 
 
 def test_show_prints_the_outcomes_with_their_reasons(ctbatch, api):

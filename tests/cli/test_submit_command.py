@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.errors import UsageError
-from cli.files.parts import gather
+from cli.files.parts import FilePart, TarPart, gather, gather_below
 from tests.cli.conftest import clean_environment, job_view
 
 
@@ -85,6 +85,34 @@ def test_loose_files_of_several_folders_keep_their_folders(tmp_path, given, name
         (tmp_path / name).touch()
     parts, _ = gather([tmp_path / name for name in given])
     assert sorted(part.filename for part in parts) == names
+
+
+@pytest.mark.parametrize("gather_paths", [gather, gather_below])
+def test_tar_of_a_folder_has_another_name_than_an_archive_beside_it(tmp_path, gather_paths):
+    (tmp_path / "p1").mkdir()
+    (tmp_path / "p1" / "1.png").write_bytes(b"one")
+    (tmp_path / "p1.tar").write_bytes(b"tar")
+    parts, _ = gather_paths([tmp_path / "p1", tmp_path / "p1.tar"])
+    assert {part.filename: type(part) for part in parts} == {"p1-packed.tar": TarPart, "p1.tar": FilePart}
+
+
+def test_tar_of_loose_files_has_another_name_than_that_of_a_folder(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "1.png").write_bytes(b"one")
+    loose = [tmp_path / f"{number}.png" for number in range(70)]
+    for path in loose:
+        path.touch()
+    parts, _ = gather([*loose, tmp_path / "files"])
+    assert [part.filename for part in parts] == ["files.tar", "files-packed.tar"]
+
+
+@pytest.mark.parametrize("gather_paths", [gather, gather_below])
+def test_path_that_is_given_twice_is_sent_once(tmp_path, gather_paths):
+    (tmp_path / "p1").mkdir()
+    (tmp_path / "p1" / "1.png").write_bytes(b"one")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    parts, _ = gather_paths([Path(f"{tmp_path}/{name}") for name in ("p1", "a.zip", "a.zip", "p1/../p1")])
+    assert [part.filename for part in parts] == ["p1.tar", "a.zip"]
 
 
 def test_tar_of_a_folder_does_not_depend_on_file_times(ctbatch, api, folder):

@@ -243,7 +243,10 @@ def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:
     assert json.loads(ask("show", run.id, "--json").stdout)["epochs"] == []
     assert ask("stop", run.id).exit_code == 1, "it does not run yet"
     assert ask("cancel", run.id).exit_code == 0
-    assert ask("cancel", run.id).exit_code == 1
+    for request in ("cancel", "stop"):
+        refused = ask(request, run.id)
+        assert refused.exit_code == 1
+        assert "it has ended already" in refused.stderr
     assert only_run().state == Work.CANCELLED
     assert ask("wait", run.id).exit_code == 1
     assert ask("show", 99).exit_code == 3

@@ -209,7 +209,7 @@ def test_blind_review_hides_the_answer_until_the_reader_has_given_theirs(
         assert told in answered
     table = anns_browser.get(f"/jobs/{job_id}/results?blind=1&heat=1").text
     assert table.count("0.930") == 1
-    assert table.count("hidden</span>") == 3
+    assert table.count("hidden</span>") == 6  # the prediction and the probability of three slices
     assert table.count("shape=received&amp;heat=1") == 1
     undone = anns_browser.client.post(f"{path}/review?blind=1", data=form | {"label": ""}, headers=htmx).text
     assert "0.930" not in undone

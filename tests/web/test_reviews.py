@@ -50,6 +50,89 @@ def test_each_reader_has_one_label_and_the_newest_counts(api: Api, admin: Api, j
     assert said(api.delete(path)) == [("root", "COVID")]
 
 
+def exported(api: Api, job_id: str) -> tuple[str, list[tuple[str, bool]]]:
+    """The labels of the only slice that has any: as CSV states them, and by JSON each label and whether it is blind."""
+    rows = csv.DictReader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text))
+    results = api.get(f"/jobs/{job_id}/results.json").json["results"]
+    (as_csv,) = [row["reviews"] for row in rows if row["reviews"]]
+    (reviews,) = [result["reviews"] for result in results if result["reviews"]]
+    return as_csv, [(review["label"], review["blind"]) for review in reviews]
+
+
+def test_label_is_blind_only_if_it_was_given_before_the_answer_was_shown(
+    api: Api, anns_browser: Browser, job_id: str
+) -> None:
+    first, second = slices(api, job_id)[:2]
+    token = anns_browser.csrf("/jobs")
+
+    def give(label: str, switch: str = "?blind=1", slice_id: int = first) -> None:
+        form = {"csrf_token": token, "label": label}
+        answer = anns_browser.client.post(f"/jobs/{job_id}/slices/{slice_id}/review{switch}", data=form)
+        assert answer.status_code == 303
+
+    give("COVID")
+    assert exported(api, job_id) == ("ann: COVID (blind)", [("COVID", True)])
+    give("COVID", switch="")
+    assert exported(api, job_id) == ("ann: COVID (blind)", [("COVID", True)])
+    give("non-COVID")
+    assert exported(api, job_id) == ("ann: non-COVID", [("non-COVID", False)])
+    give("")
+    give("", slice_id=second)
+    give("COVID", slice_id=second)
+    assert exported(api, job_id) == ("ann: COVID (blind)", [("COVID", True)])
+    for label in ("", "non-COVID"):
+        give(label, slice_id=second)
+    assert exported(api, job_id) == ("ann: non-COVID", [("non-COVID", False)])
+
+
+def test_label_with_the_answer_in_view_or_by_the_api_is_not_blind(api: Api, anns_browser: Browser, job_id: str) -> None:
+    first, second = slices(api, job_id)[:2]
+    form = {"csrf_token": anns_browser.csrf("/jobs"), "label": "COVID"}
+    anns_browser.client.post(f"/jobs/{job_id}/slices/{first}/review", data=form)
+    assert exported(api, job_id) == ("ann: COVID", [("COVID", False)])
+    answer = api.put(f"/jobs/{job_id}/slices/{second}/review", json={"label": "COVID"})
+    assert answer.json["items"][0]["blind"] is False
+
+
+def test_results_are_filtered_by_the_labels_of_the_reader(api: Api, admin: Api, job_id: str) -> None:
+    ids = slices(api, job_id)
+    for reader, slice_id in ((api, ids[0]), (api, ids[1]), (admin, ids[2])):
+        reader.put(f"/jobs/{job_id}/slices/{slice_id}/review", json={"label": "COVID"})
+    api.delete(f"/jobs/{job_id}/slices/{ids[1]}/review")
+    assert slices(api, job_id, "reviewed=1") == [ids[0]]
+    assert slices(admin, job_id, "reviewed=1") == [ids[2]]
+    assert slices(api, job_id, "reviewed=0") == ids[1:10], "not the file that was rejected"
+    assert slices(api, job_id, "reviewed=0&label=COVID&sort=-probability") == [ids[2], ids[4], ids[6], ids[8]]
+
+
+def test_first_page_of_results_states_the_total(api: Api, job_id: str) -> None:
+    api.put(f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review", json={"label": "COVID"})
+    page = api.get(f"/jobs/{job_id}/results?reviewed=0&limit=4").json
+    assert page["total"] == 9
+    following = api.get(f"/jobs/{job_id}/results?reviewed=0&limit=4&cursor={page['next_cursor']}").json
+    assert (len(following["items"]), following["total"]) == (4, None)
+
+
+def test_job_page_shows_the_readers_own_labels_and_finds_what_is_not_labelled(
+    api: Api, admin: Api, anns_browser: Browser, job_id: str
+) -> None:
+    ids = slices(api, job_id)
+    api.put(f"/jobs/{job_id}/slices/{ids[1]}/review", json={"label": "COVID"})
+    admin.put(f"/jobs/{job_id}/slices/{ids[3]}/review", json={"label": "COVID"})
+    own = '<td data-title="Your label"><span class="outcome outcome-positive">COVID</span></td>'
+    for switch in ("", "&blind=1"):
+        page = anns_browser.get(f"/jobs/{job_id}?sort=name{switch}").text
+        assert own in page.split(f'id="slice-{ids[1]}"')[1].split("</tr>")[0]
+        assert page.count(own) == 1
+        part = anns_browser.get(f"/jobs/{job_id}/results?reviewed=0{switch}")
+        assert part.headers["HX-Push-Url"].startswith(f"/jobs/{job_id}?reviewed=0")
+        assert part.text.count('class="slice-row"') == 9
+        assert '<span class="count">9</span>' in part.text
+        assert f'id="slice-{ids[1]}"' not in part.text
+        slice_page = anns_browser.get(f"/jobs/{job_id}/slices/{ids[0]}?reviewed=0{switch}").text
+        assert f"/slices/{ids[2]}?reviewed=0" in slice_page
+
+
 def test_only_who_may_see_the_job_reviews_it(api: Api, stranger: Api, job_id: str) -> None:
     path = f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review"
     assert stranger.put(path, json={"label": "COVID"}).status_code == 404
@@ -101,6 +184,13 @@ def test_job_page_warns_from_a_tenth_on(
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert ("Many of these slices are out of distribution" in page) == warned
     assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
+    assert ("out of distribution" in anns_browser.get("/jobs").text) == warned
+
+
+def test_list_of_jobs_states_the_note_of_a_model_version(anns_browser: Browser, job_id: str) -> None:
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(note="demo: knows nothing about patients"))
+    assert "· demo: knows nothing about patients" in anns_browser.get("/jobs").text
 
 
 def test_each_slice_is_marked_unless_the_page_warns_of_many(

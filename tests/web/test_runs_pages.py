@@ -348,7 +348,10 @@ def test_run_is_cancelled_and_stopped(admin: Api, roots_browser: Browser, datase
     assert admin.get(f"/runs/{run_id}").json["cancelling"] is True
     waiting = launch(admin).json["id"]
     assert admin.post(f"/runs/{waiting}/cancel").json["state"] == "cancelled"
-    assert admin.post(f"/runs/{waiting}/cancel").status_code == 409
+    for request in ("cancel", "stop"):
+        refused = admin.post(f"/runs/{waiting}/{request}")
+        assert refused.status_code == 409
+        assert "has already ended" in refused.json["detail"]
 
 
 def test_page_of_a_run_that_waits_offers_to_stop_it_if_it_has_a_checkpoint(

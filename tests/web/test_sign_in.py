@@ -49,6 +49,40 @@ def test_pages_lead_to_the_sign_in_and_back(browser: Browser, ann: User) -> None
     assert back.headers["Location"] == "/models?x=1"
 
 
+def test_form_of_another_tab_leads_on_after_the_sign_in(browser: Browser, ann: User) -> None:
+    form = {"csrf_token": browser.csrf(), "name": "ann", "password": PASSWORD, "next": "/models?x=1"}
+    browser.sign_in("ann")
+    answer = browser.client.post("/sign-in", data=form)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/models?x=1")
+
+
+def test_sign_in_form_that_is_out_of_date_is_shown_again(browser: Browser, ann: User) -> None:
+    form = {"csrf_token": "old", "name": "ann", "password": PASSWORD, "next": "/models"}
+    answer = browser.client.post("/sign-in", data=form)
+    assert answer.status_code == 400
+    assert 'value="ann"' in answer.text
+    assert 'name="next" value="/models"' in answer.text
+    assert browser.get("/models").status_code == 303  # not signed in
+
+
+def test_second_tab_signs_out_once_more(anns_browser: Browser) -> None:
+    token = anns_browser.csrf("/jobs")
+    assert anns_browser.client.post("/sign-out", data={"csrf_token": "old"}).status_code == 400
+    assert anns_browser.get("/jobs").status_code == 200
+    for _ in range(2):
+        answer = anns_browser.client.post("/sign-out", data={"csrf_token": token})
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in")
+
+
+def test_button_of_a_link_that_is_out_of_date_is_shown_again(browser: Browser, ann: User) -> None:
+    with session_scope() as s:
+        secret = links.sign_in_link_secret(s, ann, "/models")
+    answer = browser.client.post(f"/sign-in/{secret}", data={"csrf_token": "old"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/sign-in/{secret}")
+    assert browser.post(answer.headers["Location"]).status_code == 303
+    assert browser.get("/jobs").status_code == 200
+
+
 @pytest.mark.parametrize(
     "target",
     ["//evil.example", "https://evil.example", "/\\evil.example", "/a\\b", "javascript:1", "/\n/evil", "evil", ""],
@@ -299,7 +333,7 @@ def test_tokens_of_programs_do_not_end_as_idle(api: Api, settings: Settings) -> 
 
 @pytest.mark.parametrize("token", ["", "nonsense"])
 def test_row_40_form_without_its_token_is_refused(anns_browser: Browser, token: str) -> None:
-    for path in ("/sign-in", "/tokens", "/sign-out"):
+    for path in ("/tokens", "/sign-out"):
         assert anns_browser.client.post(path, data={"csrf_token": token}).status_code == 400
 
 
@@ -326,7 +360,8 @@ def test_link_is_not_used_up_by_opening_it(browser: Browser, app: APIFlask, ann:
     for method in (browser.client.head, browser.client.get):
         assert method(f"/sign-in/{secret}").status_code == 200
     assert browser.get("/models").status_code == 303
-    assert browser.client.post(f"/sign-in/{secret}").status_code == 400  # without the page's token
+    no_token = browser.client.post(f"/sign-in/{secret}")
+    assert no_token.headers["Location"] == f"/sign-in/{secret}"  # the button is shown again
     assert browser.post(f"/sign-in/{secret}").headers["Location"] == "/models"
 
 

@@ -5,6 +5,7 @@ from apiflask.schemas import FileSchema
 from flask import Response, request
 
 from db.ledger.job_view import job_view
+from db.ledger.places import count_results
 from db.ledger.results import ResultsQuery, results_page
 from db.ledger.series import series_after
 from db.ledger.tally import notice_of, tallies_of
@@ -19,7 +20,7 @@ from web.downloads.pieces import download, lacking
 from web.errors import not_found
 from web.schemas.common import ListQuery
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
-from web.security.auth import guard_api
+from web.security.auth import guard_api, require_user
 
 PARQUET = "application/vnd.apache.parquet"
 
@@ -37,9 +38,10 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     To get the next page, send `next_cursor` as `cursor`, with the same filters and order.
     """
     with reading_job(job_id) as (s, job):
-        page = results_page(s, job, query_data)
+        page = results_page(s, job, query_data, require_user())
+        total = count_results(s, job, query_data, require_user()) if query_data.cursor is None else None
     notice = notice_of(row.engine for row in page.items)
-    return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=notice)
+    return ResultPage(items=page.items, next_cursor=page.next_cursor, total=total, notice=notice)
 
 
 @blueprint.get("/series")

@@ -4,7 +4,7 @@ from apiflask import APIBlueprint
 from flask import url_for
 
 from db.database import read_scope, session_scope
-from db.models import TrainingRun
+from db.models import OPEN_WORK, TrainingRun
 from db.paging import newest_first
 from db.training import runs
 from training.errors import MAX_WEIGHTS_BYTES
@@ -130,8 +130,11 @@ def stop(run_id: int) -> RunOut:
     run that waits can be stopped only if it has a checkpoint.
     """
     with session_scope() as s:
-        if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):
-            raise Problem(409, "conflict", "The run is not running, and has no checkpoint. Cancel it instead.")
+        run = row_of(s, TrainingRun, run_id)
+        if not runs.stop_run(s, run):
+            waits = "The run is not running, and has no checkpoint. Cancel it instead."
+            ended = "The run has already ended. Only an open run can be stopped."
+            raise Problem(409, "conflict", waits if run.state in OPEN_WORK else ended)
     return shown(run_id)
 
 

@@ -33,7 +33,7 @@ def csv_lines(job: Job, lack: str) -> Iterator[str]:
         for row, reviews in rows:
             values = [getattr(row, column) for column in Result.model_fields]
             values[NOTES] = "; ".join(row.notes)
-            labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
+            labels = "; ".join(f"{r.user}: {r.label}{' (blind)' if r.blind else ''}" for r in reviews)
             notice = with_lack(notice_of([row.engine]), lack)
             writer.writerow([*map(safe_cell, (*values, labels)), notice])
         yield drain(text)

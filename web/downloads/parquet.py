@@ -16,7 +16,9 @@ from web.downloads.pieces import with_lack
 from web.schemas.jobs import JobOut
 
 GROUP_ROWS = 10_000
-_REVIEW = pa.struct({"user": pa.string(), "label": pa.string(), "created_at": pa.timestamp("us", "UTC")})
+_REVIEW = pa.struct(
+    {"user": pa.string(), "label": pa.string(), "blind": pa.bool_(), "created_at": pa.timestamp("us", "UTC")}
+)
 _TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), list[str]: pa.list_(pa.string())}
 
 

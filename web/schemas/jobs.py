@@ -64,6 +64,9 @@ class ResultPage(Out):
 
     items: list[ResultRow]
     next_cursor: str | None
+    total: int | None = Field(
+        description="How many slices match the filters, on all pages. Only the first page states it."
+    )
     notice: str
 
 
@@ -93,6 +96,10 @@ class ReviewOut(Out):
 
     user: str
     label: ClassName
+    blind: bool = Field(
+        description="The reader gave the label in a blind review, before the model's answer was shown, and has not "
+        "changed it. Labels by the API are not blind."
+    )
     created_at: Moment
 
 

@@ -42,7 +42,23 @@
     history.replaceState(history.state, "", location.pathname + location.search + hash);
   }
 
-  byId("slice-dialog")?.addEventListener("close", () => nameSlice(""));
+  byId("slice-dialog")?.addEventListener("close", () => { nameSlice(""); showLabels(); });
+
+  // Once the dialog is closed, show the labels that were given in it in the list, too.
+  let labelled = false;
+
+  function showLabels() {
+    if (!labelled || byId("slice-dialog").open) return;
+    labelled = false;
+    const address = `${location.pathname}/results${location.search}${location.search ? "&" : "?"}poll=1`;
+    htmx.ajax("GET", address, {target: "#results", swap: "outerMorph"});
+  }
+
+  document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
+    if (!byId("slice-dialog") || ctx.response.status >= 400 || !/\/review(\?|$)/.test(ctx.request.action)) return;
+    labelled = true;
+    showLabels();
+  });
 
   const named = byId("slice-dialog") && /^#slice-(\d+)$/.exec(location.hash);
   if (named) {
@@ -64,13 +80,21 @@
   };
 
   document.addEventListener("keydown", (event) => {
-    const typing = "input:not([type=checkbox]), textarea, select";
+    const typing = "input:not([type=checkbox], [type=range]), textarea, select";
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(typing)) return;
+    if (event.target.matches("[type=range]") && event.key.startsWith("Arrow")) return; // the slider moves
     if (!slice() || (byId("slice-dialog") && !byId("slice-dialog").open)) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (key === "h") showHeat({on: !heat.on});
     else if (KEYS[key]) slice().querySelector(KEYS[key])?.click();
   });
+
+  // Whoever moves the slider by pointer does not stay on it, so that the arrow keys go to other slices again.
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => {
+      if (document.activeElement.matches("[data-heat-strength]")) document.activeElement.blur();
+    });
+  }
 
   // A swipe across the picture does what the arrow keys do. Scrolling, zooming and moving a zoomed page do nothing.
   const SWIPE = 50; // pixels
@@ -146,9 +170,14 @@
 
   window.ctbatch = {renewToken, SIGNED_OUT};
 
+  // The address names a slice after its #, which does not reach the server: lead back to this slice after a sign-in.
+  const next = document.querySelector("input[name=next]");
+  if (next) next.value += location.hash;
+
   // --- The server refuses something -------------------------------------------------------------------------------
-  let refused = null; // the path of the request that was refused last
+  let refused = null; // the request that was refused last: its path, and whether it was a poll
   const pathOf = (ctx) => ctx.request.action.split("?")[0];
+  const isPoll = (ctx) => /[?&]poll=1/.test(ctx.request.action);
 
   function report(sentence) {
     const alert = byId("refused");
@@ -168,22 +197,25 @@
   }
 
   document.addEventListener("htmx:response:error", async ({detail: {ctx}}) => {
-    if (ctx.response.status === 401 || ctx.response.status >= 500) return;
+    const [status, isPost] = [ctx.response.status, ctx.request.method === "POST"];
+    if (status >= 500 || (status === 401 && !isPost)) return; // after a 401, the page leads to the sign-in
+    if (isPoll(ctx) && refused && !refused.isPoll) return; // what a person did matters more
     const page = new DOMParser().parseFromString(ctx.text, "text/html");
-    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${ctx.response.status}.`;
+    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${status}.`;
+    if (status === 401) sentence = SIGNED_OUT.join(". ");
     if (page.querySelector("[data-problem=csrf]") && !ctx.repeated) {
       const problem = await renewToken();
       if (problem === null) return repeat(ctx);
       sentence = problem.join(". ");
     }
     // The page may show another slice by now, so name the one whose label was refused.
-    const labelled = ctx.request.method === "POST" && ctx.target.querySelector(".slice-title");
-    refused = pathOf(ctx);
+    const labelled = isPost && ctx.target.querySelector(".slice-title");
+    refused = {path: pathOf(ctx), isPoll: isPoll(ctx)};
     report(labelled ? `The label of ${labelled.textContent} did not change. ${sentence}` : sentence);
   });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
-    if (ctx.response.status >= 400 || pathOf(ctx) !== refused || /[?&]poll=1/.test(ctx.request.action)) return;
+    if (ctx.response.status >= 400 || pathOf(ctx) !== refused?.path || (isPoll(ctx) && !refused.isPoll)) return;
     refused = null;
     report("");
   });

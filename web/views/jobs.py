@@ -89,7 +89,8 @@ def findings(job_id: str) -> str:
     """Return a page of the findings of a job, or of its series while it runs."""
     with reading_job(job_id) as (s, job):
         shown = _findings(s, job) | {"job": job_view(s, job), "blind": Switches.of_request().blind}
-        return render_template("jobs/_findings_list.html", **shown)
+        parts = ("jobs/_findings_list.html", "jobs/_findings_title.html")  # the title changes when the job ends
+        return "".join(render_template(part, **shown, polled=True) for part in parts)
 
 
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")

@@ -27,7 +27,7 @@ blueprint = APIBlueprint("reviews", __name__, enable_openapi=False)
 guard_pages(blueprint)
 
 PAGE_ROWS = 50
-FILTERS = ("state", "label", "reason", "series", "ood")
+FILTERS = ("state", "label", "reason", "series", "ood", "reviewed")
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,23 @@ def kept(query: ResultsQuery) -> dict[str, Any]:
     values = query.model_dump(mode="json", exclude={"limit", "cursor", "sort"}, exclude_defaults=True)
     if query.sort != _default_sort(query):  # the default in a series must not stay outside it
         values["sort"] = query.sort
-    if query.ood is not None:
-        values["ood"] = int(query.ood)
+    values |= {name: int(value) for name, value in values.items() if isinstance(value, bool)}
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}
 
 
 def results_part(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
     """Return the values for the results part of a job's page."""
-    page, switches = results_page(s, job, query), Switches.of_request()
-    address = kept(query)
+    reader, switches = require_user(), Switches.of_request()
+    page = results_page(s, job, query, reader)
+    address, own = kept(query), _own_labels(s, [row.slice_id for row in page.items])
     return {
         "page": page,
-        "place": page_place(s, job, query, page.items),
+        "place": page_place(s, job, query, page.items, reader),
         "query": query,
         "kept": address,
         "unfiltered": {name: value for name, value in address.items() if name not in FILTERS},
         "series_label": None if query.series is None else series_label(s, job, query.series),
-        "hidden": _unanswered(s, [row.slice_id for row in page.items]) if switches.blind else set(),
+        "own_labels": own,
         **asdict(switches),
     }
 
@@ -102,18 +102,18 @@ def slice_part(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> dict
         "row": row,
         "is_placed": row.position is not None and is_placed(s, slice_id),
         "reviews": reviews_of_slice(s, slice_id),
-        "place": slice_place(s, job, slice_id, query),
+        "place": slice_place(s, job, slice_id, query, require_user()),
         "kept": kept(query),
-        "hidden": Switches.of_request().blind and row.has_image and slice_id in _unanswered(s, [slice_id]),
+        "hidden": Switches.of_request().blind and row.has_image and not _own_labels(s, [slice_id]),
         "in_dialog": "HX-Request" in request.headers and "/slices/" not in request.headers.get("HX-Current-URL", ""),
     }
 
 
-def _unanswered(s: Session, slice_ids: list[int]) -> set[int]:
-    """Return which of these slices the user of this request has not labelled."""
+def _own_labels(s: Session, slice_ids: list[int]) -> dict[int, str]:
+    """Return the labels that the user of this request gave to these slices, by slice id."""
     name = require_user().name
     reviews = reviews_of_slices(s, slice_ids)
-    return {slice_id for slice_id in slice_ids if name not in {review.user for review in reviews.get(slice_id, [])}}
+    return {slice_id: review.label for slice_id in reviews for review in reviews[slice_id] if review.user == name}
 
 
 @blueprint.post("/jobs/<job_id>/slices/<int:slice_id>/review")
@@ -129,7 +129,7 @@ def review(job_id: str, slice_id: int) -> ResponseReturnValue:
             remove_review(s, slice_id, require_user())
         else:
             try:
-                set_review(s, slice_id, require_user(), LABELS[label])
+                set_review(s, slice_id, require_user(), LABELS[label], blind=Switches.of_request().blind)
             except NotReviewable as error:
                 raise Problem(409, "conflict", sentence(error)) from error
         query = asked()

@@ -5,13 +5,14 @@ import math
 from apiflask import APIBlueprint
 from flask import Response, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
 
 from db.access import accounts, links, sign_in_counts
 from db.access.accounts import AccountRefused
 from db.access.sign_in_counts import TooManyFailures
 from db.database import in_transaction, read_scope, session_scope
 from db.models import User
-from web.errors import Problem, not_signed_in, sentence
+from web.errors import Problem, not_signed_in, respond, sentence
 from web.security.auth import check_again, current_user, local_path, require_user, sign_in, sign_out
 from web.security.guards import guard_forms
 from web.security.sign_in_limits import limits_of
@@ -22,6 +23,7 @@ blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
+OLD_FORM = "This form was out of date. Sign in again. If you see this again, allow cookies for this site."
 USED_LINK = "That sign-in link was used, replaced or is too old. Sign in with your password, or ask for a new link."
 
 
@@ -53,6 +55,18 @@ def wait(error: TooManyFailures) -> ResponseReturnValue:
     response = show(Problem(429, "too-many-requests", detail))
     response.headers["Retry-After"] = str(seconds)
     return response
+
+
+@blueprint.errorhandler(CSRFError)
+def renew(error: CSRFError) -> ResponseReturnValue:
+    """Answer a form of an old session, for example from a tab that was open when the session ended. Change nothing."""
+    user = current_user()
+    if request.endpoint == "sign_in.by_link":
+        return redirect(request.path, 303)
+    if request.endpoint == "sign_in.submit":
+        target = local_path(request.form.get("next"))
+        return redirect(target, 303) if user else _form(Problem(400, "csrf", OLD_FORM))
+    return respond(error) if user else redirect(url_for("sign_in.form"), 303)
 
 
 @blueprint.get("/sign-in/<secret>")

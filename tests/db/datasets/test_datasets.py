@@ -386,7 +386,7 @@ def reviewed_job(owner: User, slices: int = 4) -> tuple[Job, list[int]]:
         return job, [row.id for row in rows]
 
 
-def review(slice_id: int, user: User, label: int, age: float = 0.0) -> None:
+def review(slice_id: int, user: User, label: int | None, age: float = 0.0) -> None:
     with session_scope() as s:
         s.add(Review(slice_id=slice_id, user_id=user.id, label=label, created_at=from_now(-age)))
 
@@ -396,15 +396,17 @@ def test_newest_label_of_an_admin_counts_before_the_owners(ann: User, bob: User)
     with session_scope() as s:
         admins = [User(name=name, is_admin=True) for name in ("carl", "dora")]
         s.add_all(admins)
-    job, (first, second, third, _) = reviewed_job(ann)
+    job, (first, second, third, fourth) = reviewed_job(ann)
     review(first, ann, 1)
     review(second, ann, 1)
     review(second, admins[0], 1, age=20)
     review(second, admins[1], 0, age=10)
     review(third, bob, 1)  # neither owns the job nor is an admin
+    review(fourth, ann, 1, age=10)
+    review(fourth, admins[0], None)  # removed
     with read_scope() as s:
         found = [(each.slice.id, each.label) for each in datasets.reviewed_slices(s, [job.id])]
-    assert found == [(first, 1), (second, 0)]
+    assert found == [(first, 1), (second, 0), (fourth, 1)]
 
 
 @pytest.mark.usefixtures("champion")
@@ -415,6 +417,7 @@ def test_only_jobs_with_reviews_make_a_dataset(ann: User) -> None:
         with session_scope() as s:
             return datasets.create_from_reviews(s, name="reviewed", user=ann, job_ids=job_ids)
 
+    review(ids[1], ann, None)  # removed
     for job_ids, why in (((), "at least one job"), (("nothing",), "no job nothing"), ((job.id,), "is labelled yet")):
         with pytest.raises(DatasetError, match=why):
             make(*job_ids)

@@ -50,12 +50,46 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
     signed_in.locator("#results").get_by_text("The image ends too early.").first.wait_for()
     playwright.expect(signed_in.locator('[role="status"]').first).to_have_text("The job is finished.")
     assert heading.is_visible()  # the page was changed in place, not replaced
+    signed_in.get_by_role("region", name="Findings").get_by_role("heading", name="Findings").wait_for()
     signed_in.locator("#results .outcome-positive").first.wait_for()
     playwright.expect(signed_in.locator("[hx-trigger^=every]")).to_have_count(0, timeout=15_000)
     requests: list[str] = []
     signed_in.on("request", lambda request: requests.append(request.url))
     signed_in.wait_for_timeout(2500)
     assert requests == []
+
+
+@pytest.mark.slow
+def test_alert_of_a_refused_poll_goes_when_a_poll_succeeds(signed_in: Any, api: Api) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png(1)}))).json["id"]
+    busy = {"status": 429, "content_type": "text/html", "body": "<html><h1>429 Too Many Requests</h1></html>"}
+    signed_in.route("**/live?*", lambda route: route.fulfill(**busy), times=1)
+    signed_in.goto(f"/jobs/{job_id}")
+    signed_in.get_by_role("alert").get_by_text("The server answered 429.").wait_for()
+    playwright.expect(signed_in.locator("#refused")).to_be_hidden()
+    signed_in.faults.clear()  # the browser itself logs the refused request
+
+
+@pytest.mark.slow
+def test_poll_does_not_replace_or_remove_the_alert_of_a_person(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(3)}))).json["id"]
+    worker.start()
+    worker.read(2)
+    busy = {"status": 429, "content_type": "text/html", "body": "<html><h1>429 Too Many Requests</h1></html>"}
+    signed_in.goto(f"/jobs/{job_id}")
+    signed_in.route("**/review?*", lambda route: route.fulfill(**busy))
+    signed_in.route("**/review", lambda route: route.fulfill(**busy))
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.locator("#slice").wait_for()
+    signed_in.keyboard.press("1")
+    alert = signed_in.get_by_role("alert").get_by_text("did not change. The server answered 429.")
+    alert.wait_for()
+    signed_in.route("**/live?*", lambda route: route.fulfill(**busy), times=1)
+    for _ in range(2):
+        with signed_in.expect_response("**/live?*"):
+            pass
+    assert alert.is_visible()
+    signed_in.faults.clear()  # the browser itself logs the refused requests
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from db.access import tokens
 from db.database import read_scope
 from db.models import Review, TrainingRun, User
 from tests.builders.files import png
-from tests.web.actors import ready_dataset, resnet50
+from tests.web.actors import PASSWORD, ready_dataset, resnet50
 from tests.web.conftest import sign_in_as_bob, with_session
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -89,6 +89,41 @@ def test_refused_label_names_its_slice_if_the_reader_goes_on(
         signed_in.keyboard.press("1")
     signed_in.keyboard.press("Escape")
     signed_in.get_by_role("alert").get_by_text(f"The label of {name} did not change.").wait_for()
+    signed_in.faults.clear()  # the browser itself logs the refused request
+
+
+@pytest.mark.slow
+def test_label_of_a_session_that_has_ended_is_reported(
+    signed_in: Any, app: APIFlask, address: str, finished: str
+) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.locator("#slice").wait_for()
+    name = signed_in.locator(".slice-title").inner_text()
+    signed_in.context.clear_cookies()
+    signed_in.keyboard.press("2")
+    alert = signed_in.get_by_role("alert").get_by_text(f"The label of {name} did not change. You are signed out.")
+    alert.wait_for()
+    with_session(signed_in, app, address, "ann")
+    signed_in.keyboard.press("2")
+    playwright.expect(signed_in.locator("#review-non-covid")).to_have_attribute("aria-pressed", "true")
+    assert not alert.is_visible()
+    signed_in.faults.clear()  # the browser itself logs the refused requests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["next", "reload"])
+def test_sign_in_leads_back_to_the_slice_in_the_dialog(signed_in: Any, finished: str, how: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.get_by_role("dialog").get_by_text("1 of 7").wait_for()
+    signed_in.context.clear_cookies()
+    signed_in.reload() if how == "reload" else signed_in.keyboard.press("ArrowRight")
+    signed_in.get_by_label("Name", exact=True).fill("ann")
+    signed_in.get_by_label("Password").fill(PASSWORD)
+    signed_in.get_by_role("button", name="Sign in").click()
+    signed_in.get_by_role("dialog").get_by_text("1 of 7").wait_for()
+    assert f"/jobs/{finished}?sort=name#slice-" in signed_in.url
     signed_in.faults.clear()  # the browser itself logs the refused request
 
 

@@ -177,6 +177,65 @@ def test_slices_are_labelled_by_keys_without_the_answer_in_view(signed_in: Any, 
     playwright.expect(dialog.locator("#review-non-covid")).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("switches", ["", "&blind=1"], ids=["open", "blind"])
+def test_list_shows_the_labels_once_the_dialog_is_closed(signed_in: Any, finished: str, switches: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name{switches}")
+    address = signed_in.url
+    own = signed_in.locator("tr.slice-row td[data-title='Your label']")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("1 of 7").wait_for()
+    signed_in.keyboard.press("1")
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_text("2 of 7").wait_for()
+    with signed_in.expect_response("**/review**"):
+        signed_in.keyboard.press("2")
+    signed_in.keyboard.press("Escape")
+    playwright.expect(own.nth(1)).to_have_text("non-COVID")
+    assert own.first.inner_text() == "COVID"
+    assert signed_in.url == address
+    requests: list[str] = []
+    signed_in.on("request", lambda request: requests.append(request.url))
+    signed_in.locator("a[data-slice]").nth(2).click()
+    dialog.get_by_text("3 of 7").wait_for()
+    signed_in.keyboard.press("Escape")
+    signed_in.wait_for_timeout(500)
+    assert not [address for address in requests if "/results" in address], "nothing was labelled"
+
+
+@pytest.mark.slow
+def test_list_shows_a_label_that_arrives_after_the_dialog_is_closed(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    signed_in.locator("#slice").wait_for()
+    signed_in.keyboard.press("1")
+    signed_in.keyboard.press("Escape")
+    own = signed_in.locator("tr.slice-row td[data-title='Your label']").first
+    playwright.expect(own).to_have_text("COVID")
+
+
+@pytest.mark.slow
+def test_reader_goes_through_the_slices_that_are_not_labelled(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?blind=1&sort=name")
+    signed_in.get_by_label("Your label").select_option("Not labelled")
+    signed_in.wait_for_url("**reviewed=0**")
+    rows = signed_in.locator("tr.slice-row")
+    playwright.expect(rows).to_have_count(6)
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    for number in range(2):
+        dialog.get_by_role("heading", name=f"{number}.png").wait_for()
+        signed_in.keyboard.press("1")
+        playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+        signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_role("heading", name="2.png").wait_for()
+    signed_in.keyboard.press("Escape")
+    playwright.expect(rows).to_have_count(4)
+    assert signed_in.locator("#results-title .count").inner_text() == "4"
+
+
 def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
@@ -189,3 +248,20 @@ def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
     assert "ann" in reviews.locator(".review-list").inner_text()
     reviews.get_by_role("button", name="Undo").click()
     reviews.locator(".review-list .outcome").wait_for(state="detached")
+
+
+@pytest.mark.slow
+def test_keys_work_after_the_strength_was_set_by_pointer(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_label("Strength").click()
+    signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_text("2 of 7").wait_for()
+    assert dialog.get_by_label("Strength").input_value() == "50"
+    dialog.get_by_label("Strength").focus()
+    signed_in.keyboard.press("ArrowRight")
+    playwright.expect(dialog.get_by_label("Strength")).to_have_value("51")
+    signed_in.keyboard.press("1")
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    assert dialog.get_by_text("2 of 7").is_visible()

@@ -54,7 +54,7 @@ class SixteenBits:
         """Raise SliceRejected(`unsupported`) if the values are neither HU in grey nor of the full range."""
         if self._greys.brightest and not self._greys.hu_offset:  # grey of zeros is black in any case
             self._greys.check_full_range()
-        if self._colours.is_used:
+        if self._colours.is_used:  # of colours only high bytes are known: black and 0 to 255 look the same
             self._colours.check_full_range()
 
 

@@ -399,6 +399,12 @@ def test_row_23_16_bit_colours_that_are_all_dark_are_unsupported(verdict: Verdic
     assert verdict(bytes(imagecodecs.tiff_encode(pages, photometric="rgb"))) == "unsupported"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_row_23_8_bit_values_in_16_bit_colours_are_not_read_as_black(verdict: Verdict, kind: str) -> None:
+    samples = np.full((8, 8, 3), RGB, np.uint16)
+    assert verdict(deep(samples, kind)) == "unsupported"
+
+
 @pytest.mark.slow
 def test_row_18_a_picture_of_40_megapixels_in_colours_of_16_bits_is_read(pool: DecoderPool) -> None:
     row = b"\x00" + bytes(index % 251 for index in range(6 * 6600))
