@@ -1,7 +1,6 @@
 """`ctbatch up`: runs everything on this machine until Ctrl-C."""
 
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from cli.local.access import LocalAccess, sign_in_link
 from cli.local.session import check_storage_mark
 from cli.options import PORT_HELP, home_option, insecure_option
 from cli.output import NO_MODEL, RESEARCH_LINE
-from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
+from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, only_one
 from cli.remote.readiness import why_not_ready
 from cli.supervisor.child import Process
 from cli.supervisor.private_broker import PrivateBroker, answers, prepare_broker, set_aside
@@ -94,25 +93,6 @@ def make_home(settings: Settings) -> None:
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise Unavailable(f"cannot use {settings.home} as home: {error.strerror}") from error
-
-
-@contextmanager
-def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the home during the block. If this process dies, the kernel releases the lock.
-
-    Raises:
-        Unavailable: another `ctbatch up` holds the lock.
-    """
-    with (settings.run_dir / "up.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            local = read_local(settings.run_dir)
-            where = f" at {local.url} (process {local.pid})" if local else ""
-            raise Unavailable(
-                f"ctbatch is already running in {settings.home}{where}; use it, or choose another --home"
-            ) from error
-        yield
 
 
 @contextmanager
