@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from cli.supervisor.roles import ROLES, check_role, command_line, environment, r
 from cli.supervisor.supervisor import Supervisor
 from db.access.accounts import LOCAL_USER
 from db.settings import EngineChoice, Settings, get_settings
+from db.storage import storage
 from training.launch.installed import TrainingNotInstalled, is_installed
 
 WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
@@ -32,6 +33,10 @@ WEB_GRACE_SECONDS = 15
 WORKER_GRACE_SECONDS = 30  # most chunks end in less; the others are claimed again under a new lease
 READY_CHECK_SECONDS = 0.5
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}  # errors of an output that can be written to again later
+SHORT_OF_DISK = (
+    "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES): uploads are refused, and workers claim no work;"
+    " free some space"
+)
 ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 
 
@@ -148,13 +153,16 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
 
 def announce(url: str, access: LocalAccess) -> None:
-    """Print the address, a link to sign in, and the notice."""
+    """Print the address, a link to sign in, what is missing, and the notice."""
     emit("up", f"ctbatch is ready at {url}")
     minutes = get_settings().sign_in_link_seconds // 60
     emit("up", f"sign in as {LOCAL_USER} by this link, once and within {minutes} minutes: {sign_in_link(url, '/')}")
     emit("up", f"`ctbatch users link {LOCAL_USER}` makes a new one")
     if not access.has_champion():
         emit("up", f"there is no model version yet: {NO_MODEL}")
+    with suppress(OSError):
+        if storage().is_short_of_disk():
+            emit("up", SHORT_OF_DISK)
     emit("up", RESEARCH_LINE)
 
 
