@@ -21,7 +21,7 @@ class JobFailed(CommandError):
 
 
 class Refused(CommandError):
-    """The promotion gate refuses this model version."""
+    """ctbatch refuses the change, such as a promotion against the gate."""
 
     exit_code = 1
 

@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "bench": ("cli.commands.bench", "bench", "Measure the speed of this machine, and the quality of models."),
     "files": ("cli.commands.files", "files", "Move unused stored files to the trash, and restore them."),
-    "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),
+    "db": ("cli.commands.db", "db", "Upgrade the database, back it up and restore it."),
 }
 
 

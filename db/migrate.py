@@ -1,6 +1,5 @@
 """Migrates a database to the tables that this version of ctbatch needs."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
@@ -10,12 +9,18 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
+from db.backup import copy_database, sqlite_file, time_stamp
 from db.database import OldDatabase, OtherRevision, get_engine
 from db.models import User  # noqa: F401  (loads every table into Base.metadata)
 from db.models.base import Base
 
 BEFORE_0_1_0 = ("0001", "0002", "0003", "0004")
 """Revisions of development versions; no migration leads from them."""
+
+TOO_OLD = (
+    "this database is older than release 0.1.0 and cannot be upgraded; start with an empty one: set CTBATCH_HOME or"
+    " DATABASE_URL to another place"
+)
 
 
 def _config() -> Config:
@@ -27,24 +32,42 @@ def _config() -> Config:
 def upgrade() -> Path | None:
     """Apply each missing migration in a separate transaction.
 
-    If migrations are missing, a SQLite database is copied first. Return the path of the copy, or None.
+    If migrations are missing, a SQLite database is copied first. Return the path of the copy, or None. If the upgrade
+    fails and has changed nothing, the copy is removed.
 
     Raises:
         OldDatabase: the database is older than 0.1.0, and no migration leads from it.
+        OtherRevision: the database is newer than this program.
     """
     revision = current()
-    if revision in BEFORE_0_1_0 or (revision == head() and _lacks_a_column()):
-        raise OldDatabase(
-            "this database is older than release 0.1.0 and cannot be upgraded; start with an empty one: set"
-            " CTBATCH_HOME or DATABASE_URL to another place"
-        )
+    _check_known(revision)
+    if revision == head() and _lacks_a_column():
+        raise OldDatabase(TOO_OLD)
     copy = None
     if revision not in (None, head()) and get_engine().dialect.name == "sqlite":
-        copy = _copy_sqlite(str(revision))
-    command.upgrade(_config(), "head")
+        database = sqlite_file()
+        copy = database.with_name(f"{database.name}.{revision}.{time_stamp()}")
+        copy_database(copy)
+    try:
+        command.upgrade(_config(), "head")
+    except BaseException:
+        if copy is not None and current() == revision:
+            copy.unlink()  # otherwise each new try would leave one
+        raise
     if get_engine().dialect.name == "sqlite":
         _keep_log_ahead()
     return copy
+
+
+def _check_known(revision: str | None) -> None:
+    """Check that migrations lead from a revision. Raises OldDatabase, OtherRevision."""
+    if revision in BEFORE_0_1_0:
+        raise OldDatabase(TOO_OLD)
+    if revision not in (None, *(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())):
+        raise OtherRevision(
+            f"the database is at revision {revision}, which this ctbatch does not know; install the newer ctbatch that"
+            " upgraded it, or restore the copy from before the upgrade with `ctbatch db restore`"
+        )
 
 
 def _lacks_a_column() -> bool:
@@ -68,29 +91,17 @@ def _keep_log_ahead() -> None:
         connection.close()
 
 
-def _copy_sqlite(revision: str) -> Path:
-    """Make a consistent copy of a SQLite database beside it. The copy's name has the revision and the time."""
-    database = Path(str(get_engine().url.database))
-    copy = database.with_name(f"{database.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    connection = get_engine().raw_connection()
-    try:
-        connection.cursor().execute("VACUUM INTO ?", (str(copy),))  # this cannot run in a transaction
-    finally:
-        connection.close()
-    return copy
-
-
 def check_revision() -> None:
     """Check that the database is at this program's revision.
 
     Raises:
-        OtherRevision: the database is at another revision.
+        OldDatabase, OtherRevision: the database is at another revision.
     """
     revision, needed = current(), head()
+    _check_known(revision)
     if revision != needed:
         raise OtherRevision(
-            f"the database is at revision {revision}, and this program needs {needed}; run `ctbatch db upgrade`, or"
-            " install the newer ctbatch if the database was upgraded already"
+            f"the database is at revision {revision}, and this program needs {needed}; run `ctbatch db upgrade`"
         )
 
 

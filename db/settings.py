@@ -17,6 +17,13 @@ MIB = 1024 * 1024
 EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
 ENGINES = tuple(name for name in get_args(EngineChoice) if name != FAKE_ENGINE)
 """The engines that users may choose."""
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(lambda value: str(value).upper())
+]
+Count = Annotated[int, Field(gt=0)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _is_url(value: str) -> bool:
@@ -69,64 +76,64 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
     broker_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
     storage_url: str = ""
-    reserve_bytes: int = 1024 * MIB  # if less disk is free, nothing is claimed and no upload is accepted
-    cache_bytes: int = 20 * 1024 * MIB  # for copies of remote files; as much again for model versions
+    reserve_bytes: CountOrZero = 1024 * MIB  # if less disk is free, nothing is claimed and no upload is accepted
+    cache_bytes: CountOrZero = 20 * 1024 * MIB  # for copies of remote files; as much again for model versions
 
     # Web
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
-    web_workers: int = 1
-    web_threads: int = 8  # pages and API calls at the same time, in each process
-    web_transfers: int = 32  # uploads and downloads at the same time, in each process
+    port: int = Field(default=8000, ge=0, le=65_535, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
+    web_workers: Count = 1
+    web_threads: Count = 8  # pages and API calls at the same time, in each process
+    web_transfers: Count = 32  # uploads and downloads at the same time, in each process
     secret_key: SecretStr = SecretStr("")
-    sign_in_link_seconds: int = 600
-    session_idle_seconds: int = 1800  # a session ends if no person uses it for this long
+    sign_in_link_seconds: Count = 600
+    session_idle_seconds: Count = 1800  # a session ends if no person uses it for this long
     secure_cookies: bool = False
     metrics_token: SecretStr = SecretStr("")  # empty: /metrics is open
-    trusted_proxies: int = 0  # how many proxies in front may set X-Forwarded-*
+    trusted_proxies: CountOrZero = 0  # how many proxies in front may set X-Forwarded-*
 
     # What is accepted
-    max_upload_bytes: int = 64 * 1024 * MIB
-    max_entries: int = 200_000
-    max_unpacked_bytes: int = 256 * 1024 * MIB
-    max_ratio: int = 200
-    max_entry_bytes: int = 640 * MIB
-    max_pixels: int = 40_000_000
+    max_upload_bytes: Count = 64 * 1024 * MIB
+    max_entries: Count = 200_000
+    max_unpacked_bytes: Count = 256 * 1024 * MIB
+    max_ratio: Count = 200
+    max_entry_bytes: Count = 640 * MIB
+    max_pixels: Count = 40_000_000
     set_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rules)] = Field(
         default=",".join(SET_APART), validate_default=True
     )
-    decode_seconds: int = 10
-    upload_decode_seconds: int = 8 * 3600  # processor time to decode all files of an upload
-    decode_memory_bytes: int = 512 * MIB
+    decode_seconds: Count = 10
+    upload_decode_seconds: Count = 8 * 3600  # processor time to decode all files of an upload
+    decode_memory_bytes: Count = 512 * MIB
     allow_unfiltered_decoders: bool = False  # also decode on a machine that cannot set the system call filter
-    decoders: int = 0  # decoding processes; 0 means one for each core, at most 8
+    decoders: CountOrZero = 0  # decoding processes; 0 means one for each core, at most 8
 
     # Chunks and leases, seconds
-    chunk_slices: int = 128
-    first_chunk_slices: int = 8  # small, so that the first results come soon
-    lease_seconds: float = 90
-    heartbeat_seconds: float = 15
-    sweep_seconds: float = 10
-    stall_seconds: float = 300  # a worker without progress for this long kills itself
-    reap_every_seconds: float = 3600
-    resend_seconds: float = 60  # after this time, the message of a ready row is sent again
-    orphan_seconds: float = 24 * 3600  # after this time, an unused file goes to the trash
-    trash_days: int = 14  # files older than this are deleted from the trash
-    reread_bytes_per_second: int = 4 * MIB  # for reading stored files again, to find damaged ones; 0 reads none
+    chunk_slices: Count = 128
+    first_chunk_slices: Count = 8  # small, so that the first results come soon
+    lease_seconds: Seconds = 90
+    heartbeat_seconds: Seconds = 15
+    sweep_seconds: Seconds = 10
+    stall_seconds: Seconds = 300  # a worker without progress for this long kills itself
+    reap_every_seconds: Seconds = 3600
+    resend_seconds: Seconds = 60  # after this time, the message of a ready row is sent again
+    orphan_seconds: SecondsOrZero = 24 * 3600  # after this time, an unused file goes to the trash
+    trash_days: CountOrZero = 14  # files older than this are deleted from the trash
+    reread_bytes_per_second: CountOrZero = 4 * MIB  # for reading stored files again, to find damaged ones; 0 reads none
 
     # Training
     repeatable_training: bool = False  # a repeated run on one machine gives the same weights; uses one core
-    checkpoint_seconds: float = 20  # least time between checkpoints, because an epoch can be shorter than writing one
+    checkpoint_seconds: SecondsOrZero = 20  # least time between checkpoints: writing one can take longer than an epoch
 
     # Promotion
     promotion_margin: float = Field(default=0.02, ge=0, le=1)  # how much worse a candidate may be
 
     # Engine
     engine: Annotated[EngineChoice, BeforeValidator(_engine)] = "auto"
-    engine_threads: int = 0  # 0 means one for each core
+    engine_threads: CountOrZero = 0  # 0 means one for each core
     crash_at: str = ""  # for tests: the point at which this process kills itself
 
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
 
     @model_validator(mode="before")
     @classmethod

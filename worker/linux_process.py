@@ -1,8 +1,9 @@
-"""Asks Linux to end a process when its parent ends, and to let other processes use a busy core first."""
+"""Decides when Linux ends a process, and lets other processes use a busy core first."""
 
 import ctypes
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,22 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
         raise OSError(code, os.strerror(code))
     if os.getppid() != parent:
         os._exit(1)
+
+
+def end_only_for(parent: int) -> None:
+    """Ignore every SIGTERM that is not from the parent. At a SIGTERM from the parent, end at once.
+
+    systemd sends SIGTERM to all processes of a service together, but the parent decides when this process ends. Call
+    this in the main thread before it starts others, because they inherit that the signal is blocked.
+    """
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(1)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, name="end only for the parent", daemon=True).start()
 
 
 def come_after_others(nice: int) -> None:

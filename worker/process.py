@@ -13,7 +13,7 @@ from db import logs
 from db.broker import Queue, wake
 from db.database import current, forget_connections
 from worker.heartbeat import stop_request
-from worker.linux_process import come_after_others, die_with_parent
+from worker.linux_process import come_after_others, die_with_parent, end_only_for
 
 INGEST_NICE = 5
 """An engine that has slices comes first on a busy core. While it waits, ingest has all cores."""
@@ -37,6 +37,7 @@ def prepare(default_role: str) -> None:
 
     def _child(**_: Any) -> None:
         die_with_parent(parent)
+        end_only_for(parent)
         if role == Queue.INGEST:
             come_after_others(INGEST_NICE)
         forget_connections()

@@ -1,8 +1,9 @@
-"""`ctbatch db`: upgrades the database to the revision that this program needs, and shows the present revision."""
+"""`ctbatch db`: upgrades the database to the revision that this program needs, backs it up and restores it."""
+
+from pathlib import Path
 
 import click
 
-from cli.errors import Unavailable
 from cli.local.session import database_errors
 from cli.options import json_option
 from cli.output import print_json, say
@@ -10,7 +11,7 @@ from cli.output import print_json, say
 
 @click.group()
 def db() -> None:
-    """Upgrade the database, and show its revision.
+    """Upgrade the database, show its revision, back it up and restore it.
 
     Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
     """
@@ -43,7 +44,50 @@ def current(as_json: bool) -> None:
     from db import migrate
 
     with database_errors():
-        revision, needed = migrate.current(), migrate.head()
-    print_json({"revision": revision, "needed": needed}) if as_json else click.echo(revision or "none")
-    if revision != needed:
-        raise Unavailable(f"this program needs revision {needed}; run `ctbatch db upgrade`")
+        revision = migrate.current()
+        print_json({"revision": revision, "needed": migrate.head()}) if as_json else click.echo(revision or "none")
+        migrate.check_revision()
+
+
+@db.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
+def backup(file: Path, as_json: bool) -> None:
+    """Copy the SQLite database to the new file FILE, which only you can read. ctbatch can go on working meanwhile.
+
+    Back up the stored files afterwards. Back up PostgreSQL with pg_dump.
+    """
+    from db.backup import copy_database
+
+    with database_errors():
+        copy_database(file)
+    size = file.stat().st_size
+    print_json({"copy": str(file), "bytes": size}) if as_json else say(f"copied the database to {file}: {size:,} bytes")
+
+
+@db.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def restore(file: Path, as_json: bool) -> None:
+    """Replace the SQLite database with FILE, which `ctbatch db backup` or an upgrade made.
+
+    Stop all processes first: nothing is replaced while one of them uses the database. FILE is checked, and stays. The
+    replaced database is kept beside the new one. Restore the stored files too, from a backup that is not older than
+    FILE.
+    """
+    from cli.remote.find_server import only_one
+    from db import migrate
+    from db.backup import restore_database
+    from db.settings import get_settings
+
+    settings = get_settings()
+    settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with database_errors(), only_one(settings):
+        replaced = restore_database(file)
+        revision = migrate.current()
+    if as_json:
+        print_json({"revision": revision, "replaced": None if replaced is None else str(replaced)})
+        return
+    if replaced is not None:
+        say(f"the replaced database is now {replaced}; delete it when you no longer need it")
+    say(f"the database is at revision {revision}")

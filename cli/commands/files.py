@@ -32,12 +32,14 @@ def reap(yes: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
+    from db import migrate
     from db.installation import ForeignStorage
     from worker.reap import TooManyOrphans
     from worker.reap import reap as reap_files
 
     try:
         with database_errors():
+            migrate.check_revision()  # another program does not know all columns that refer to files
             reaped = reap_files(confirmed=yes)
     except (ForeignStorage, TooManyOrphans) as error:
         raise Refused(str(error)) from error

@@ -1,13 +1,12 @@
 """`ctbatch up`: runs everything on this machine until Ctrl-C."""
 
 import errno
-import fcntl
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from cli.local.access import LocalAccess, sign_in_link
 from cli.local.session import check_storage_mark
 from cli.options import PORT_HELP, home_option, insecure_option
 from cli.output import NO_MODEL, RESEARCH_LINE
-from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
+from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, only_one
 from cli.remote.readiness import why_not_ready
 from cli.supervisor.child import Process
 from cli.supervisor.private_broker import PrivateBroker, answers, prepare_broker, set_aside
@@ -27,6 +26,7 @@ from cli.supervisor.supervisor import Supervisor
 from db import FAKE_ENGINE
 from db.access.accounts import LOCAL_USER
 from db.settings import ENGINES, Settings, get_settings
+from db.storage import storage
 from training.launch.installed import TrainingNotInstalled, is_installed
 
 WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
@@ -34,6 +34,10 @@ WEB_GRACE_SECONDS = 15
 WORKER_GRACE_SECONDS = 30  # most chunks end in less; the others are claimed again under a new lease
 READY_CHECK_SECONDS = 0.5
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}  # errors of an output that can be written to again later
+SHORT_OF_DISK = (
+    "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES): uploads are refused, and workers claim no work;"
+    " free some space"
+)
 
 
 @click.command()
@@ -97,25 +101,6 @@ def make_home(settings: Settings) -> None:
 
 
 @contextmanager
-def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the home during the block. If this process dies, the kernel releases the lock.
-
-    Raises:
-        Unavailable: another `ctbatch up` holds the lock.
-    """
-    with (settings.run_dir / "up.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            local = read_local(settings.run_dir)
-            where = f" at {local.url} (process {local.pid})" if local else ""
-            raise Unavailable(
-                f"ctbatch is already running in {settings.home}{where}; use it, or choose another --home"
-            ) from error
-        yield
-
-
-@contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Yield a listening socket. The supervisor keeps it open, so that no request is refused while web restarts.
 
@@ -168,7 +153,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
 
 def announce(url: str, access: LocalAccess) -> None:
-    """Print the address, a link to sign in, and the notice."""
+    """Print the address, a link to sign in, what is missing, and the notice."""
     emit("up", f"ctbatch is ready at {url}")
     minutes = get_settings().sign_in_link_seconds // 60
     emit("up", f"sign in as {LOCAL_USER} by this link, once and within {minutes} minutes: {sign_in_link(url, '/')}")
@@ -177,6 +162,9 @@ def announce(url: str, access: LocalAccess) -> None:
         emit("up", f"CTBATCH_ENGINE={FAKE_ENGINE}: the scores of this engine are made up and mean nothing")
     if not access.has_champion():
         emit("up", f"there is no model version yet: {NO_MODEL}")
+    with suppress(OSError):
+        if storage().is_short_of_disk():
+            emit("up", SHORT_OF_DISK)
     emit("up", RESEARCH_LINE)
 
 

@@ -1,14 +1,15 @@
 """The account and the token with which the command line signs in to the `ctbatch up` of the same machine."""
 
+import socket
 from dataclasses import dataclass
 
 from cli.errors import Unavailable
 from cli.local.session import database_errors, enabled_user, reading, writing
 from db import migrate
 from db.access import accounts, links, tokens
+from db.database import current
 from db.registry import champions
 
-TOKEN_LABEL = "ctbatch up"  # noqa: S105 a label
 _IF_OURS = "if nobody else uses it, run"
 
 
@@ -22,7 +23,7 @@ class LocalAccess:
     def prepare() -> "LocalAccess":
         """Upgrade the database, make the account if it does not exist, and issue a token for this run.
 
-        Revoke the tokens of earlier runs. They are left over if `up` was killed.
+        Revoke the tokens of earlier runs in this home. They are left over if `up` was killed.
 
         Raises:
             Unavailable: the account is disabled, or is not an admin.
@@ -37,10 +38,11 @@ class LocalAccess:
                 raise Unavailable(
                     f"the account {user.name} is not an admin; {_IF_OURS} `ctbatch users role {user.name} admin`"
                 )
+            label = f"ctbatch up on {socket.gethostname()} in {current().home}"  # others may use this database too
             for token in tokens.list_tokens(session, user):
-                if token.label == TOKEN_LABEL:
+                if token.label == label:
                     tokens.revoke_token(session, user, token.id)
-            return LocalAccess(tokens.issue_token(session, user, TOKEN_LABEL))
+            return LocalAccess(tokens.issue_token(session, user, label))
 
     def end(self) -> None:
         """Revoke the token and the sign-in link."""

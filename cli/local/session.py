@@ -1,14 +1,16 @@
 """Opens the database for the commands of operators, and reports database errors in one line."""
 
 import getpass
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from cli.errors import NotFoundOrDenied, Unavailable, UsageError
+from cli.errors import NotFoundOrDenied, Refused, Unavailable, UsageError
 from db.access.accounts import find_user
+from db.backup import BackupRefused
 from db.database import OldDatabase, OtherRevision, read_scope, session_scope
 from db.models import User
 
@@ -18,6 +20,7 @@ def database_errors() -> Iterator[None]:
     """Report in one line that the database is unreachable, damaged or not upgraded.
 
     Raises:
+        Refused: the database cannot be copied or replaced.
         Unavailable: replaces the errors of the database driver.
     """
     try:
@@ -26,6 +29,10 @@ def database_errors() -> Iterator[None]:
         raise Unavailable(f"DATABASE_URL is not a database URL: {error}") from error
     except (OldDatabase, OtherRevision) as error:
         raise Unavailable(str(error)) from error
+    except BackupRefused as error:
+        raise Refused(str(error)) from error
+    except sqlite3.Error as error:  # of a copy, which SQLAlchemy does not make
+        raise Unavailable(f"the database cannot be used: {error}") from error
     except IntegrityError:
         raise
     except DatabaseError as error:

@@ -1,8 +1,12 @@
 """Finds the server to use: the one that the environment names, or else the `ctbatch up` of this machine."""
 
+import fcntl
 import json
 import os
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +17,8 @@ if TYPE_CHECKING:  # settings load slowly, and a client of a remote server does 
     from db.settings import Settings
 
 LOCAL_FILE = "local.json"
+LOCK_FILE = "up.lock"  # `ctbatch up` holds its lock while it runs
+LOCK_TRIES, LOCK_PAUSE = 10, 0.05  # in seconds; `read_local` takes the lock for a moment
 LAST_PORT = 65_535
 
 
@@ -45,13 +51,48 @@ class LocalServer:
 
 
 def read_local(run_dir: Path) -> LocalServer | None:
-    """Return the running `ctbatch up` that has its file in `run_dir`, or None."""
+    """Return the running `ctbatch up` that has its file in `run_dir`, or None.
+
+    The file alone proves nothing: it stays if `up` is killed, and another process may get the same process id.
+    """
     try:
         local = LocalServer(**json.loads((run_dir / LOCAL_FILE).read_text()))
-        os.kill(local.pid, 0)
+        with (run_dir / LOCK_FILE).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return local
     except (OSError, ValueError, TypeError):
-        return None
-    return local
+        pass
+    return None
+
+
+@contextmanager
+def only_one(settings: "Settings") -> Iterator[None]:
+    """Hold the lock of the home during the block. If this process dies, the kernel releases the lock.
+
+    Raises:
+        Unavailable: `ctbatch up` or `ctbatch db restore` holds the lock.
+    """
+    with (settings.run_dir / LOCK_FILE).open("a") as lock:
+        for left in reversed(range(LOCK_TRIES)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not left:
+                    raise Unavailable(_who_runs(settings)) from error
+                time.sleep(LOCK_PAUSE)
+        yield
+
+
+def _who_runs(settings: "Settings") -> str:
+    if local := read_local(settings.run_dir):
+        where = f"{settings.home} at {local.url} (process {local.pid})"
+        return f"ctbatch is already running in {where}; use it, stop it, or choose another --home"
+    return (
+        f"`ctbatch up` or `ctbatch db restore` is running in {settings.home}; wait for it, stop it, or choose another"
+        " --home"
+    )
 
 
 def settings_with_broker() -> "Settings":

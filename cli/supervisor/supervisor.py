@@ -6,6 +6,7 @@ restarted process.
 """
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -22,6 +23,7 @@ from cli.supervisor.child import Child, Emit, Process
 BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15, 30)
 STEADY_SECONDS = 60  # if a process lived this long, its next death counts as the first one
 FAILED_STARTS = 3  # deaths of a process that was never ready, after which all are stopped
+SLOW_START_SECONDS = 30  # after this time, `up` says which processes it waits for
 FORCED_SECONDS = 3  # after a second interruption, a process with a gentle death signal has this long to end
 
 
@@ -40,7 +42,8 @@ class Supervisor:
         self._stops_asked = 0
 
     def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
-        """Start all processes, call `on_ready` when all are ready, and keep them running until SIGTERM or SIGINT.
+        """Start all processes, call `on_ready` when all are ready, and keep them running until SIGTERM, SIGINT or
+        SIGHUP.
 
         Then call `on_stop`, and stop the processes in order. A second signal stops all of them immediately.
 
@@ -65,7 +68,10 @@ class Supervisor:
             self._write(role, line)
 
     def _take_signals(self) -> None:
-        """Count SIGTERM and SIGINT as requests to stop. Let these signals and the death of a child wake the loop."""
+        """Count SIGTERM, SIGINT and SIGHUP as requests to stop. SIGHUP comes when the terminal is closed.
+
+        Let these signals and the death of a child wake the loop.
+        """
         reader, self._waker = socket.socketpair()
         reader.setblocking(False)
         self._waker.setblocking(False)
@@ -73,6 +79,8 @@ class Supervisor:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         signal.signal(signal.SIGINT, self._asked_to_stop)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, so that processes go on
+            signal.signal(signal.SIGHUP, self._asked_to_stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -83,8 +91,12 @@ class Supervisor:
             members = [child for child in self._children if child.process.starts == stage]
             for child in members:
                 self._start(child)
-            while not self._stops_asked and not all(child.ready for child in members):
+            say_at = time.monotonic() + SLOW_START_SECONDS
+            while not self._stops_asked and (waits_for := [c.process.role for c in members if not c.ready]):
                 self._turn(0.05)
+                if time.monotonic() >= say_at:
+                    self._emit("up", f"still waiting for {', '.join(waits_for)}; the output above may say why")
+                    say_at = math.inf
 
     def _turn(self, seconds: float) -> None:
         """Pass on output, notice deaths and readiness, and start the processes that are due.

@@ -48,7 +48,7 @@ ROOMS = {
     "db": (
         "metrics reasons settings clock database bulk background crash_points logs paging storage broker",
         "models",
-        "migrate installation",
+        "backup migrate installation",
         "timing",
         "access",
         "registry",

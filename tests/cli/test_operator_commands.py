@@ -73,6 +73,20 @@ def test_stopping_ends_the_local_token_and_link(database):
         assert links.link_user(session, secret) is None
 
 
+def test_up_on_another_machine_leaves_the_token_of_the_first(database, tmp_path):
+    def is_valid(access: LocalAccess) -> bool:
+        with session_scope() as session:
+            return tokens.token_user(session, access.token) is not None
+
+    first = LocalAccess.prepare()
+    base.use(database.model_copy(update={"home": tmp_path / "another"}))
+    second = LocalAccess.prepare()
+    assert is_valid(first)
+    base.use(database)
+    again = LocalAccess.prepare()
+    assert (is_valid(first), is_valid(second), is_valid(again)) == (False, True, True)
+
+
 @pytest.mark.parametrize(
     ("change", "command"),
     [

@@ -1,5 +1,6 @@
 """`ctbatch submit`: what is sent for files, archives and folders, and what becomes of a lost answer."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -266,14 +267,18 @@ def test_token_is_read_from_a_file(ctbatch, api, folder, tmp_path):
     assert ctbatch("submit", folder, env=env).returncode == 0
 
 
-def test_a_running_up_is_found_by_its_file(ctbatch, api, folder, tmp_path):
+def test_running_up_is_found_by_its_file_and_its_lock(ctbatch, api, folder, tmp_path):
     run_dir = tmp_path / "home" / "run"
     run_dir.mkdir(parents=True)
+    # After a power cut, some other process may have the process id of the file, as here.
     local = {"url": api.url, "token": api.env["CTBATCH_TOKEN"], "pid": os.getpid(), "broker": ""}
     (run_dir / "local.json").write_text(json.dumps(local))
-    assert ctbatch("submit", folder).returncode == 0
-    (run_dir / "local.json").write_text(json.dumps(local | {"pid": 2**22 + 1}))
     assert ctbatch("submit", folder).returncode == 4
+    (run_dir / "up.lock").touch()
+    assert ctbatch("submit", folder).returncode == 4
+    with (run_dir / "up.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert ctbatch("submit", folder).returncode == 0
 
 
 def test_an_empty_folder_is_a_usage_error(ctbatch, api, tmp_path):

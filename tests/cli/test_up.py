@@ -14,7 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from cli.commands.up import emit
+from cli.commands.up import announce, emit
+from cli.local.access import LocalAccess
+from db import database as base
+from db.settings import Settings
 from tests.cli.conftest import use_link
 
 PROJECT = Path(__file__).parents[2]
@@ -229,6 +232,26 @@ def test_kill_9_of_up_leaves_nothing_behind(tmp_path):
     again.wait_until_ready()
     again.process.terminate()
     assert again.process.wait(60) == 0
+
+
+def test_disk_short_of_its_reserve_is_announced(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    access = LocalAccess.prepare()
+    announce("http://127.0.0.1:1", access)
+    assert "CTBATCH_RESERVE_BYTES" not in capsys.readouterr().out
+    base.use(settings.model_copy(update={"reserve_bytes": 2**62}))
+    announce("http://127.0.0.1:1", access)
+    assert "CTBATCH_RESERVE_BYTES" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_up_becomes_ready_though_the_disk_is_short_of_its_reserve(tmp_path):
+    running = Up(tmp_path, CTBATCH_RESERVE_BYTES=str(2**62))
+    running.wait_until_ready()
+    assert "uploads are refused" in running.log.read_text()
+    assert running.run("jobs", "ls").returncode == 0
+    running.process.terminate()
+    assert running.process.wait(60) == 0
 
 
 def test_full_disk_loses_lines_and_keeps_the_output(monkeypatch: pytest.MonkeyPatch) -> None:

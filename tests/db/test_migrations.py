@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import JSON, text
@@ -65,6 +66,32 @@ def test_sqlite_database_is_copied_before_an_upgrade(settings: Settings, monkeyp
     assert copy is not None
     base.use(settings.model_copy(update={"database_url": f"sqlite:///{copy}"}))
     assert migrate.differences() == []
+
+
+def copies(settings: Settings) -> list[str]:
+    """The names of the files that upgrades left beside the SQLite database."""
+    return [path.name for path in settings.home.glob("ctbatch.db.*")]
+
+
+@pytest.mark.parametrize("act", [migrate.upgrade, migrate.check_revision], ids=lambda act: act.__name__)
+def test_newer_database_is_refused_and_not_copied(settings: Settings, act: Callable[[], object]) -> None:
+    with base.session_scope() as s:
+        s.execute(text("UPDATE alembic_version SET version_num = 'v9'"))
+    with pytest.raises(base.OtherRevision, match="install the newer ctbatch"):
+        act()
+    assert migrate.current() == "v9"
+    assert copies(settings) == []
+
+
+def test_upgrade_that_fails_leaves_no_copy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(migrate, "head", lambda: "the next")
+    monkeypatch.setattr(migrate.command, "upgrade", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        migrate.upgrade()
+    assert copies(settings) == []
 
 
 def test_up_to_date_database_is_not_copied(database: Settings) -> None:

@@ -1,6 +1,7 @@
 """What machines that watch see: alive, ready, counted, and no names; and what the web process never loads."""
 
 import base64
+import errno
 import logging
 import subprocess
 import sys
@@ -98,10 +99,19 @@ def test_not_ready_with_a_database_at_another_revision(app: APIFlask) -> None:
     assert (answer.status_code, answer.json["checks"]["database"]) == (503, False)
 
 
-def test_not_ready_when_the_disk_is_short_of_its_reserve(app: APIFlask, settings: Settings) -> None:
+def test_disk_short_of_its_reserve_is_a_warning_because_results_can_be_read(app: APIFlask, settings: Settings) -> None:
     database.use(settings.model_copy(update={"reserve_bytes": 2**62}))
     answer = readyz(app)
-    assert (answer.status_code, answer.json["checks"]["disk"]) == (503, False)
+    assert (answer.status_code, answer.json["checks"]["disk"], "disk" in answer.json["warnings"]) == (200, False, True)
+
+
+def test_full_disk_does_not_count_as_missing_storage(app: APIFlask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage(), "check_writable", full)
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["storage"]) == (200, True)
 
 
 def test_readiness_is_looked_for_once_for_many_who_ask(app: APIFlask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,51 @@ def test_worker_process_whose_parent_died_before_its_start_ends_at_once() -> Non
     assert (ran.stdout, ran.stderr) == ("", "")
 
 
+SURVIVES = """
+import os, signal
+from celery import signals
+from worker.process import prepare
+
+prepare("test")
+if os.fork() == 0:
+    signals.worker_process_init.send(None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("works on", flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_process_of_a_worker_leaves_it_to_its_parent_when_to_stop() -> None:
+    """systemd sends SIGTERM to all processes of a service at once."""
+    command = [sys.executable, "-c", SURVIVES]
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "works on\n"
+
+
+TERMINATED = """
+import os, signal, time
+from celery import signals
+from worker.process import prepare
+
+prepare("test")
+begun = os.pipe()
+child = os.fork()
+if child == 0:
+    signals.worker_process_init.send(None)
+    os.write(begun[1], b"1")
+    time.sleep(600)
+os.read(begun[0], 1)
+os.kill(child, signal.SIGTERM)
+os.wait()
+"""
+
+
+def test_process_of_a_worker_ends_when_its_parent_terminates_it() -> None:
+    """Celery does this after a second Ctrl-C."""
+    subprocess.run([sys.executable, "-c", TERMINATED], cwd=PROJECT, timeout=60, check=True)
+
+
 STOPS = """
 import os
 from celery import signals

@@ -1,5 +1,6 @@
 """`/healthz` says whether this process is alive. `/readyz` says whether it can serve."""
 
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +54,11 @@ def ready() -> ResponseReturnValue:
 
 
 def _check_storage() -> None:
-    storage().check_writable()
+    try:
+        storage().check_writable()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # the check `disk` reports a full disk
+            raise
     with read_scope() as s:
         check_storage(s)
 
@@ -67,9 +72,9 @@ def _check_workers() -> None:
 NEEDED: dict[str, Callable[[], None]] = {
     "database": check_revision,
     "storage": _check_storage,
-    "disk": lambda: storage().check_disk(),
 }
 NOT_NEEDED: dict[str, Callable[[], None]] = {
+    "disk": lambda: storage().check_disk(),  # uploads are refused, but results can be read and jobs cancelled
     "broker": lambda: broker.ping(timeout=1.0),
     "workers": _check_workers,
 }

@@ -19,10 +19,12 @@ CODE = {
     "second": "signal.signal(signal.SIGTERM, lambda *_: (print('goodbye', flush=True), sys.exit(0)))",
     "third": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
     "broken": "sys.exit(7)",
+    "slow": "time.sleep(600)",
 }
 DRIVER = """
-import errno, os, subprocess, sys
+import errno, os, signal, subprocess, sys
 from pathlib import Path
+from cli.supervisor import supervisor as module
 from cli.supervisor.child import Process
 from cli.supervisor.supervisor import Supervisor
 
@@ -33,12 +35,16 @@ def process(role, **options):
     return Process(role, [sys.executable, "-c", code], os.environ, lambda: ready.exists() and ready.read_text(),
                    before_start=lambda _failed: ready.unlink(missing_ok=True), **options)
 
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 folder = Path(sys.argv[1])
 processes = [process("first", starts=0, stops=1), process("second", stops=0)]
 if "stubborn" in sys.argv:
     processes.append(process("third", stops=0, grace_seconds=600))
 if "broken" in sys.argv:
     processes.append(process("broken"))
+if "slow" in sys.argv:
+    module.SLOW_START_SECONDS = 0.1
+    processes.append(process("slow"))
 full = folder / "full"
 def emit(role, line):
     print(f"{role}: {line}", flush=True)
@@ -156,13 +162,29 @@ def test_killed_child_is_restarted_and_its_own_children_are_killed(start: Callab
     eventually(lambda: len(run.descendants()) == len(before), "as many processes as before")
 
 
-def test_sigterm_stops_in_order_and_exits_0(start: Callable[..., Run]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_signal_stops_in_order_and_exits_0(start: Callable[..., Run], number: signal.Signals) -> None:
     run = ready(start())
-    run.process.terminate()
+    run.process.send_signal(number)
     assert run.process.wait(20) == 0
     assert not run.descendants()
     lines = run.output().splitlines()
     assert lines.index("on_stop") < lines.index("second: goodbye")
+
+
+def test_closed_terminal_does_not_stop_what_ignores_it(start: Callable[..., Run]) -> None:
+    run = ready(start("nohup"))
+    run.process.send_signal(signal.SIGHUP)
+    os.kill(run.pid("first"), signal.SIGKILL)
+    eventually(lambda: run.output().count("first: hello") == 2, "the child runs again")
+    assert "on_stop" not in run.output()
+
+
+def test_slow_start_names_what_is_waited_for(start: Callable[..., Run]) -> None:
+    run = start("slow")
+    eventually(lambda: "slow; the output above" in run.output(), "it says so")
+    run.process.terminate()
+    assert run.process.wait(20) == 0
 
 
 def test_a_second_interruption_stops_a_stubborn_child(start: Callable[..., Run]) -> None:
