@@ -14,11 +14,11 @@ from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
 from db.bulk import one_of
 from db.clock import from_now
-from db.database import lock_row
+from db.database import lift_time_limits, lock_row
 from db.findings.recording import remove_findings
 from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
-from db.ledger.completion import finish_if_done, lock_job
+from db.ledger.completion import finish_if_done, is_large, lock_job
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
 from db.reasons import DECODER_FAILED
 from db.registry.champions import champion
@@ -108,7 +108,7 @@ def cancel_job(s: Session, job: Job) -> bool:
     """Cancel an open job. Return False if it has ended.
 
     Waiting chunks are cancelled now, running chunks when their workers report. If an upload is not unpacked yet, an
-    ingest worker records each remaining entry as cancelled.
+    ingest worker records each remaining entry as cancelled. The slices of a large job are cancelled when it ends.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
@@ -121,7 +121,8 @@ def cancel_job(s: Session, job: Job) -> bool:
     waiting = s.scalars(ready).all()
     cancelled = {"state": Work.CANCELLED, "closed_at": from_now()}
     s.execute(update(Chunk).where(one_of(s, Chunk.id, waiting)).values(cancelled))
-    close_slices(s, waiting, Outcome.CANCELLED)
+    if not is_large(s, job.id):
+        close_slices(s, waiting, Outcome.CANCELLED)
     finish_if_done(s, job)
     return True
 
@@ -134,6 +135,7 @@ def retry_job(s: Session, job: Job) -> int:
     is read again, bolus tracking slices are opened too: with more slices, they may be a series over time. Return how
     many other slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
     """
+    lift_time_limits(s)
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
         return 0

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from db.background import wait_for_storage
 from db.crash_points import crash_point
-from db.database import get_engine, in_transaction, read_scope, session_scope
+from db.database import get_engine, in_transaction, is_too_slow, read_scope, session_scope
 from db.installation import is_storage_at_hand
 from db.ledger import leases, queue, recording
 from db.ledger.leases import Claim
@@ -116,11 +116,12 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
 
 def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception) -> None:
     """Put off an upload. If only its own file is at fault, this counts as an attempt. After the last one, it fails.
+    A statement that the database ended because it took too long counts too, because it may take too long each time.
 
     If the job was cancelled before this turn, the files could not be listed, so close the upload as `not_listed`.
     Otherwise the job would not end during an outage.
     """
-    is_own_fault = _is_own_fault(error)
+    is_own_fault = is_too_slow(error) or _is_own_fault(error)
     with session_scope() as s:
         if job.cancel_requested_at is not None:
             recording.close_upload(s, claim, upload, "not_listed")
@@ -128,6 +129,8 @@ def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception) -> None:
             leases.put_off(s, Upload, claim, is_attempt=is_own_fault)
         elif isinstance(error, NoRoom):
             recording.close_upload(s, claim, upload, "no_room")
+        elif is_too_slow(error):
+            recording.close_upload(s, claim, upload, "database_slow")
         else:
             recording.close_upload(s, claim, upload, "file_damaged")
 
