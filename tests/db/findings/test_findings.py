@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from db.database import read_scope, session_scope
+from db.findings import views
 from db.findings.recording import read_findings, write_findings
 from db.findings.rules import DEFAULT_K, RULES
 from db.findings.views import FindingsQuery, findings_page
@@ -474,6 +475,27 @@ def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> 
     assert findings(job) == []
     predict_all(lambda id_, name: scored_slice(id_, name, False))
     assert told(job) == before
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["open", "ended again"])
+def test_export_breaks_off_if_the_job_is_retried_meanwhile(
+    ends: bool, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "MAX_ROWS", 2)
+    job = run_job(ann, slices(4))
+    with session_scope() as s:
+        ended = s.get_one(Job, job.id)
+        assert len(list(views.iter_findings(ended))) == 3
+        s.execute(delete(Prediction))
+        s.execute(update(Slice).values(state=Outcome.QUARANTINED, reason="worker_lost"))
+    exported = views.iter_findings(ended)
+    next(exported)
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 4
+    if ends:
+        predict_all(lambda id_, name: scored_slice(id_, name, False))
+    with pytest.raises(views.FindingsReplaced):
+        list(exported)
 
 
 def test_job_without_any_series_has_no_findings(ann: User) -> None:
