@@ -1,31 +1,36 @@
 """The end of jobs that are too large for one transaction: the sweeper ends them in steps."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from psycopg import errors
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
+from db.findings.ribbons import ribbons
 from db.findings.views import iter_findings
-from db.ledger import completion, jobs
+from db.ledger import completion, jobs, results, tally
+from db.ledger.job_view import job_view
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.ledger.results import iter_results
 from db.models import Finding, Job, JobState, Outcome, Prediction, Series, Slice, User
+from db.models.documents import JobTally
 from db.series import batches
 from db.settings import Settings
 from tests.builders.series import predict_all, read_upload, submit_uploads
 from worker import sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 on_postgres = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
@@ -71,9 +76,10 @@ def state_of(job: Job) -> str:
 def all_of(job: Job) -> Iterator[dict[str, Any]]:
     """What people see of a job, without the ids of its rows."""
     ids = {"finding_id", "slice_id", "study_id", "series_id", "sha256"}
-    yield from (row.model_dump(exclude=ids) for row in (*iter_findings(job), *iter_results(job)))
     with read_scope() as s:
         ended = s.get_one(Job, job.id)
+    yield from (row.model_dump(exclude=ids) for row in (*iter_findings(ended), *iter_results(ended)))
+    with read_scope() as s:
         yield {"state": ended.state, "tally": ended.tally, "notes": s.scalars(select(Series.notes)).all()[-3:]}
 
 
@@ -138,6 +144,60 @@ def test_end_stops_if_the_job_changes_between_two_steps(
     sweep.finish_jobs()
     with read_scope() as s:
         assert s.scalars(select(Finding)).all() == []
+
+
+def test_large_open_job_is_counted_again_only_after_as_long_as_it_took(
+    ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload(slices(), 5, None)
+    now, counted, count = [100.0], [0], tally.count_tallies
+
+    def slowly(s: Session, job_ids: Collection[str]) -> dict[str, JobTally]:
+        if job_ids:
+            counted[0] += 1
+            now[0] += 2.0
+        return count(s, job_ids)
+
+    monkeypatch.setattr(tally, "count_tallies", slowly)
+    monkeypatch.setattr(tally, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def view() -> int:
+        with read_scope() as s:
+            job_view(s, s.get_one(Job, job.id))
+        return counted[0]
+
+    assert [view(), view()] == [1, 2], "a small job is counted each time"
+    monkeypatch.setattr(tally, "KEPT_FROM", 9)
+    assert [view(), view(), view()] == [3, 3, 3]
+    now[0] += 1.9
+    assert view() == 3
+    now[0] += 0.2
+    assert [view(), view()] == [4, 4]
+    predict_all(scored)
+    assert view() == 4
+    assert job.id not in tally._kept, "an ended job has its own sums"
+
+
+@on_sqlite
+def test_chosen_slices_are_looked_up_one_by_one(ann: User) -> None:
+    """SQLite has no statistics, and would go through all slices of the job."""
+    job = run_job(ann, slices())
+    with read_scope() as s:
+        job = s.get_one(Job, job.id)
+        ids, series = s.scalars(select(Slice.id)).all(), s.scalars(select(Series.id)).all()
+        plans: list[str] = []
+
+        def explain(connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+            plan = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values)
+            plans.extend(row[3] for row in plan.fetchall())
+
+        event.listen(base.get_engine(), "before_cursor_execute", explain)
+        assert len(list(results._results(job, ids))) == 9
+        assert len(ribbons(s, job, series)) == 3
+        event.remove(base.get_engine(), "before_cursor_execute", explain)
+    assert any("SEARCH slice" in plan for plan in plans)
+    assert not [plan for plan in plans if "slice" in plan and "(job_id=?)" in plan]
 
 
 @on_postgres
