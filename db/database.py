@@ -29,6 +29,7 @@ PG_CONNECTION = {
     "tcp_user_timeout": 25_000,
 }
 
+TOO_SLOW = "57014"  # PostgreSQL: a statement took longer than statement_timeout
 BROKEN_OFF = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization failure, lock timeout
 TRIES = 3
 PG_AWAY = ("08", "53", "57P", *BROKEN_OFF)  # no connection; no disk, memory or connections left; shut down, starting
@@ -129,6 +130,22 @@ def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) 
     session.execute(select(table.id).where(table.id == row_id).with_for_update(key_share=True, of=table))
 
 
+def lift_time_limits(session: Session) -> None:
+    """Let the statements of this transaction take as long as they need. SQLite has no such limits.
+
+    Use it if a transaction grows with a job: if it were ended at the limit, it would be ended there each time.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL statement_timeout = 0"))
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+
+
+def lock_briefly(session: Session) -> None:
+    """Let this transaction wait only a second for each lock, and then break off. SQLite waits at BEGIN."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL lock_timeout = '1s'"))
+
+
 def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
     """Lock a table, so that only one transaction at a time adds rows to it.
 
@@ -164,7 +181,7 @@ def in_transaction(work: Callable[[Session], T]) -> T:
             with session_scope() as session:
                 return work(session)
         except OperationalError as error:
-            if not (left and _is_broken_off(error)):
+            if not (left and is_broken_off(error)):
                 raise
             log.warning("transaction broken off, tried again", extra={"error": type(error.orig).__name__})
     raise AssertionError("unreachable")
@@ -178,10 +195,15 @@ def is_away(error: OperationalError) -> bool:
     return state is None or state.startswith(PG_AWAY)
 
 
-def _is_broken_off(error: OperationalError) -> bool:
+def is_too_slow(error: Exception) -> bool:
+    """Return whether the database ended a statement that took longer than its limit. It may do so each time."""
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) == TOO_SLOW
+
+
+def is_broken_off(error: OperationalError) -> bool:
     """Return whether a transaction failed because of a conflict with others, such as a deadlock or a lock timeout."""
     if isinstance(error.orig, sqlite3.OperationalError):
-        return error.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY
+        return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
     return getattr(error.orig, "sqlstate", None) in BROKEN_OFF
 
 

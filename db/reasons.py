@@ -71,14 +71,18 @@ OF_CONFLICTS = {
 }
 """Files that contradict each other: all of them are rejected, once every upload of the job is read."""
 
-OF_QUARANTINE = {
+_OF_SLOW_DATABASE = {
+    "database_slow": "The database took too long for a statement and ended it. Retry the job when it is quicker.",
+}
+
+OF_QUARANTINE = _OF_SLOW_DATABASE | {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
     "file_lost": "A stored file that this slice needs is missing or damaged. Retry the job.",
 }
 """A slice that was read but could not be predicted."""
 
-OF_UPLOADS = {
+OF_UPLOADS = _OF_SLOW_DATABASE | {
     "file_missing": "The stored file of this upload is missing. Send it again.",
     "file_damaged": "The stored file of this upload is damaged. Send it again.",
     "no_room": (

@@ -8,6 +8,8 @@
   attempt. It is logged as an error, and counted in the metric `ctbatch_put_offs`.
 * If storage is available, but a block of a file cannot be read, the work is put off too. This counts as an attempt,
   because the block may be bad for good. The last attempt fails.
+* If the database ended a statement that took too long, the work is put off. Uploads and chunks count this as an
+  attempt.
 * While less disk space is free than the reserve, nothing is claimed. The reserve is for work that is claimed already.
 * If a person stops the worker, long work (`is_given_back`) goes back to the queue at once. This does not count as an
   attempt. Chunks and uploads are short, or record often what they have, so they go on until they end or are killed.
@@ -26,11 +28,12 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from db.database import is_away, read_scope, session_scope
+from db.database import is_away, is_too_slow, read_scope, session_scope
 from db.installation import is_storage_at_hand
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
+from db.reasons import REASONS
 from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
 from worker.heartbeat import Heartbeat, WorkerStops, stop_request
 from worker.imaging.archives.region import BlockUnreadable
@@ -145,7 +148,11 @@ def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
 def _kind_of(error: Exception) -> dict[str, object]:
     """Return what the log may state about an error. The error's text is included only if it cannot contain a name."""
     facts: dict[str, object] = {"error": type(error).__name__}
-    if isinstance(error, OSError):
+    if isinstance(error, OperationalError):
+        facts["error"] = type(error.orig).__name__
+        if is_too_slow(error):
+            facts["reason"] = "database_slow"
+    elif isinstance(error, OSError):
         facts["errno"] = error.errno
     elif isinstance(error, DecoderUnavailable):
         facts["reason"] = str(error)
@@ -161,7 +168,9 @@ def _give_back(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
 
 def reason_of(error: Exception) -> str:
     """Return why work was put off, in one line for people."""
-    if isinstance(error, OSError):
+    if is_too_slow(error):
+        text = REASONS["database_slow"]
+    elif isinstance(error, OSError):
         text = error.strerror or str(error)
     else:
         text = str(error.orig if isinstance(error, OperationalError) else error)

@@ -7,20 +7,20 @@ import logging
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from kombu.exceptions import OperationalError
+from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
-from sqlalchemy import exists, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import exists, or_, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from db import broker, logs
 from db.access import sign_in_counts
 from db.broker import Queue
 from db.clock import moment
-from db.database import current, read_scope, session_scope
+from db.database import current, is_broken_off, lock_briefly, read_scope, session_scope
 from db.datasets import job_deletion
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
@@ -47,17 +47,17 @@ QUEUES: dict[type[LeaseMixin], Queue] = {
 
 
 def sweep(watch: LeaseWatch | None = None) -> None:
-    """Do one round: repair the ledger, note the sweep, and send lost messages again if the broker is reachable.
+    """Do one round: free lost work, note the sweep, and send lost messages again if the broker is reachable.
 
     Then remove rows of deleted jobs.
 
     Without a watch, every lease that has run out counts as lost.
     """
-    sweep_ledger(watch)
+    free_lost(watch)
     _note_sweep(watch)
     try:
         send_again()
-    except (OperationalError, RedisError, OSError) as error:  # try again in the next round
+    except (BrokerError, RedisError, OSError) as error:  # try again in the next round
         log.warning("broker unreachable, no message sent again", extra={"error": type(error).__name__})
     _remove_deleted_jobs()
     _may_judge(watch)  # a gap during this round counts too
@@ -83,15 +83,17 @@ def send_again() -> None:
     _ask_for_trial()
 
 
-def sweep_ledger(watch: LeaseWatch | None = None) -> None:
-    """Split chunks whose lease is lost, free other work whose lease is lost, and end jobs that have nothing open.
+def sweep_ledger() -> None:
+    """Free work whose lease is lost, and end jobs that have nothing open. This needs no broker."""
+    free_lost()
+    finish_jobs()
 
-    This needs no broker.
-    """
+
+def free_lost(watch: LeaseWatch | None = None) -> None:
+    """Split chunks whose lease is lost, and free other work whose lease is lost."""
     _free_lost_chunks(watch)
     for model in (Upload, Dataset, TrainingRun, Evaluation):
         _free_lost(model, watch)
-    _finish_jobs()
 
 
 def _may_judge(watch: LeaseWatch | None) -> bool:
@@ -101,24 +103,40 @@ def _may_judge(watch: LeaseWatch | None) -> bool:
 
 def _free_lost_chunks(watch: LeaseWatch | None) -> None:
     with read_scope() as s:
-        lost = leases.expired(s, Chunk)
+        lost = s.execute(select(Chunk.id, Chunk.job_id).where(leases.lapsed(Chunk))).all()
     if not _may_judge(watch):
         return
-    for chunk_id in lost:
-        with suppress(JobGone), session_scope() as s:
-            chunk = s.get_one(Chunk, chunk_id)
-            job = completion.lock_job(s, chunk.job_id)
-            s.refresh(chunk)
-            now = moment(s)
-            if watch is not None and not watch.may_judge(now):
+    held: set[str] = set()  # jobs that another transaction has locked; their chunks wait for the next round
+    for chunk_id, job_id in lost:
+        try:
+            if job_id not in held and not _free_lost_chunk(chunk_id, job_id, watch):
                 return
-            if s.scalar(select(Chunk.id).where(Chunk.id == chunk.id, leases.lapsed(Chunk))) is None:
-                continue  # another sweeper was quicker, or the worker has recorded it after all
-            log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
-            chunks.lose_chunk(s, chunk, "worker_lost")
-            completion.finish_if_done(s, job)
-        if watch is not None:
-            watch.wrote(now)
+        except JobGone:
+            continue
+        except OperationalError as error:
+            if not is_broken_off(error):
+                raise
+            held.add(job_id)
+            log.warning("lost chunks are freed later", extra={"job": job_id, "error": type(error.orig).__name__})
+
+
+def _free_lost_chunk(chunk_id: int, job_id: str, watch: LeaseWatch | None) -> bool:
+    """Split the chunk if its lease is still lost. Return False if no lease may be judged now."""
+    with session_scope() as s:
+        lock_briefly(s)  # a long wait would count as a gap, and other leases would be judged later
+        job = completion.lock_job(s, job_id)
+        chunk = s.get_one(Chunk, chunk_id)
+        now = moment(s)
+        if watch is not None and not watch.may_judge(now):
+            return False
+        if s.scalar(select(Chunk.id).where(Chunk.id == chunk.id, leases.lapsed(Chunk))) is None:
+            return True  # another sweeper was quicker, or the worker has recorded it after all
+        log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
+        chunks.lose_chunk(s, chunk, "worker_lost")
+        completion.finish_if_done(s, job)
+    if watch is not None:
+        watch.wrote(now)
+    return True
 
 
 def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
@@ -156,17 +174,22 @@ def _ask_for_trial() -> None:
         broker.wake(Queue.INFERENCE)
 
 
-def _finish_jobs() -> None:
-    """End jobs that have nothing open. The worker that closed the last row may have died before it ended the job."""
+def finish_jobs() -> None:
+    """End jobs that have nothing open, and settle jobs that have no open upload. Workers leave large jobs to this."""
 
     def none_open(model: Any) -> Any:
         return ~exists().where(model.job_id == Job.id, model.state.in_(OPEN_WORK))
 
     with read_scope() as s:
-        done = s.scalars(select(Job.id).where(Job.state.in_(OPEN_JOB), none_open(Upload), none_open(Chunk))).all()
-    for job_id in done:
-        with suppress(JobGone), session_scope() as s:
-            completion.finish_if_done(s, completion.lock_job(s, job_id))
+        due = or_(Job.unpacked_at.is_(None), none_open(Chunk))
+        jobs = s.scalars(select(Job.id).where(Job.state.in_(OPEN_JOB), none_open(Upload), due)).all()
+    for job_id in jobs:
+        try:
+            completion.finish_in_steps(job_id)
+        except OperationalError as error:
+            if not is_broken_off(error):
+                raise
+            log.warning("a job is ended later", extra={"job": job_id, "error": type(error.orig).__name__})
 
 
 def _remove_deleted_jobs() -> None:
@@ -189,18 +212,26 @@ def reap_and_log() -> None:
 
 def reap_until(stop: threading.Event) -> None:
     """Reap again and again, whatever fails, until the event is set."""
-    settings = current()
-    seconds = settings.sweep_seconds
+    _repeat_until(stop, reap_and_log, current().reap_every_seconds, "reaping")
+
+
+def finish_until(stop: threading.Event) -> None:
+    """End jobs again and again, whatever fails, until the event is set."""
+    _repeat_until(stop, finish_jobs, current().sweep_seconds, "ending jobs")
+
+
+def _repeat_until(stop: threading.Event, act: Callable[[], None], every: float, name: str) -> None:
+    retry = seconds = current().sweep_seconds
     while not stop.wait(seconds):
         try:
-            reap_and_log()
-            seconds = settings.reap_every_seconds
+            act()
+            seconds = every
         except (SQLAlchemyError, OSError) as error:
-            log.warning("reaping failed", extra={"error": type(error).__name__})
-            seconds = settings.sweep_seconds
+            log.warning("%s failed", name, extra={"error": type(error).__name__})
+            seconds = retry
         except Exception:  # nobody would start this thread again
-            log.exception("reaping failed")
-            seconds = settings.sweep_seconds
+            log.exception("%s failed", name)
+            seconds = retry
 
 
 def main() -> None:
@@ -212,8 +243,9 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     scrub.start(stop)
     settings = current()
-    # Reaping lists all files, which may take long. Nothing waits for it.
-    threading.Thread(target=reap_until, args=(stop,), name="reaper", daemon=True).start()
+    # Reaping lists all files, and ending a large job takes minutes. Nothing waits for them.
+    for name, act in (("reaper", reap_until), ("finisher", finish_until)):
+        threading.Thread(target=act, args=(stop,), name=name, daemon=True).start()
     watch = LeaseWatch()
     while not stop.is_set():
         try:

@@ -1,9 +1,9 @@
 """Writes the findings of a job when it ends, and removes them when it is opened again."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from db.findings.rules import (
 from db.findings.unread import Files, Place, files_of, find_unread
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study
 from db.models.documents import FindingRule
+from db.series.batches import series_batches
 
 
 @dataclass
@@ -37,15 +38,14 @@ class _Slices:
     files: set[Files] = field(default_factory=set)
 
 
-def write_findings(s: Session, job: Job) -> None:
-    """Write the findings of a job that has no open work. The caller has locked the job.
+def read_findings(s: Session, job: Job) -> list[dict[str, Any]]:
+    """Return the rows of the findings of a job that has no open work and is settled.
 
-    The findings do not depend on the order of arrival of slices. The number of statements does not grow with the job.
+    The findings do not depend on the order of arrival of slices.
     """
-    remove_findings(s, job)
     places = _places(s, job)
     if not places:
-        return
+        return []
     slices = _slices_by_series(s, job)
     unread = find_unread(s, job, places, {series_id: one.files for series_id, one in slices.items()})
     for series_id in unread.cut_off:
@@ -59,9 +59,14 @@ def write_findings(s: Session, job: Job) -> None:
         _row(job, rule, level, own, _evidence(level, own, slices, unread.counts), concluded[level, own[0].id_at(level)])
         for level, own in units
     ]
-    numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
-    # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
-    s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})
+    return [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
+
+
+def write_findings(s: Session, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows that `read_findings` has returned. The caller has locked the job."""
+    remove_findings(s, job)
+    if rows:  # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
+        s.execute(insert(Finding), rows, execution_options={"render_nulls": True})
 
 
 def remove_findings(s: Session, job: Job) -> None:
@@ -93,7 +98,8 @@ def _units(places: Iterable[Place]) -> Iterator[tuple[Level, list[Place]]]:
 
 def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
     slices: defaultdict[Any, _Slices] = defaultdict(_Slices)
-    for row in _without_copies(_read_slices(s, job), slices):
+    different = (_without_copies(_read_slices(s, job, ids), slices) for ids in series_batches(s, job.id))
+    for row in chain.from_iterable(different):
         one = slices[row.series_id]
         if row.probability is None:
             one.left_out[row.reason or row.state] += 1
@@ -121,12 +127,12 @@ class _Row(NamedTuple):
     name: str
 
 
-def _read_slices(s: Session, job: Job) -> Iterator[_Row]:
+def _read_slices(s: Session, job: Job, series_ids: Sequence[int]) -> Iterator[_Row]:
     columns: Any = (Slice.series_id, Slice.id, Slice.sha256, Slice.frame, Prediction.probability, Prediction.ood)
     columns += (Slice.lung_fraction, Slice.state, Slice.reason, Slice.upload_id, Slice.name)
     by_its_version = (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
     query = select(*columns).outerjoin(Prediction, by_its_version & (Slice.state == Outcome.PREDICTED))
-    rows = s.execute(query.where(Slice.job_id == job.id, Slice.series_id.is_not(None)))
+    rows = s.execute(query.where(Slice.series_id.in_(series_ids)))
     return (_Row(*row) for row in rows)
 
 

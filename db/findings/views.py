@@ -20,6 +20,10 @@ NO_VERDICT = "none"
 MAX_ROWS = 1_000
 
 
+class FindingsReplaced(Exception):
+    """The findings of a job were removed or written while they were exported. The rows so far may miss some."""
+
+
 class FindingView(BaseModel):
     """The verdict on one patient, study or series."""
 
@@ -113,10 +117,18 @@ def count_within(s: Session, job: Job, patients: Iterable[int]) -> dict[tuple[in
 
 
 def iter_findings(job: Job) -> Iterator[FindingView]:
-    """Yield all findings of a job in order. Use many short reads, so that a slow client never blocks the database."""
+    """Yield all findings of a job in order. Use many short reads, so that a slow client never blocks the database.
+
+    Raises FindingsReplaced if the job is opened again or ends meanwhile.
+    """
     query: FindingsQuery | None = FindingsQuery(limit=MAX_ROWS)
     while query is not None:
         with read_scope() as s:
+            present = s.execute(select(Job.retried_at, Job.finished_at).where(Job.id == job.id)).one()
+            if tuple(present) != (job.retried_at, job.finished_at):
+                raise FindingsReplaced(
+                    f"the job {job.id} was retried or has ended meanwhile; export its findings again"
+                )
             page = findings_page(s, job, query)
         yield from page.items
         query = query.model_copy(update={"cursor": page.next_cursor}) if page.next_cursor else None

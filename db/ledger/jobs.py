@@ -14,11 +14,11 @@ from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
 from db.bulk import one_of
 from db.clock import from_now
-from db.database import lock_row
+from db.database import lift_time_limits, lock_row
 from db.findings.recording import remove_findings
 from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
-from db.ledger.completion import finish_if_done, lock_job
+from db.ledger.completion import finish_if_done, is_large, lock_job
 from db.ledger.recording import cancel_loose_files
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
 from db.reasons import DECODER_FAILED
@@ -112,7 +112,8 @@ def cancel_job(s: Session, job: Job) -> bool:
     """Cancel an open job. Return False if it has ended. Raises JobGone.
 
     Waiting chunks and loose files are cancelled now, running ones when their workers report. If an archive is not
-    unpacked yet, an ingest worker records each remaining entry as cancelled.
+    unpacked yet, an ingest worker records each remaining entry as cancelled. The slices of a large job are cancelled
+    when it ends.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
@@ -125,7 +126,8 @@ def cancel_job(s: Session, job: Job) -> bool:
     waiting = s.scalars(ready).all()
     cancelled = {"state": Work.CANCELLED, "closed_at": from_now()}
     s.execute(update(Chunk).where(one_of(s, Chunk.id, waiting)).values(cancelled))
-    close_slices(s, waiting, Outcome.CANCELLED)
+    if not is_large(s, job.id):
+        close_slices(s, waiting, Outcome.CANCELLED)
     cancel_loose_files(s, job)
     finish_if_done(s, job)
     return True
@@ -140,6 +142,7 @@ def retry_job(s: Session, job: Job) -> int:
     many other slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry. Raises
     JobGone.
     """
+    lift_time_limits(s)
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
         return 0

@@ -105,19 +105,22 @@ class ResultsQuery(BaseModel):
 
 
 def _rows(job: Job) -> Select[Any]:
+    """Select slices with all that a result states. The caller chooses slices of this job, usually by their ids.
+
+    With `job_id` as a second condition, SQLite would go through all slices of the job instead of looking up the ids.
+    """
     owner: Any = (Patient.ordinal, Series.label, Upload.filename, Study.uid, Series.uid)
-    rows = _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job), job)
+    rows = _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job))
     rows = rows.join(Upload, Upload.id == Slice.upload_id)
     return rows.join(ModelVersion, ModelVersion.id == job.model_version_id)
 
 
-def _with_owners(rows: Select[Any], job: Job) -> Select[Any]:
-    """Join series, study and patient to the slices of a job, if they have one."""
+def _with_owners(rows: Select[Any]) -> Select[Any]:
+    """Join series, study and patient to slices, if they have one."""
     return (
         rows.outerjoin(Series, Series.id == Slice.series_id)
         .outerjoin(Study, Study.id == Series.study_id)
         .outerjoin(Patient, Patient.id == Study.patient_id)
-        .where(Slice.job_id == job.id)
     )
 
 
@@ -222,7 +225,8 @@ def results_page(s: Session, job: Job, query: ResultsQuery, reader: User | None 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
     """Return a slice of a job, or None if the job has no slice with this id."""
-    row = s.execute(_rows(job).where(Slice.id == slice_id)).first() if 0 < slice_id < 2**63 else None
+    own = _rows(job).where(Slice.id == slice_id, Slice.job_id == job.id)
+    row = s.execute(own).first() if 0 < slice_id < 2**63 else None
     return None if row is None else _result(job, *row)
 
 
@@ -279,8 +283,8 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
     """
     order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), *AS_SUBMITTED)
     with read_scope() as s:
-        rows = _with_owners(select(Slice.id).select_from(Slice), job).order_by(*order)
-        ids = array("q", s.scalars(rows))  # 8 bytes for each slice
+        rows = _with_owners(select(Slice.id).select_from(Slice)).where(Slice.job_id == job.id)
+        ids = array("q", s.scalars(rows.order_by(*order)))  # 8 bytes for each slice
     for start in range(0, len(ids), MAX_ROWS):
         yield from _results(job, ids[start : start + MAX_ROWS])
 

@@ -1,6 +1,9 @@
 """Sums over the rows of a job. While the job is open, the rows are counted. When it ends, the sums are stored."""
 
+import threading
+import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from sqlalchemy import func, select
@@ -12,11 +15,33 @@ from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
 from db.series.rows import NO_STUDY
 
+KEPT_FROM = 10_000  # slices; fewer are counted in some milliseconds
+
+_kept: dict[str, tuple[float, JobTally]] = {}  # sums of large open jobs, and until when they are used, by job
+_counting = threading.Lock()
+
 
 def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
-    """Return the sums of jobs by id. Use stored sums if there are any, and count the rows of other jobs now."""
+    """Return the sums of jobs by id. Use stored sums if there are any, and count the rows of other jobs.
+
+    This process uses the sums of a large open job for as long as it took to count them, which is seconds for a million
+    slices. Otherwise each open page of the job would keep a core busy.
+    """
     stored = {job.id: job.tally for job in jobs if job.tally is not None}
-    return stored | count_tallies(s, [job.id for job in jobs if job.tally is None])
+    for job_id in stored:
+        _kept.pop(job_id, None)
+    job_ids = [job.id for job in jobs if job.tally is None]
+    with nullcontext() if _kept.keys().isdisjoint(job_ids) else _counting:  # so that one reader counts, and others wait
+        began = time.monotonic()
+        sums = ((job_id, *_kept.get(job_id, (0.0, JobTally()))) for job_id in job_ids)
+        kept = {job_id: tally for job_id, until, tally in sums if began < until}
+        counted = count_tallies(s, [job_id for job_id in job_ids if job_id not in kept])
+        now = time.monotonic()
+        for job_id, tally in counted.items():
+            _kept.pop(job_id, None)
+            if sum(tally.outcomes.values()) >= KEPT_FROM:
+                _kept[job_id] = (2 * now - began, tally)
+    return stored | kept | counted
 
 
 def thresholds_of(job: Job, tally: JobTally) -> dict[str, float]:

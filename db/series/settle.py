@@ -1,12 +1,13 @@
 """Settles the patients, studies and series of a job when all its uploads are read.
 
 The result depends only on the slices, and not on their order of arrival or on earlier predictions. So it can run again
-after a retry. A retry that reads more files opens the bolus tracking slices again, because with these files they may be
-a series over time. The caller has locked the job.
+after a retry, and each of its steps can be repeated. A retry that reads more files opens the bolus tracking slices
+again, because with these files they may be a series over time. The caller has locked the job.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -17,8 +18,10 @@ from db.bulk import UNSEEN, one_of
 from db.database import current
 from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.reasons import DAMAGED
+from db.series.batches import series_batches
 from db.series.geometry import SAME_PLACE, Place, notes_of, tracking_slices
 
+Step = Callable[[Session], None]
 BOLUS_TRACKING = "bolus_tracking"
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
@@ -33,20 +36,32 @@ IDS_A_STATEMENT = 1_000  # SQLite accepts at most 32,766 values
 
 def settle(s: Session, job_id: str) -> None:
     """Reject slices that are in conflict or are bolus tracking. Rank the slices of each series, and write the notes."""
-    _number_patients(s, job_id)
-    _reject_conflicts(s, job_id)
+    for step in settling(job_id, series_batches(s, job_id)):
+        step(s)
+
+
+def settling(job_id: str, batches: Iterable[Sequence[int]]) -> Iterator[Step]:
+    """Yield the steps of `settle`. Each can be a transaction. `batches`: the ids of all series of the job."""
+    yield partial(_number_patients, job_id=job_id)
+    yield partial(_reject_conflicts, job_id=job_id)
+    for series_ids in batches:
+        yield partial(_settle_series, series_ids=series_ids)
+    yield partial(_take_back, job_id=job_id)
+
+
+def _settle_series(s: Session, series_ids: Sequence[int]) -> None:
+    """Reject the bolus tracking slices of these series, rank their slices, and write the notes."""
     notes: dict[int, list[str]] = {}
     at_one_place: list[int] = []
-    for series_id, places, is_at_one_place in _series(s, job_id):
+    for series_id, places, is_at_one_place in _series(s, series_ids):
         if is_at_one_place:
             at_one_place.append(series_id)
         tracking = tracking_slices(places) if BOLUS_TRACKING in current().set_apart else []
-        _reject_those(s, job_id, Slice.id, tracking, BOLUS_TRACKING, HELD_OR_CANCELLED)
+        _reject_those(s, Slice.id, tracking, BOLUS_TRACKING, HELD_OR_CANCELLED)
         left_out = set(tracking)
         notes[series_id] = notes_of([place for place in places if place.slice_id not in left_out])
-    _take_back(s, job_id)
-    _note(s, job_id, notes)
-    _rank(s, job_id, at_one_place)
+    _note(s, series_ids, notes)
+    _rank(s, series_ids, at_one_place)
 
 
 def _number_patients(s: Session, job_id: str) -> None:
@@ -78,20 +93,22 @@ def _reject_conflicts(s: Session, job_id: str) -> None:
     """
     of_studies = select(Series.id).join(Study, Study.id == Series.study_id)
     of_studies = of_studies.where(Study.job_id == job_id, Study.conflict.is_not(None))
-    _reject_those(s, job_id, Slice.series_id, s.scalars(of_studies).all(), "patient_conflict")
+    _reject_those(s, Slice.series_id, s.scalars(of_studies).all(), "patient_conflict")
     is_damaged = (Slice.state == Outcome.REJECTED) & Slice.reason.in_(DAMAGED)
     twins = select(Slice.sop_uid).where(Slice.job_id == job_id, Slice.sop_uid.is_not(None), ~is_damaged)
     twins = twins.group_by(Slice.sop_uid).having(func.count(Slice.sha256.distinct()) > 1)
-    _reject_those(s, job_id, Slice.sop_uid, s.scalars(twins).all(), "uid_conflict")
+    if uids := set(s.scalars(twins)):
+        stated = select(Slice.id, Slice.sop_uid).where(Slice.job_id == job_id, Slice.sop_uid.is_not(None))
+        _reject_those(s, Slice.id, [id_ for id_, uid in s.execute(stated) if uid in uids], "uid_conflict")
 
 
 def _reject_those(
-    s: Session, job_id: str, column: Any, values: Sequence[Any], reason: str, outcomes: Sequence[Outcome] = HELD
+    s: Session, column: Any, values: Sequence[int], reason: str, outcomes: Sequence[Outcome] = HELD
 ) -> None:
-    """Reject the slices with one of these values in a column that have one of these outcomes."""
+    """Reject the slices with one of these ids in a column that have one of these outcomes."""
     for start in range(0, len(values), IDS_A_STATEMENT):
         some = column.in_(values[start : start + IDS_A_STATEMENT])
-        rejected = update(Slice).where(Slice.job_id == job_id, Slice.state.in_(outcomes), some)
+        rejected = update(Slice).where(Slice.state.in_(outcomes), some)
         s.execute(rejected.values(state=Outcome.REJECTED, reason=reason, detail=None), execution_options=UNSEEN)
 
 
@@ -105,7 +122,7 @@ def _take_back(s: Session, job_id: str) -> None:
         s.execute(predictions, execution_options=UNSEEN)
 
 
-def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place], bool]]:
+def _series(s: Session, series_ids: Sequence[int]) -> Iterator[tuple[int, list[Place], bool]]:
     """Yield the slices of each series, and whether all of them state one position.
 
     Leave out slices that were rejected for another reason than bolus tracking. If all slices state one position, but
@@ -115,7 +132,7 @@ def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place], bool]]:
     stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
     columns = (Slice.location, *stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom)
     counts = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
-    query = select(*columns).where(Slice.job_id == job_id, Slice.series_id.is_not(None), counts)
+    query = select(*columns).where(Slice.series_id.in_(series_ids), counts)
     for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[1]):
         located = [(row[0], Place(*row[2:])) for row in rows]
         places = [place for _, place in located]
@@ -139,15 +156,15 @@ def _span(places: Sequence[float | None]) -> float:
     return max(stated) - min(stated) if len(stated) == len(places) else math.inf
 
 
-def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
-    stored = s.execute(select(Series.id, Series.notes).where(Series.job_id == job_id)).all()
+def _note(s: Session, series_ids: Sequence[int], notes: dict[int, list[str]]) -> None:
+    stored = s.execute(select(Series.id, Series.notes).where(Series.id.in_(series_ids))).all()
     changed = [{"id": id_, "notes": notes.get(id_, [])} for id_, old in stored if old != notes.get(id_, [])]
     if changed:
         s.execute(update(Series), changed)
 
 
-def _rank(s: Session, job_id: str, at_one_place: Sequence[int]) -> None:
-    """Number the slices of each series from the feet to the head.
+def _rank(s: Session, series_ids: Sequence[int], at_one_place: Sequence[int]) -> None:
+    """Number the slices of each of these series from the feet to the head.
 
     They are sorted by position, then by SliceLocation, InstanceNumber, name (in natural order), frame, hash, and place
     in the submission. Slices without a position come last. In the series `at_one_place`, positions do not count,
@@ -165,6 +182,6 @@ def _rank(s: Session, job_id: str, at_one_place: Sequence[int]) -> None:
     )
     rank = func.row_number().over(partition_by=Slice.series_id, order_by=order) - 1
     ranked = select(Slice.id, rank.label("rank")).join(Upload, Upload.id == Slice.upload_id)
-    ranks = ranked.where(Slice.job_id == job_id, Slice.series_id.is_not(None)).subquery()
+    ranks = ranked.where(Slice.series_id.in_(series_ids)).subquery()
     moved = update(Slice).where(Slice.id == ranks.c.id, Slice.series_rank.is_distinct_from(ranks.c.rank))
     s.execute(moved.values(series_rank=ranks.c.rank), execution_options=UNSEEN)

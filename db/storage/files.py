@@ -85,6 +85,22 @@ def write_file(path: Path, data: bytes | memoryview, *, durable: bool) -> None:
         os.close(descriptor)
 
 
+def move_if_free(source: Path, target: Path) -> bool:
+    """Move a file, unless `target` exists. In that case, delete `source` and return False. Raises OSError."""
+    try:
+        os.link(source, target)  # fails if the target exists, even if it was made at this moment
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if not isinstance(error, FileExistsError) and not target.exists():
+            source.replace(target)  # a file system without hard links
+            return True
+        source.unlink(missing_ok=True)
+        return False
+    source.unlink(missing_ok=True)
+    return True
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably."""
     if not folder.exists():

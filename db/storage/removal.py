@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from db.storage.errors import FileMissing
-from db.storage.files import check_hash, each_file, stored_at
+from db.storage.files import check_hash, each_file, move_if_free, stored_at
 
 TRASH = "trash"
 
@@ -63,7 +63,7 @@ class Removal:
             self._move(place, target)
             # Moving a file keeps its time, so a newer time shows a `put` between the check and the move.
             if self.is_local and stored_at(self.fs.info(target)) >= before:
-                self._move(target, place)
+                self._put_back(target, sha256)
                 return False
         except FileNotFoundError:
             return False
@@ -78,15 +78,30 @@ class Removal:
             yield sha256, date.fromisoformat(day)
 
     def restore(self, sha256: str) -> bool:
-        """Restore a file from the trash. Return False if it is not there."""
+        """Restore a file from the trash. Return False if it is not there, or if the file was stored again meanwhile.
+
+        A stored file is never replaced, because the copy in the trash may be damaged. Such a copy is deleted.
+        """
         days: list[str] = []
         with suppress(FileNotFoundError):  # nothing was ever put there
             days = self.fs.ls(f"{self.root}/{TRASH}", detail=False)
+        is_restored = False
         for day in days:
             with suppress(FileNotFoundError):  # not of this day, or another process was quicker
-                self._move(f"{day}/{sha256}", self._remote(sha256))
-                return True
-        return False
+                is_restored |= self._put_back(f"{day}/{sha256}", sha256)
+        return is_restored
+
+    def _put_back(self, trashed: str, sha256: str) -> bool:
+        """Move a file out of the trash. If it is stored, delete the copy and return False. Raises FileNotFoundError."""
+        place = self._remote(sha256)
+        self.fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+        if self.is_local:
+            return move_if_free(Path(trashed), Path(place))
+        is_stored = self.fs.exists(place)
+        if not is_stored:
+            self.fs.cp_file(trashed, place)
+        self.fs.rm_file(trashed)
+        return not is_stored
 
     def _fetch(self, sha256: str, target: Path) -> None:
         """Copy a remote file to `target`. Restore it from the trash if it is there. Raises FileMissing, FileDamaged."""

@@ -477,6 +477,51 @@ def test_trash_works_whatever_characters_the_path_has(kind: str, tmp_path: Path)
     assert list(store.trashed()) == []
 
 
+def stored_at_its_place(store: Storage, sha256: str, data: bytes) -> None:
+    """Write other bytes over a stored file, as if the disk had damaged them."""
+    if store.is_local:
+        (store.folder / sha256[:2] / sha256).write_bytes(data)
+    else:
+        store.fs.pipe_file(f"{store.root}/{sha256[:2]}/{sha256}", data)
+
+
+def test_damaged_copy_in_the_trash_does_not_replace_the_file_that_was_stored_again(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    stored_at_its_place(store, sha256, b"rotten")
+    assert store.trash(sha256)
+    assert store.put(b"pixels") == sha256
+    assert not store.restore(sha256)
+    assert store.read(sha256) == b"pixels"
+    assert list(store.trashed()) == []
+
+
+def test_copies_of_several_days_in_the_trash_leave_it_together(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    assert store.trash(sha256)
+    [(_, day)] = store.trashed()
+    store.fs.makedirs(f"{store.root}/trash/2020-01-01", exist_ok=True)
+    store.fs.cp_file(f"{store.root}/trash/{day}/{sha256}", f"{store.root}/trash/2020-01-01/{sha256}")
+    assert store.restore(sha256)
+    assert store.read(sha256) == b"pixels"
+    assert list(store.trashed()) == []
+
+
+def test_trash_works_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    assert store.trash(sha256)
+    assert store.restore(sha256)
+    assert store.trash(sha256)
+    store.put(b"pixels")
+    assert not store.restore(sha256)
+    assert store.read(sha256) == b"pixels"
+    assert list(store.trashed()) == []
+
+
 def test_purged_file_is_gone(store: Storage) -> None:
     sha256 = store.put(b"pixels")
     store.trash(sha256)

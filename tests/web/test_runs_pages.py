@@ -178,6 +178,8 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
     assert (sent.status_code, sent.json["sha256"]) == (201, hashlib.sha256(data).hexdigest())
     shown = launch(admin, from_weights=sent.json["sha256"]).json
     assert shown["config"]["initial"] == f"file:{sent.json['sha256']}"
+    assert storage().trash(sent.json["sha256"])  # as the reaper does if nobody launches for a day
+    assert launch(admin, from_weights=sent.json["sha256"]).status_code == 202
     assert launch(admin, from_weights="0" * 64).status_code == 422
     assert launch(admin, from_weights=sent.json["sha256"], from_model="fake/1").status_code == 422
     typed = {"dataset": "site/1", "preset": "seed", "name": "mine", "settings": "augment.flip=false", "seed": "9"}

@@ -85,7 +85,7 @@ def test_lease_that_lapsed_in_a_pause_is_renewed_by_its_worker(
     with session_scope() as s:
         [(_, own)] = queue.claim_chunks(s, "w", 4)
         s.execute(update(Chunk).values(lease_until=from_now(end)))
-    sweep.sweep_ledger(LeaseWatch())
+    sweep.free_lost(LeaseWatch())
     with session_scope() as s:
         assert leases.keep(s, Chunk, own)
 
@@ -118,7 +118,7 @@ def test_upload_whose_lease_lapsed_in_a_pause_is_nobody_elses_and_loses_no_attem
     with session_scope() as s:
         own = queue.claim_upload(s, "w")
         s.execute(update(Upload).values(lease_until=from_now(-1200)))
-    sweep.sweep_ledger(LeaseWatch())
+    sweep.free_lost(LeaseWatch())
     with session_scope() as s:
         assert queue.claim_upload(s, "other") is None
         assert own is not None

@@ -59,6 +59,19 @@ def test_old_file_without_a_row_goes_to_the_trash_and_comes_back(store: Store) -
     assert storage().exists(old)
 
 
+def test_file_that_was_stored_again_is_not_replaced_from_the_trash(store: Store, champion: ModelVersion) -> None:
+    sha256 = store(b"weights")
+    place = storage().local_path(sha256)
+    place.write_bytes(b"rotten")
+    assert storage().trash(sha256)
+    storage().put(b"weights")
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(files={"weights": sha256}))
+    assert reap.reap() == reap.Reaped(trashed=0, restored=0, deleted=0)
+    assert place.read_bytes() == b"weights"
+    assert list(storage().trashed()) == []
+
+
 def test_file_that_is_named_after_all_leaves_the_trash(store: Store, champion: ModelVersion) -> None:
     sha256 = store(b"weights")
     reap.reap()

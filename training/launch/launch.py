@@ -166,7 +166,7 @@ def _split(reading: Opening, dataset: Dataset, request: RunRequest, start: Model
 
 def _find_origin(s: Session, origin: Origin) -> ModelVersion | None:
     """Return the model version that the run starts from, if it is one. Raises NothingNamed, ConfigError."""
-    if origin.kind == "file" and not storage().exists(origin.value):
+    if origin.kind == "file" and not (storage().exists(origin.value) or storage().restore(origin.value)):
         raise NothingNamed("the server does not have this file of weights; send it again")
     if origin.kind != "model":
         return None

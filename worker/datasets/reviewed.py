@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from db.database import read_scope
 from db.datasets import datasets
 from db.datasets.datasets import ReviewedSlice
+from db.models import Outcome
 from db.series.images import slice_pixels
 from db.storage import storage
 from worker.datasets.collector import Collector, Item
@@ -39,7 +40,9 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
         group = groups.of(series)
         item = _reviewed_item(ordinal, review, group)
         item.series = series_key(series)
-        if isinstance(header, SliceRejected):
+        if review.slice.state == Outcome.REJECTED:  # by its job, for example because its study names two patients
+            collector.leave_out(item, review.slice.reason or "", review.slice.detail or "")
+        elif isinstance(header, SliceRejected):
             collector.leave_out(item, header.code, header.detail)
         elif header and header.burned_in:
             collector.leave_out(item, "burned_in")

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from sqlalchemy.orm import Session
 
 from db.crash_points import crash_point
-from db.database import get_engine, in_transaction, read_scope, session_scope
+from db.database import get_engine, in_transaction, is_too_slow, read_scope, session_scope
 from db.ledger import leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.recording import ReadSlice
@@ -99,10 +99,10 @@ def _unpack_together(taken: Taken) -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    def put_off(_error: Exception, is_attempt: bool) -> None:
+    def put_off(error: Exception, is_attempt: bool) -> None:
         for claim, upload in taken.files:
             with suppress(StaleClaim):  # of the files that are recorded
-                _put_off(claim, upload, taken.job, is_attempt)
+                _put_off(claim, upload, taken.job, error, is_attempt)
 
     claimed.carry_out(
         Upload,
@@ -138,7 +138,7 @@ def _unpack_alone(claim: Claim, upload: Upload, job: Job) -> None:
         [claim],
         work,
         fail=fail,
-        put_off=lambda _, is_attempt: _put_off(claim, upload, job, is_attempt),
+        put_off=lambda error, is_attempt: _put_off(claim, upload, job, error, is_attempt),
         own_faults=(*claimed.UNREADABLE, NoRoom),
         tries=MAX_ATTEMPTS,
     )
@@ -160,17 +160,20 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
         publish(s)
 
 
-def _put_off(claim: Claim, upload: Upload, job: Job, is_attempt: bool) -> None:
-    """Put off an upload.
+def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception, is_attempt: bool) -> None:
+    """Put off an upload. A statement that the database ended because it took too long counts as an attempt.
 
     If the job was cancelled before this turn, the files could not be listed, so close the upload as `not_listed`.
     Otherwise the job would not end during an outage.
     """
+    is_slow = is_too_slow(error)
     with session_scope() as s:
         if job.cancel_requested_at is not None:
             recording.close_upload(s, claim, upload, "not_listed")
+        elif is_slow and leases.claimed_row(s, Upload, claim).attempts >= MAX_ATTEMPTS:
+            recording.close_upload(s, claim, upload, "database_slow")
         else:
-            leases.put_off(s, Upload, claim, is_attempt=is_attempt)
+            leases.put_off(s, Upload, claim, is_attempt=is_attempt or is_slow)
 
 
 class End(Enum):

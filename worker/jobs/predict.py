@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.background import wait_for_storage
 from db.crash_points import crash_point
-from db.database import current, in_transaction, read_scope, session_scope
+from db.database import current, in_transaction, is_too_slow, read_scope, session_scope
 from db.installation import is_storage_at_hand
 from db.ledger import chunks, leases, queue
 from db.ledger.leases import Claim, StaleClaim
@@ -123,7 +123,7 @@ def _carry_out(taken: Taken) -> None:
         claims,
         lambda heartbeat: _predict(taken.chunks, taken.version, heartbeat),
         fail=lambda error: _fail(claims, taken.version, error),
-        put_off=lambda *_: _put_off(claims),
+        put_off=lambda error, _: _put_off(claims, "database_slow" if is_too_slow(error) else None),
     )
 
 

@@ -25,7 +25,7 @@ from db.clock import from_now
 from db.database import current, get_engine, read_scope, session_scope
 from db.evaluation.promotion import promote_first
 from db.installation import claim_storage
-from db.ledger import jobs, leases, queue, recording
+from db.ledger import completion, jobs, leases, queue, recording
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Chunk, Job, JobState, Prediction, Upload, User, Work
 from db.registry import versions
@@ -82,6 +82,7 @@ def feed(files: list[str], chunks: int) -> dict[str, Any]:
     closing = time.monotonic()
     with session_scope() as s:
         recording.close_upload(s, claim, upload)
+    completion.finish_in_steps(upload.job_id)  # no sweeper runs here
     return {
         "job": upload.job_id,
         "recorded_per_second": round(chunks * rows.CHUNK / seconds, 1),
@@ -113,6 +114,7 @@ def release(job: str) -> dict[str, Any]:
         if time.monotonic() - started > LIMIT_SECONDS:
             raise RuntimeError(f"the job has not ended after {LIMIT_SECONDS:.0f} s")
         time.sleep(0.05)
+        completion.finish_in_steps(job)
     seconds = time.monotonic() - started
     with read_scope() as s:
         slices = s.scalar(select(func.count()).where(Prediction.job_id == job)) or 0

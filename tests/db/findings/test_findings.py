@@ -13,7 +13,8 @@ from sqlalchemy import delete, select, update
 
 from cli.files.parts import gather
 from db.database import read_scope, session_scope
-from db.findings.recording import write_findings
+from db.findings import views
+from db.findings.recording import read_findings, write_findings
 from db.findings.rules import DEFAULT_K, RULES
 from db.findings.views import FindingsQuery, findings_page
 from db.ledger import jobs
@@ -303,7 +304,7 @@ def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
         lost = s.scalars(select(Slice.id).where(Slice.job_id == job.id).order_by(Slice.ordinal.desc()).limit(4)).all()
         s.execute(delete(Prediction).where(Prediction.slice_id.in_(lost)))
         s.execute(update(Slice).where(Slice.id.in_(lost)).values(state=Outcome.QUARANTINED, reason="worker_lost"))
-        write_findings(s, s.get_one(Job, job.id))
+        write_findings(s, job, read_findings(s, job))
     assert (only(job).used, only(job).left_out) == (4, {"copy": 4})
 
 
@@ -524,13 +525,34 @@ def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> 
         half = list(s.scalars(select(Slice.id).where(Slice.job_id == job.id).limit(15)))
         s.execute(delete(Prediction).where(Prediction.slice_id.in_(half)))
         s.execute(update(Slice).where(Slice.id.in_(half)).values(state=Outcome.QUARANTINED, reason="worker_lost"))
-        write_findings(s, s.get_one(Job, job.id))
+        write_findings(s, job, read_findings(s, job))
     assert only(job).reason == "missing"
     with session_scope() as s:
         assert jobs.retry_job(s, s.get_one(Job, job.id)) == 15
     assert findings(job) == []
     predict_all(lambda id_, name: scored_slice(id_, name, False))
     assert told(job) == before
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["open", "ended again"])
+def test_export_breaks_off_if_the_job_is_retried_meanwhile(
+    ends: bool, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "MAX_ROWS", 2)
+    job = run_job(ann, slices(4))
+    with session_scope() as s:
+        ended = s.get_one(Job, job.id)
+        assert len(list(views.iter_findings(ended))) == 3
+        s.execute(delete(Prediction))
+        s.execute(update(Slice).values(state=Outcome.QUARANTINED, reason="worker_lost"))
+    exported = views.iter_findings(ended)
+    next(exported)
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 4
+    if ends:
+        predict_all(lambda id_, name: scored_slice(id_, name, False))
+    with pytest.raises(views.FindingsReplaced):
+        list(exported)
 
 
 def test_job_without_any_series_has_no_findings(ann: User) -> None:
@@ -543,7 +565,7 @@ def test_statements_do_not_grow_with_the_job(ann: User) -> None:
         rows = [row for number in range(count) for row in slices(4, f"s{number}", f"t{number}", f"p{number}")]
         job = run_job(ann, rows)
         with session_scope() as s, recorded_statements() as statements:
-            write_findings(s, s.get_one(Job, job.id))
+            write_findings(s, job, read_findings(s, job))
         numbers.append(len(statements))
     assert numbers[0] == numbers[1]
 

@@ -16,7 +16,7 @@ from db.database import in_transaction, lock_row, read_scope, session_scope
 from db.ledger import completion, jobs, leases, queue, recording
 from db.ledger.leases import StaleClaim
 from db.ledger.recording import ReadSlice
-from db.models import Chunk, Job, JobState, Outcome, Upload, User
+from db.models import Chunk, Job, JobState, Outcome, Upload, User, Work
 from worker import sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -104,6 +104,45 @@ def test_worker_that_lost_its_chunk_and_the_one_that_has_it_do_not_wait_for_each
             assert queue.claim_chunks(impatient(s), "quick", 1)
         with pytest.raises(StaleClaim):
             recording.record_predictions(slow, stale, chunk, "openvino-f32", [])
+
+
+@on_postgres
+def test_sweeper_frees_the_work_of_other_jobs_while_one_job_is_locked(ann: User, bob: User) -> None:
+    held, free = submit(ann), submit(bob)
+    unpack()
+    unpack()
+    with session_scope() as s:
+        assert len(queue.claim_chunks(s, "lost", 2)) == 2
+        last = jobs.create_job(s, owner=ann, files=[jobs.ReceivedFile("b.png", "1" * 64, 10, "loose", 1)])[0]
+    with session_scope() as s:
+        assert queue.claim_upload(s, "lost")
+        s.execute(update(Chunk).values(lease_until=from_now(-1)))
+        s.execute(update(Upload).where(Upload.job_id == last.id).values(lease_until=from_now(-1)))
+    with session_scope() as other:
+        completion.lock_job(other, held.id)
+        sweep.free_lost()
+        with read_scope() as s:
+            states = dict(s.execute(select(Chunk.job_id, Chunk.state)).all())
+            assert states == {held.id: Work.RUNNING, free.id: Work.READY}
+            assert s.scalar(select(Upload.state).where(Upload.job_id == last.id)) == Work.READY
+    sweep.free_lost()
+    with read_scope() as s:
+        assert set(s.scalars(select(Chunk.state))) == {Work.READY}
+
+
+@on_postgres
+def test_sweeper_ends_other_jobs_while_one_job_is_locked(ann: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "LARGE", 0)
+    held, free = submit(ann), submit(bob)
+    unpack()
+    unpack()
+    monkeypatch.setattr(completion, "lift_time_limits", impatient)
+    with session_scope() as other:
+        completion.lock_job(other, held.id)
+        sweep.finish_jobs()
+        with read_scope() as s:
+            settled = s.scalars(select(Job.id).where(Job.unpacked_at.is_not(None))).all()
+    assert settled == [free.id]
 
 
 @on_postgres

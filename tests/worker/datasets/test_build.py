@@ -29,7 +29,7 @@ from db.datasets.datasets import DatasetView
 from db.datasets.slices import EACH_SLICE, without_patient
 from db.installation import claim_storage
 from db.ledger.jobs import ReceivedFile
-from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
+from db.models import Dataset, Job, LabelledSlice, ModelVersion, Outcome, Review, Slice, User, Work
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.datasets import split_of
@@ -830,9 +830,30 @@ def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> 
 
 
 @pytest.mark.usefixtures("champion")
+def test_reviewed_slice_that_its_job_rejected_is_left_out_under_its_reason(owner: User, submit: Submit) -> None:
+    job = submit(owner, {f"{folder}/{n}.png": png(n + 10 * at) for at, folder in enumerate("ab") for n in range(4)})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name.startswith("a"))))
+            if slice_.name == "a/3.png":
+                slice_.state, slice_.reason = Outcome.REJECTED, "patient_conflict"
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert found.counts == {"COVID": 3, "non-COVID": 4, "rejected": 1}
+    assert found.report.as_json()["left_out"] == {"patient_conflict": {"count": 1, "examples": ["a/3.png"]}}
+
+
+@pytest.mark.usefixtures("champion")
 def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(owner: User, submit: Submit) -> None:
-    first = {"1": ct(0, StudyInstanceUID="1.2.3"), "2": ct(8, BurnedInAnnotation="YES", PatientID="P3")}
-    second = {"3": ct(20, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1"), "4": ct(40, PatientID="P2")}
+    burned_in = ct(8, BurnedInAnnotation="YES", PatientID="P3", StudyInstanceUID="1.2.5", SOPInstanceUID="1.2.5.2")
+    first = {"1": ct(0, StudyInstanceUID="1.2.3"), "2": burned_in}
+    second = {
+        "3": ct(20, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1"),
+        "4": ct(40, PatientID="P2", StudyInstanceUID="1.2.6", SOPInstanceUID="1.2.6.4"),
+    }
     jobs = [submit(owner, files) for files in (first, second)]
     for _ in jobs:
         ingest.unpack_next("w")
@@ -856,7 +877,8 @@ def test_reviewed_frames_of_a_file_are_read_with_one_decoding(
 ) -> None:
     frames = np.stack([np.roll(STORED, 9 * number) for number in range(3)])
     volume = ct(0, NumberOfFrames=3, PixelData=frames.tobytes(), PatientID="P1")
-    job = submit(owner, {"volume": volume, "other": ct(40, PatientID="P2")})
+    other = ct(40, PatientID="P2", StudyInstanceUID="1.2.9", SOPInstanceUID="1.2.9.1")
+    job = submit(owner, {"volume": volume, "other": other})
     ingest.unpack_next("w")
     with session_scope() as s:
         for slice_ in s.scalars(select(Slice)):

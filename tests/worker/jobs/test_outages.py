@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from psycopg import errors
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
@@ -223,6 +224,47 @@ def let_time_pass() -> None:
     with session_scope() as s:
         for model in (Upload, Chunk):
             s.execute(update(model).where(model.state == Work.READY).values(lease_until=from_now(-1)))
+
+
+def too_slow(*_: object, **__: object) -> None:
+    """A call whose statement PostgreSQL ends because it takes too long."""
+    raise OperationalError("SELECT", None, errors.QueryCanceled("canceling statement due to statement timeout"))
+
+
+def tried(work: Callable[[str], bool], model: type[Upload] | type[Chunk]) -> int:
+    """Do work until nothing is open, without the pauses between the tries. Return how often it was tried."""
+    for tries in range(1, 20):
+        assert work("w")
+        with session_scope() as s:
+            s.execute(update(model).where(model.state == Work.READY).values(lease_until=None))
+            if s.scalar(select(model.id).where(model.state == Work.READY)) is None:
+                return tries
+    raise AssertionError("it is tried for ever")
+
+
+def test_upload_whose_statements_take_too_long_fails_after_five_tries(
+    ann: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = submit(ann, slices(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(recording, "record_read", too_slow)
+        assert tried(ingest.unpack_next, Upload) == ingest.MAX_ATTEMPTS
+    with read_scope() as s:
+        assert s.scalars(select(Upload.error)).all() == ["database_slow"]
+        assert s.get_one(Job, job.id).state == JobState.FAILED
+    assert {getattr(record, "reason", None) for record in caplog.records if "put off" in record.message} == {
+        "database_slow"
+    }
+
+
+def test_slices_whose_statements_take_too_long_are_quarantined_after_ten_tries(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(1))
+    assert ingest.unpack_next("w")
+    monkeypatch.setattr(recording, "record_chunks", too_slow)
+    assert tried(predict.predict_next, Chunk) == predict.MAX_ATTEMPTS
+    assert view(job).rejections == {"database_slow": 1}
 
 
 def test_known_predictions_are_not_copied_under_a_claim_that_is_lost(
