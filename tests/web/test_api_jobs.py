@@ -308,6 +308,12 @@ def test_cancel_stops_an_open_job_and_only_that(api: Api) -> None:
     assert (answer.status_code, answer.json["cancelling"]) == (202, True)
 
 
+def test_cancelled_job_of_loose_files_ends_at_once(api: Api) -> None:
+    job_id = api.submit(("1.png", png()), ("2.png", png(2))).json["id"]
+    job = api.post(f"/jobs/{job_id}/cancel").json
+    assert (job["state"], job["counts"]["cancelled"]) == ("cancelled", 2)
+
+
 def test_ended_job_cannot_be_cancelled(api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("1.png", png())).json["id"]
     worker.whole_job(1)

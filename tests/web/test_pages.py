@@ -345,7 +345,7 @@ def test_strangers_pages_are_not_found(app: APIFlask, browser: Browser, job_id: 
 
 
 def test_job_is_cancelled_from_its_page(api: Api, anns_browser: Browser) -> None:
-    job_id = api.submit(("b.png", png(50))).json["id"]
+    job_id = api.submit(("b.zip", zip_of({"b.png": png(50)}))).json["id"]
     token = anns_browser.csrf("/jobs")
     answer = anns_browser.client.post(f"/jobs/{job_id}/cancel", data={"csrf_token": token}, follow_redirects=True)
     assert "cancelling" in answer.text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
 
 from cli.files.parts import gather
 from db.database import read_scope, session_scope
@@ -77,6 +78,11 @@ def run_job(owner: User, *uploads: Sequence[ReadSlice], error: str | None = None
         read_upload(rows, ROWS_A_BATCH, error)
     predict_all(lambda id_, name: scored_slice(id_, name, name in ood))
     return job
+
+
+def rewrite_findings(s: Session, job: Job) -> None:
+    own = s.get_one(Job, job.id)
+    write_findings(s, own, read_findings(s, own))
 
 
 def scored_slice(slice_id: int, name: str, ood: bool) -> PredictedSlice:
@@ -304,7 +310,7 @@ def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
         lost = s.scalars(select(Slice.id).where(Slice.job_id == job.id).order_by(Slice.ordinal.desc()).limit(4)).all()
         s.execute(delete(Prediction).where(Prediction.slice_id.in_(lost)))
         s.execute(update(Slice).where(Slice.id.in_(lost)).values(state=Outcome.QUARANTINED, reason="worker_lost"))
-        write_findings(s, job, read_findings(s, job))
+        rewrite_findings(s, job)
     assert (only(job).used, only(job).left_out) == (4, {"copy": 4})
 
 
@@ -525,7 +531,7 @@ def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> 
         half = list(s.scalars(select(Slice.id).where(Slice.job_id == job.id).limit(15)))
         s.execute(delete(Prediction).where(Prediction.slice_id.in_(half)))
         s.execute(update(Slice).where(Slice.id.in_(half)).values(state=Outcome.QUARANTINED, reason="worker_lost"))
-        write_findings(s, job, read_findings(s, job))
+        rewrite_findings(s, job)
     assert only(job).reason == "missing"
     with session_scope() as s:
         assert jobs.retry_job(s, s.get_one(Job, job.id)) == 15
@@ -565,7 +571,7 @@ def test_statements_do_not_grow_with_the_job(ann: User) -> None:
         rows = [row for number in range(count) for row in slices(4, f"s{number}", f"t{number}", f"p{number}")]
         job = run_job(ann, rows)
         with session_scope() as s, recorded_statements() as statements:
-            write_findings(s, job, read_findings(s, job))
+            rewrite_findings(s, job)
         numbers.append(len(statements))
     assert numbers[0] == numbers[1]
 

@@ -165,7 +165,7 @@ def test_job_is_cancelled_after_asking(signed_in: Any, api: Api) -> None:
     signed_in.goto(f"/jobs/{job_id}")
     signed_in.once("dialog", lambda dialog: dialog.accept())
     signed_in.get_by_role("button", name="Cancel").click()
-    signed_in.locator(".state", has_text="cancelling").wait_for()
+    signed_in.locator(".state", has_text="cancelled").wait_for()
 
 
 def test_job_is_deleted_after_asking(signed_in: Any, finished: str) -> None:
