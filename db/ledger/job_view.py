@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db import FAKE_ENGINE, MADE_UP, paging
 from db.clock import from_now
-from db.ledger.tally import tallies_of, thresholds_of
+from db.ledger.tally import notice_of, tallies_of, thresholds_of
 from db.ledger.views import JobStateName, Moment, View
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work, deleted_jobs
 from db.models.documents import JobTally
@@ -79,6 +79,7 @@ class JobView(View):
     model_version: str
     model_version_id: int
     model_note: str
+    notice: str
     threshold: float = Field(
         description="The probability from which on a slice is COVID, in float32. A slice's own is in its result."
     )
@@ -200,6 +201,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         threshold=job.model_version.threshold,
         thresholds=thresholds_of(job, tally),
         model_note=f"{MADE_UP} {note}".rstrip() if FAKE_ENGINE in tally.engines else note,
+        notice=notice_of(job.model_version, tally.engines),
         recipe=job.recipe,
         priority=job.priority,
         counts=Counts(received=received, positive=tally.positive, **outcomes),

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import FAKE_ENGINE, MADE_UP, RESEARCH_USE_ONLY
-from db.models import Job, Outcome, Prediction, Slice, Study, Upload
+from db.models import Job, ModelVersion, Outcome, Prediction, Slice, Study, Upload
 from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
 from db.series.rows import NO_STUDY
@@ -49,9 +49,14 @@ def thresholds_of(job: Job, tally: JobTally) -> dict[str, float]:
     return {engine: calibration_of(job.model_version, engine)[1] for engine in tally.engines}
 
 
-def notice_of(engines: Iterable[str | None]) -> str:
-    """Return the notice for scores that these engines made. It says so if the engine `fake` made some of them up."""
-    return f"{MADE_UP} {RESEARCH_USE_ONLY}" if FAKE_ENGINE in engines else RESEARCH_USE_ONLY
+def notice_of(version: ModelVersion, engines: Iterable[str | None]) -> str:
+    """Return the notice for scores that these engines made with a model version.
+
+    It has the version's note, and says so if the engine `fake` made some of the scores up.
+    """
+    note = f"Model {version.label}: {version.note.rstrip('.')}." if version.note else ""
+    parts = (MADE_UP if FAKE_ENGINE in engines else "", note, RESEARCH_USE_ONLY)
+    return " ".join(part for part in parts if part)
 
 
 def count_tallies(s: Session, job_ids: Collection[str]) -> dict[str, JobTally]:

@@ -17,6 +17,8 @@ from tests.builders.files import png, zip_of
 from tests.builders.series import ct, predict_all, read_upload, submit_uploads
 from tests.web.actors import Api, Browser, WorkerPart
 
+NOTICE = "Model fake/1: fake engine: for tests only. Research use only, not for diagnosis."
+
 
 @pytest.fixture
 def ended(api: Api, worker: WorkerPart) -> str:
@@ -75,7 +77,7 @@ def test_findings_as_files(api: Api, ended: str) -> None:
     rows = list(csv.DictReader(io.StringIO(api.get(f"/jobs/{ended}/findings.csv").text)))
     assert [row["verdict"] for row in rows[::3]] == ["COVID", "non-COVID", ""]
     assert rows[-1]["left_out"] == "truncated: 3"
-    assert {row["notice"] for row in rows} == {"Research use only, not for diagnosis."}
+    assert {row["notice"] for row in rows} == {NOTICE}
     items = api.get(f"/jobs/{ended}/findings").json["items"]
     assert api.get(f"/jobs/{ended}/findings.json").json["findings"] == items
     assert api.get(f"/jobs/{ended}/results.json").json["findings"] == items

@@ -26,6 +26,8 @@ from web.downloads import job_results, parquet
 from web.downloads.pieces import safe_cell
 from web.schemas.jobs import JobOut
 
+NOTICE = "Model fake/1: fake engine: for tests only. Research use only, not for diagnosis."
+
 
 @pytest.fixture
 def job_id(api: Api, worker: WorkerPart) -> str:
@@ -113,7 +115,7 @@ def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
     assert answer.headers["Content-Disposition"].startswith("attachment; filename=")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == 7
-    assert {row["notice"] for row in rows} == {"Research use only, not for diagnosis."}
+    assert {row["notice"] for row in rows} == {NOTICE}
     assert (rows[0]["label"], rows[0]["probability"]) == ("COVID", "0.9")
 
 
@@ -148,7 +150,7 @@ def test_export_of_an_open_job_says_that_it_is_incomplete(api: Api, worker: Work
     table = pq.ParquetFile(io.BytesIO(notices["parquet"].data))
     texts = [row["notice"] for row in rows] + [row["notice"] for row in table.read().to_pylist()]
     texts += [notices["json"].json["notice"], table.schema_arrow.metadata[b"notice"].decode()]
-    assert texts == [f"Research use only, not for diagnosis. {expected}"] * 10
+    assert texts == [f"{NOTICE} {expected}"] * 10
     worker.read(5)
     worker.finish_reading()
     while worker.predict():
@@ -283,7 +285,7 @@ def test_json_has_the_job_every_slice_and_the_notice(api: Api, job_id: str) -> N
     whole: dict[str, Any] = json.loads(answer.text)
     assert whole["job"]["id"] == job_id
     assert [row["state"] for row in whole["results"]] == ["predicted"] * 6 + ["rejected"]
-    assert whole["notice"] == "Research use only, not for diagnosis."
+    assert whole["notice"] == NOTICE
 
 
 def test_parquet_has_what_json_has(api: Api, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:

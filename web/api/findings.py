@@ -40,7 +40,7 @@ def list_findings(job_id: str, query_data: FindingsQuery) -> FindingPage:
     """
     with _reading_ended_job(job_id) as (s, job):
         page = findings_page(s, job, query_data)
-        notice = notice_of(tallies_of(s, [job])[job.id].engines)
+        notice = notice_of(job.model_version, tallies_of(s, [job])[job.id].engines)
     return FindingPage(items=page.items, next_cursor=page.next_cursor, notice=notice)
 
 
@@ -56,7 +56,7 @@ def findings_csv(job_id: str) -> Response:
     """
     with _reading_ended_job(job_id) as (s, job):
         view = job_view(s, job)
-    lines = job_findings.csv_lines(job, notice_of(view.thresholds))
+    lines = job_findings.csv_lines(job, view.notice)
     return download(lines, view, "csv", "text/csv; charset=utf-8", "-findings")
 
 

@@ -16,7 +16,7 @@ from web.api import PREFIX
 from web.api.openapi import problems
 from web.api.serializers import job_json
 from web.downloads import job_results
-from web.downloads.pieces import download, lacking
+from web.downloads.pieces import download, notice_of_export
 from web.errors import not_found
 from web.schemas.common import ListQuery
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
@@ -40,7 +40,7 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     with reading_job(job_id) as (s, job):
         page = results_page(s, job, query_data, require_user())
         total = count_results(s, job, query_data, require_user()) if query_data.cursor is None else None
-    notice = notice_of(row.engine for row in page.items)
+        notice = notice_of(job.model_version, [row.engine for row in page.items])
     return ResultPage(items=page.items, next_cursor=page.next_cursor, total=total, notice=notice)
 
 
@@ -55,7 +55,7 @@ def list_series(job_id: str, query_data: ListQuery) -> SeriesListOut:
     """
     with reading_job(job_id) as (s, job):
         page = series_after(s, job, query_data.cursor, query_data.limit)
-        notice = notice_of(tallies_of(s, [job])[job.id].engines)
+        notice = notice_of(job.model_version, tallies_of(s, [job])[job.id].engines)
     return SeriesListOut(items=page.items, next_cursor=page.next_cursor, notice=notice)
 
 
@@ -74,7 +74,7 @@ def results_csv(job_id: str) -> Response:
     """
     with reading_job(job_id) as (s, job):
         view = job_view(s, job)
-    return download(job_results.csv_lines(job, lacking(view)), view, "csv", "text/csv; charset=utf-8")
+    return download(job_results.csv_lines(job, notice_of_export(view)), view, "csv", "text/csv; charset=utf-8")
 
 
 @blueprint.get("/results.json")
@@ -89,7 +89,9 @@ def results_json(job_id: str) -> Response:
     """
     with reading_job(job_id) as (s, job):
         view = job_view(s, job)
-    return download(job_results.json_pieces(job, job_json(view), lacking(view)), view, "json", "application/json")
+    return download(
+        job_results.json_pieces(job, job_json(view), notice_of_export(view)), view, "json", "application/json"
+    )
 
 
 @blueprint.get("/results.parquet")
@@ -106,7 +108,7 @@ def results_parquet(job_id: str) -> Response:
 
     with reading_job(job_id) as (s, job):
         view = job_view(s, job)
-    return download(parquet_pieces(job, job_json(view), lacking(view)), view, "parquet", PARQUET)
+    return download(parquet_pieces(job, job_json(view), notice_of_export(view)), view, "parquet", PARQUET)
 
 
 @blueprint.get("/slices/<int:slice_id>/image.png")

@@ -9,7 +9,6 @@ from db.evaluation.gate import gate_of
 from db.evaluation.promotion import promotions_of
 from db.findings.rules import rule_of
 from db.ledger.job_view import JobView
-from db.ledger.tally import notice_of
 from db.models import Dataset, ModelVersion, TrainingRun
 from db.registry.champions import champion
 from db.registry.engine_proofs import Serving
@@ -100,4 +99,4 @@ def job_json(view: JobView) -> JobOut:
         series=url_for("api_results.list_series", job_id=view.id),
         page=url_for("jobs.show", job_id=view.id),
     )
-    return JobOut(**dict(view), notice=notice_of(view.thresholds), links=links)
+    return JobOut(**dict(view), links=links)

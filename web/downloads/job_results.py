@@ -11,20 +11,19 @@ from db.datasets.reviews import ReviewView, reviews_of_slices
 from db.findings.views import iter_findings
 from db.ledger.results import Result, ResultRow, iter_results
 from db.ledger.series import iter_series
-from db.ledger.tally import notice_of
 from db.models import Job
-from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell, with_lack
+from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
 from web.schemas.jobs import ExportRow, JobOut, ReviewOut
 
 RESULT = set(Result.model_fields)
 NOTES = list(Result.model_fields).index("notes")
 
 
-def csv_lines(job: Job, lack: str) -> Iterator[str]:
+def csv_lines(job: Job, notice: str) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of `iter_results`.
 
-    `lack`: what the export lacks (`lacking`). `notice` is the last column of each row, so that copied rows still have
-    it. Most programs that read CSV would not accept a comment line.
+    `notice` is the last column of each row, so that copied rows still have it. Most programs that read CSV would not
+    accept a comment line.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -34,7 +33,6 @@ def csv_lines(job: Job, lack: str) -> Iterator[str]:
             values = [getattr(row, column) for column in Result.model_fields]
             values[NOTES] = "; ".join(row.notes)
             labels = "; ".join(f"{r.user}: {r.label}{' (blind)' if r.blind else ''}" for r in reviews)
-            notice = with_lack(notice_of([row.engine]), lack)
             writer.writerow([*map(safe_cell, (*values, labels)), notice])
         yield drain(text)
     if text.tell():  # a job without slices: only the header
@@ -60,14 +58,13 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
         yield [(row, reviews.get(row.slice_id, [])) for row in piece]
 
 
-def json_pieces(job: Job, shown: JobOut, lack: str) -> Iterator[str]:
+def json_pieces(job: Job, shown: JobOut, notice: str) -> Iterator[str]:
     """Yield one JSON object, `{"notice", "job", "findings": […], "series": […], "results": […]}`.
 
     Each finding, series and slice is on a line.
     """
     job_json = shown.model_dump_json(by_alias=True)
-    notice = json.dumps(with_lack(shown.notice, lack))
-    yield f'{{"notice": {notice},\n"job": {job_json},\n"findings": [\n'
+    yield f'{{"notice": {json.dumps(notice)},\n"job": {job_json},\n"findings": [\n'
     yield from json_lines(iter_findings(job))
     yield '\n],\n"series": [\n'
     yield from json_lines(iter_series(job))

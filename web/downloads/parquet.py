@@ -9,10 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from db.ledger.results import Result
-from db.ledger.tally import notice_of
 from db.models import Job
 from web.downloads.job_results import export_rows
-from web.downloads.pieces import with_lack
 from web.schemas.jobs import JobOut
 
 GROUP_ROWS = 10_000
@@ -37,13 +35,11 @@ SCHEMA = pa.schema(
 )
 
 
-def parquet_pieces(job: Job, shown: JobOut, lack: str) -> Iterator[bytes]:
+def parquet_pieces(job: Job, shown: JobOut, notice: str) -> Iterator[bytes]:
     """Yield one Parquet file with the columns of the CSV. Its metadata have the notice and, as JSON, the job."""
-    metadata = {"notice": with_lack(shown.notice, lack), "job": shown.model_dump_json(by_alias=True)}
+    metadata = {"notice": notice, "job": shown.model_dump_json(by_alias=True)}
     schema = SCHEMA.with_metadata(metadata)
-    rows = (
-        row.model_dump(mode="python") | {"notice": with_lack(notice_of([row.engine]), lack)} for row in export_rows(job)
-    )
+    rows = (row.model_dump(mode="python") | {"notice": notice} for row in export_rows(job))
     sink = _Pieces()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         while group := list(islice(rows, GROUP_ROWS)):

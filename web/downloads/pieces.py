@@ -37,12 +37,12 @@ def json_lines(rows: Iterator[BaseModel]) -> Iterator[str]:
         separator = ",\n"
 
 
-def with_lack(notice: str, lack: str) -> str:
-    """Return the notice of an export that lacks something (`lacking`), or of one that lacks nothing."""
-    return f"{notice} {lack}".strip()
+def notice_of_export(job: JobView) -> str:
+    """Return the notice of a job's export: that of the job and, while the job is open, what the export lacks."""
+    return f"{job.notice} {_lacking(job)}".strip()
 
 
-def lacking(job: JobView) -> str:
+def _lacking(job: JobView) -> str:
     """Return what an export of an open job lacks, or an empty text if the job has ended."""
     if not job.is_open:
         return ""
@@ -65,5 +65,5 @@ def download(
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY
     if job.is_open:
-        response.headers["X-Incomplete"] = lacking(job)
+        response.headers["X-Incomplete"] = _lacking(job)
     return response

@@ -48,7 +48,6 @@ class JobLinks(Out):
 class JobOut(JobView):
     """A job: one submission."""
 
-    notice: str
     links: JobLinks
 
 
