@@ -122,7 +122,9 @@ def as_problem(error: Exception) -> Problem:
         case Problem():
             return error
         case CSRFError():
-            return Problem(400, "csrf", "This form is out of date or from another site. Reload the page and try again.")
+            return Problem(
+                400, "csrf", "This form is out of date or from another site. Go back, reload that page, and try again."
+            )
         case BadCursor():
             return Problem(
                 422, "invalid", "The cursor is not valid for this list. Request the first page without a cursor."

@@ -119,17 +119,15 @@ def count_within(s: Session, job: Job, patients: Iterable[int]) -> dict[tuple[in
 def iter_findings(job: Job) -> Iterator[FindingView]:
     """Yield all findings of a job in order. Use many short reads, so that a slow client never blocks the database.
 
-    Raises FindingsReplaced if the job is opened again or ends meanwhile.
+    Raises FindingsReplaced if the job is opened again, ends or is deleted meanwhile.
     """
     query: FindingsQuery | None = FindingsQuery(limit=MAX_ROWS)
     while query is not None:
         with read_scope() as s:
-            present = s.execute(select(Job.retried_at, Job.finished_at).where(Job.id == job.id)).one()
-            if tuple(present) != (job.retried_at, job.finished_at):
-                raise FindingsReplaced(
-                    f"the job {job.id} was retried or has ended meanwhile; export its findings again"
-                )
             page = findings_page(s, job, query)
+            present = select(Job.retried_at, Job.finished_at).where(Job.id == job.id, Job.deleted_at.is_(None))
+            if s.execute(present).first() != (job.retried_at, job.finished_at):
+                raise FindingsReplaced(f"the job {job.id} was retried, has ended or was deleted meanwhile")
         yield from page.items
         query = query.model_copy(update={"cursor": page.next_cursor}) if page.next_cursor else None
 

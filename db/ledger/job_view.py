@@ -8,7 +8,7 @@ from pydantic import Field
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from db import FAKE_ENGINE, MADE_UP, paging
+from db import paging
 from db.clock import from_now
 from db.ledger.tally import notice_of, tallies_of, thresholds_of
 from db.ledger.views import JobStateName, Moment, View
@@ -185,7 +185,6 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
     cancelling = is_open and job.cancel_requested_at is not None
     read = received - sum(count for code, count in tally.reasons.items() if code in OF_FILES)
     nothing_predicted = not is_open and not outcomes[Outcome.PREDICTED]
-    note = job.model_version.note
     state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
         id=job.id,
@@ -200,7 +199,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         model_version_id=job.model_version_id,
         threshold=job.model_version.threshold,
         thresholds=thresholds_of(job, tally),
-        model_note=f"{MADE_UP} {note}".rstrip() if FAKE_ENGINE in tally.engines else note,
+        model_note=job.model_version.note,
         notice=notice_of(job.model_version, tally.engines),
         recipe=job.recipe,
         priority=job.priority,

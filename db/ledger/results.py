@@ -285,6 +285,7 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
     with read_scope() as s:
         rows = _with_owners(select(Slice.id).select_from(Slice)).where(Slice.job_id == job.id)
         ids = array("q", s.scalars(rows.order_by(*order)))  # 8 bytes for each slice
+        check_kept(s, job.id)
     for start in range(0, len(ids), MAX_ROWS):
         yield from _results(job, ids[start : start + MAX_ROWS])
 

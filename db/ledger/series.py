@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from db import paging
 from db.database import read_scope
+from db.ledger.completion import check_kept
 from db.ledger.views import View
 from db.models import Job, Level, Patient, Prediction, Series, Slice, Study
 from db.paging import Page
@@ -88,11 +89,12 @@ def series_after(s: Session, job: Job, cursor: str | None, limit: int) -> Page[S
 
 
 def iter_series(job: Job) -> Iterator[SeriesSummary]:
-    """Yield all series of a job. Use many short reads."""
+    """Yield all series of a job. Use many short reads. Raises JobGone if the job is deleted meanwhile."""
     cursor, is_first = None, True
     while cursor or is_first:
         with read_scope() as s:
             page = series_after(s, job, cursor, MANY_ROWS)
+            check_kept(s, job.id)
         yield from page.items
         cursor, is_first = page.next_cursor, False
 

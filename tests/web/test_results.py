@@ -99,14 +99,13 @@ def test_scores_that_a_test_made_up_are_marked_everywhere(
     worker.predict(engine="fake")
     job = api.get(f"/jobs/{job_id}").json
     assert MADE_UP in job["notice"]
-    assert MADE_UP in job["model_note"]
     slice_id = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
     for path in ("results", "series", "findings", "results.csv", "results.json", "findings.csv", "findings.json"):
         assert MADE_UP in api.get(f"/jobs/{job_id}/{path}").text, path
     parquet = pq.read_table(io.BytesIO(api.get(f"/jobs/{job_id}/results.parquet").data))
     assert all(MADE_UP in notice for notice in parquet["notice"].to_pylist())
     for page in (f"/jobs/{job_id}", f"/jobs/{job_id}/slices/{slice_id}", "/jobs"):
-        assert MADE_UP in html.unescape(anns_browser.get(page).text), page
+        assert html.unescape(anns_browser.get(page).text).count(MADE_UP) == 1, page
 
 
 def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:

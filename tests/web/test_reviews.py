@@ -113,6 +113,17 @@ def test_first_page_of_results_states_the_total(api: Api, job_id: str) -> None:
     assert (len(following["items"]), following["total"]) == (4, None)
 
 
+def test_first_page_follows_a_page_whose_slices_all_got_a_label(
+    api: Api, anns_browser: Browser, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.views.results.PAGE_ROWS", 6)
+    cursor = api.get(f"/jobs/{job_id}/results?reviewed=0&limit=6").json["next_cursor"]
+    for slice_id in slices(api, job_id)[6:10]:
+        api.put(f"/jobs/{job_id}/slices/{slice_id}/review", json={"label": "COVID"})
+    part = anns_browser.get(f"/jobs/{job_id}/results?reviewed=0&cursor={cursor}").text
+    assert (part.count('class="slice-row"'), "No slice matches" in part) == (6, False)
+
+
 def test_job_page_shows_the_readers_own_labels_and_finds_what_is_not_labelled(
     api: Api, admin: Api, anns_browser: Browser, job_id: str
 ) -> None:

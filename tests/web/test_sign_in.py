@@ -56,6 +56,15 @@ def test_form_of_another_tab_leads_on_after_the_sign_in(browser: Browser, ann: U
     assert (answer.status_code, answer.headers["Location"]) == (303, "/models?x=1")
 
 
+def test_form_of_another_tab_does_not_go_on_as_another_user(browser: Browser, ann: User, root: User) -> None:
+    form = {"csrf_token": browser.csrf(), "name": "root", "password": PASSWORD, "next": "/models"}
+    browser.sign_in("ann")
+    answer = browser.client.post("/sign-in", data=form)
+    assert (answer.status_code, 'value="root"' in answer.text) == (400, True)
+    browser.sign_in("root")
+    assert "Signed in as root" in " ".join(re.sub("<[^>]*>", " ", browser.get("/jobs").text).split())
+
+
 def test_sign_in_form_that_is_out_of_date_is_shown_again(browser: Browser, ann: User) -> None:
     form = {"csrf_token": "old", "name": "ann", "password": PASSWORD, "next": "/models"}
     answer = browser.client.post("/sign-in", data=form)

@@ -79,6 +79,9 @@ def results_part(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
     """Return the values for the results part of a job's page."""
     reader, switches = require_user(), Switches.of_request()
     page = results_page(s, job, query, reader)
+    if query.cursor is not None and not page.items:  # the reader has labelled the last slices that the filter showed
+        query = query.model_copy(update={"cursor": None})
+        page = results_page(s, job, query, reader)
     address, own = kept(query), _own_labels(s, [row.slice_id for row in page.items])
     return {
         "page": page,

@@ -64,8 +64,9 @@ def renew(error: CSRFError) -> ResponseReturnValue:
     if request.endpoint == "sign_in.by_link":
         return redirect(request.path, 303)
     if request.endpoint == "sign_in.submit":
-        target = local_path(request.form.get("next"))
-        return redirect(target, 303) if user else _form(Problem(400, "csrf", OLD_FORM))
+        if user and user.name == request.form.get("name"):
+            return redirect(local_path(request.form.get("next")), 303)
+        return _form(Problem(400, "csrf", OLD_FORM))
     return respond(error) if user else redirect(url_for("sign_in.form"), 303)
 
 

@@ -1,7 +1,7 @@
 """Jobs are deleted on both databases: marked at once, removed in batches, and nothing of others goes with them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -17,7 +17,9 @@ from db.datasets import datasets, job_deletion
 from db.datasets.job_deletion import NotDeletable
 from db.datasets.reviews import set_review
 from db.datasets.slices import DatasetError
-from db.ledger import chunks, job_view, jobs, queue, recording, results
+from db.findings import views
+from db.findings.views import FindingsReplaced
+from db.ledger import chunks, job_view, jobs, queue, recording, results, series
 from db.ledger.completion import JobGone
 from db.ledger.leases import StaleClaim
 from db.models import Chunk, Dataset, Finding, Job, ModelVersion, ReleasedFile, Review, Slice, User, Work
@@ -184,13 +186,30 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
                 act(s)
 
 
-def test_export_of_a_deleted_job_breaks_off(ann: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "MAX_ROWS", 2)
-    job = ended(ann)
-    rows = results.iter_results(job)
-    next(rows)
+@pytest.mark.parametrize(
+    ("export", "begins_before"),
+    [
+        (results.iter_results, True),
+        (results.iter_results, False),
+        (series.iter_series, False),  # a job with one series is read at once
+        (views.iter_findings, True),
+        (views.iter_findings, False),
+    ],
+)
+def test_export_of_a_deleted_job_breaks_off(
+    export: Callable[[Job], Iterator[Any]], begins_before: bool, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((results, "MAX_ROWS"), (series, "MANY_ROWS"), (views, "MAX_ROWS")):
+        monkeypatch.setattr(module, name, 1)
+    job_id = ended(ann).id
+    with session_scope() as s:
+        job = s.get_one(Job, job_id)
+        _ = job.model_version.label  # as an export has read it
+    rows = export(job)
+    if begins_before:
+        next(rows)
     delete(job, ann)
-    with pytest.raises(JobGone):
+    with pytest.raises((JobGone, FindingsReplaced)):
         list(rows)
 
 

@@ -303,13 +303,13 @@ def test_made_up_predictions_are_never_copied(ann: User, bob: User) -> None:
     first = submit(ann)
     unpack(4, pixels="shared")
     predict(engine="fake")
-    assert view(first).model_note.startswith(MADE_UP)
+    assert view(first).notice.startswith(MADE_UP)
     second = submit(bob)
     unpack(4, pixels="shared")
     assert view(second).counts.predicted == 0
     predict()
     assert (view(second).counts.predicted, list(view(second).thresholds)) == (4, ["openvino-f32"])
-    assert MADE_UP not in view(second).model_note
+    assert MADE_UP not in view(second).notice
 
 
 def test_owners_take_turns_and_priority_goes_first(ann: User, bob: User) -> None:
