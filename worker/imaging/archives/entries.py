@@ -23,7 +23,7 @@ READ_BYTES = 256 * 1024
 
 
 def no_progress() -> None:
-    """Do nothing: the default where nobody wants reports of progress."""
+    """Do nothing. This is the default if nobody wants reports of progress."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class NoRoom(OSError):
 class Allowance:
     """How much one reading of a submission may still unpack, including the archives inside the archive.
 
-    `cap`: the most bytes that the submission may unpack to, by `limits`. It is at least a megabyte, because an empty
-    TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so far.
+    `cap`: the most bytes that the submission may unpack to, by `limits`. It is at least a megabyte, because even an
+    empty TAR of ten kilobytes, packed to a hundred bytes, has a high ratio. `unpacked`: bytes so far.
     """
 
     def __init__(self, limits: Limits, path: Path, passed_over: PassedOver | None = None) -> None:

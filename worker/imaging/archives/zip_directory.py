@@ -4,7 +4,7 @@ Follows APPNOTE 6.3.10. `zipfile` is not used: it keeps about a kilobyte for eac
 and, in Python 3.11.7 and 3.12.1, reads fully overlapping entries without an error.
 
 The Archive Utility of macOS (Finder) does not write ZIP64. Above 65,535 entries or 4 GiB, its numbers wrap around
-(thejoshwolfe/yauzl#69). Such a directory is found from its end, and read to its end.
+(thejoshwolfe/yauzl#69). A directory with wrapped numbers is found from the end of the file, and read to its own end.
 """
 
 import stat
