@@ -143,7 +143,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     observer.report(0.0, "preparing the first epoch")
     data = Data(parts["train"], parts["validation"])
     fitted = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
-    seconds = sum(record.seconds for record in fitted.history)  # also those before an interruption
+    seconds = sum(record.seconds for record in fitted.history)  # also of epochs before an interruption
     stopped = observer.is_stopped_early
     return Trained(run, config, network, parts, fitted.history, seconds, stage=fitted.stage, stopped_early=stopped)
 
@@ -172,7 +172,7 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
     Files that were saved again are found only here. If some of those slices are gone, the environment of the run says
     so, and the leak stays allowed.
 
-    Raises RunFailed: there are such slices, and this is not allowed.
+    Raises RunFailed: slices of the parent are in validation or test, and the run does not allow this leak.
     """
     start, split = run.from_version, run.split
     if start is None or split is None:

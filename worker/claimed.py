@@ -54,8 +54,7 @@ PutOff = Callable[[Exception, bool], None]
 
 
 def may_claim() -> bool:
-    """Return whether this process may claim more work: nobody has asked its worker to stop, and enough disk space is
-    free.
+    """Return whether this process may claim more work: it need not stop, and enough disk space is free.
 
     If the disk is short of space, log it. Raises OSError.
     """
@@ -82,8 +81,8 @@ def carry_out(
     """Do claimed work by the policy above.
 
     `away`: the errors that put off the work. Any other error is passed to `fail`. `own_faults`: the errors that only
-    the files of this work cause if the storage is available. Such errors put off the work until it has had `tries`
-    attempts. `is_given_back`: give the work back if the worker is asked to stop.
+    the files of this work cause if the storage is available. After an own fault, the work is put off until it has had
+    `tries` attempts. `is_given_back`: give the work back if the worker is asked to stop.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
 

@@ -27,8 +27,9 @@ class WorkerStops(Exception):
 
 
 class StopRequest:
-    """A flag that a worker shares with the processes that it forks. Setting the flag takes no lock, so a signal handler
-    may set it.
+    """A flag that a worker shares with the processes that it forks.
+
+    Setting the flag takes no lock, so a signal handler may set it.
     """
 
     def __init__(self) -> None:

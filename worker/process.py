@@ -1,7 +1,7 @@
 """Prepares every Celery worker process.
 
-Sets up its logs, drops the connections of its parent, and ends it when its parent ends. When the worker is asked to
-stop, its processes learn it.
+Sets up the process's logs, drops the connections of its parent, and ends the process when its parent ends. Passes a
+request to stop on to the processes of the worker.
 """
 
 import os

@@ -37,7 +37,7 @@ SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 SLICES_A_PATIENT = 2
-KNOWN_SLICES = 128  # training slices for the distance; they give a quarter as many components, so the file is small
+KNOWN_SLICES = 128  # training slices for the distance; a quarter as many components are stored, so the file is small
 
 Progress = Callable[[float, str], None]
 

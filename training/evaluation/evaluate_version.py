@@ -80,7 +80,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
 
 
 def _why(error: Exception, evaluation: Evaluation) -> str:
-    """Return the reason in one line for people. Every user may read it, so it names no path and no server."""
+    """Return the reason in one line for people. Every user may read the line, so it names no path and no server."""
     if isinstance(error, FileMissing | FileDamaged):
         what = f"a file of the dataset {evaluation.dataset.label} or of {evaluation.model_version.label}"
         return f"{what} is gone or damaged: {error}"

@@ -5,12 +5,12 @@ outwards, for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teac
 The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of trials is
 chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
 
-Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. With a few scattered
-mistakes, they say nothing about patients that are wholly missed. So the lower end is at most that of g successes in g
-trials, 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
-Thus g groups with mistakes never show more than g groups without one. The upper end has the mirrored limit. If a metric
-needs both classes, g counts the groups of the rarer class. For the precision, g is also at most the number of groups
-with a positive slice, because the other groups say nothing about it.
+Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. If a few groups have a
+mistake each, the resamples say nothing about patients that are wholly missed. So the lower end is at most that of g
+successes in g trials, which is 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and
+Lippman-Hand, JAMA, 1983). Thus g groups with mistakes never show more than g groups without one. The upper end has the
+mirrored limit. If a metric needs both classes, g counts the groups of the rarer class. For the precision, g is also at
+most the number of groups with a positive slice, because the other groups say nothing about it.
 """
 
 from typing import Any

@@ -47,8 +47,8 @@ Alive = Callable[[], None]
 class Exported:
     """The exported files in `folder`, and the facts about them.
 
-    `exact`: the scores of float32 on validation and test. `calibration`: that of float32. `engines`: the calibration of
-    each other engine that may serve, by engine name. `compared`: the number of test slices for `parity`.
+    `exact`: the scores of float32 on validation and test. `calibration`: the calibration of float32. `engines`: the
+    calibration of each other engine that may serve, by engine name. `compared`: the number of test slices for `parity`.
     """
 
     folder: Path

@@ -16,7 +16,7 @@ from worker.engines.package import probability
 
 F32_TOLERANCE = 1e-3  # of a probability
 FLIPPED = 0.005  # share of slices whose label may change in each direction; one slice is always allowed
-AUC_TOLERANCE = 0.005  # up or down
+AUC_TOLERANCE = 0.005  # change of the AUC, up or down
 FAR = 99  # percentile of the differences of a probability
 
 

@@ -87,8 +87,8 @@ def prevent_telemetry() -> None:
 def _distance_nodes(model: Any) -> set[str]:
     """Return the nodes between the pooled features and the distance.
 
-    They must not be quantised. In int8, a distance could not exceed those of the slices that gave the range, and no
-    slice would ever be out of distribution.
+    They must not be quantised. In int8, no distance could exceed the largest distance of the slices that gave the
+    range. So no slice would ever be out of distribution.
     """
     nodes: set[str] = set()
     waiting = [r for r in model.get_results() if "distance" in r.output(0).names | {r.get_friendly_name()}]

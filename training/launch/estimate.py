@@ -20,7 +20,7 @@ IMAGES_A_SECOND = 9.0  # of a whole training step at 224², in bfloat16 on two c
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
 NETWORK_BYTES = 95 << 20
-# The processor does this work, so it takes no less time on a machine with a GPU.
+# The processor does the work below, so a GPU does not shorten it.
 STAGE_SECONDS = 30  # to build and compile the network of a stage
 PACKAGE_SECONDS = 150  # to export, quantise, compare the engines and write the report
 FAMILIAR_SLICES = 768  # the most training slices to which the distance is fitted

@@ -3,15 +3,15 @@
 Optimisers, losses, learning-rate schedules, metrics and single steps (`train_on_batch`) are those of Keras. `fit` and
 its callbacks are not used, for these reasons:
 
-- A stop or a cancellation ends the epoch within a step, and leaves no record of it. After `stop_training`, `fit` still
-  validates and reports the epoch that was cut short.
+- A stop or a cancellation ends the epoch within a step, and leaves no record of the epoch. After `stop_training`, `fit`
+  still validates and reports the epoch that was cut short.
 - `EarlyStopping` forgets its best weights and its patience at each call of `fit`, and so when a run is resumed.
 - `BackupAndRestore` keeps the model in a folder of one machine. But a run continues on any machine with a free worker.
   So its checkpoint is in storage, with the best weights, their average and the epochs so far.
 - `SwapEMAWeights` averages only trained weights, with one momentum. Here the statistics of normalisation are averaged
   too, and the momentum grows with the steps (`WeightAverage`).
 
-Without these, only the loop over batches would be left of `fit`. The batches are cached features of frozen layers
+Without validation and callbacks, `fit` is only a loop over batches. The batches are cached features of frozen layers
 (`StageData`).
 """
 

@@ -19,7 +19,7 @@ class WeightAverage:
 
     def __init__(self, model: Any, momentum: float) -> None:
         self._model, self._momentum = model, momentum
-        self._means: list[Any] = model.get_weights()  # tensors, after the first update
+        self._means: list[Any] = model.get_weights()  # arrays at first, tensors after the first update
 
     def add(self, done: int, step: int, *, ends_epoch: bool) -> None:
         """Add the present weights, every few steps and at the end of an epoch. The average is used for validation.

@@ -1,10 +1,10 @@
 """Adds an output to a network: how far a slice is from the training slices, by the network's pooled features.
 
 Follows Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
-Mahalanobis distance over features of several depths. Here it is computed in the space of their principal components.
-The part that the components do not explain counts as one more component. Early features show noise and inverted greys.
-Late features show pictures that are not a chest. All layers are stock layers, so the distance is exported with the
-network, and needs no extra pass.
+Mahalanobis distance over features of several depths. Here the distance is computed in the space of the features'
+principal components. The part that the components do not explain counts as one more component. Early features show
+noise and inverted greys. Late features show pictures that are not a chest. All layers are stock layers, so the distance
+is exported with the network, and needs no extra pass.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ from worker.engines.keras import config_in, has_fast_bfloat16, on_gpu
 PREDICT_BATCH = 64
 SETTLING_BATCH = 128  # takes less memory than a training step with 32 slices
 SETTLING_SEED = 0
-MOMENTUM = 0.9  # of the moving statistics; a run here has too few steps for ResNet50's 0.99
+MOMENTUM = 0.9  # momentum of the moving statistics; a run has too few steps for ResNet50's 0.99
 
 
 def training_copy(network: Any, size: int, config: Config) -> Any:

@@ -179,7 +179,7 @@ def match_files(
     * the file with the line's path;
     * the file whose path ends with the line's path;
     * the file whose full name is the end of the line's path;
-    * the file with the name at the end of the line's path, if no file is in a folder.
+    * the file whose name ends the line's path, if no file is in a folder.
 
     `full_names`: the paths of the files, beginning with the name of their archive or sent folder.
 

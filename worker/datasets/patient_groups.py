@@ -12,7 +12,9 @@ Folders = list[str]
 
 
 class DicomGroups:
-    """Gives DICOM slices their groups: one for each patient, or for each study or series if the patient is not stated.
+    """Gives DICOM slices their groups: one for each patient.
+
+    If a file states no patient, its study or series is the group.
 
     A patient is recognised by the ID alone, because some files of a study may lack the ID's issuer. It is better to
     take two patients for one than to have one patient in two parts of a split. The group of a patient is named after

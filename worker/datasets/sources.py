@@ -239,8 +239,9 @@ def read_files(
     *,
     folders_first: bool,
 ) -> None:
-    """Decode the labelled files in the sandbox, and collect them. Leave out files without a label unread, as
-    `no_label`.
+    """Decode the labelled files in the sandbox, and collect them.
+
+    Files without a label are not read. They are left out as `no_label`.
 
     `folders_first`: folders name the groups. Headers name a group only if no folder does.
 

@@ -242,8 +242,7 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return a function that builds the float32 engine. Its answers are the proof if the package does not have a proof.
-    """
+    """Return a function that builds the float32 engine. A package without a proof is proven by this engine's answers."""
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

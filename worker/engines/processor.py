@@ -53,7 +53,7 @@ SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # three generations have this model numb
 SKYLAKE_SP_STEPPINGS = ((range(0, 5), "Skylake-SP"), (range(5, 8), "Cascade Lake"), (range(10, 12), "Cooper Lake"))
 NEOVERSE = {0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0xD4F: "Neoverse V2"}  # part of Arm, 0x41
 
-INT8_SPEED = (  # feature, slices/s of the bare int8 engine on two cores, where that was measured; docs/benchmarks.md
+INT8_SPEED = (  # feature, and slices/s of the bare int8 engine on two cores if it was measured (docs/benchmarks.md)
     ("AMX", "425 to 461", "a Xeon with AMX"),
     ("VNNI", "85 to 94", "a Zen 4 with VNNI"),
     ("AVX2", "28 to 36", "a Zen 3 with AVX2 alone"),
@@ -135,9 +135,7 @@ def _first_core(text: str) -> dict[str, str]:
 
 
 def _short(name: str) -> str:
-    """Return a model name without trademark signs and clock speed: `Intel(R) Xeon(R) CPU @ 2.20GHz` becomes `Intel
-    Xeon`.
-    """
+    """Return a model name without (R) and clock speed: `Intel(R) Xeon(R) CPU @ 2.20GHz` becomes `Intel Xeon`."""
     bare = re.sub(r"\((R|TM)\)|@.*|\b\d+-Core\b|\b(CPU|Processor)\b", " ", name)
     return " ".join(bare.split())
 

@@ -60,7 +60,8 @@ def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loa
         if files not in kept:
             wait_for_storage(lambda: package_folder(version), alive)
             try:
-                package, engine = engine_of(version)  # without a heartbeat: an engine that hangs must end this process
+                # without `alive`: if an engine hangs, the heartbeat must end this process
+                package, engine = engine_of(version)
             except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
                 raise
             except Exception as error:

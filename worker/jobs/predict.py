@@ -1,4 +1,4 @@
-"""Predicts chunks: claims enough to fill a batch, runs the engine, and records the predictions under the claim."""
+"""Predicts chunks: claims enough chunks for a batch, runs the engine, and records the predictions."""
 
 import logging
 import os
@@ -75,7 +75,7 @@ def predict_next(worker: str) -> bool:
         _load_champion()
         _try_imported()
         return False
-    if taken.chunks[0][0].suspect:  # it may kill this process, so no other chunk is claimed with it
+    if taken.chunks[0][0].suspect:  # a suspect chunk may kill this process, so no other chunk is claimed with it
         _carry_out(taken)
     else:
         Lanes(lambda: _claim_more(worker), _carry_out).run(taken)
@@ -179,7 +179,10 @@ def _refused_now() -> set[Files]:
 
 
 def _left_to_others(s: Session) -> list[int]:
-    """Return the ids of model versions to leave to other workers: lately, no engine of theirs passed its proof here."""
+    """Return the ids of model versions to leave to other workers.
+
+    No engine of these versions has passed its proof here lately.
+    """
     refused = _refused_now()
     return [one.id for one in s.scalars(select(ModelVersion)) if files_of(one) in refused] if refused else []
 
@@ -232,9 +235,9 @@ def _pixels(shares: list[Share]) -> _Pixels:
 
 
 def _give_up(pixels: _Pixels, heartbeat: Heartbeat) -> None:
-    """Put off the shares whose file is lost, so that they do not keep the others from being predicted.
+    """Put off the shares whose file is lost, so that the other shares can be predicted.
 
-    Raises the error of the first one if there are no others, or if the whole storage may be away.
+    Raises the error of the first lost share if all shares are lost, or if the whole storage may be unreachable.
     """
     if not pixels.lost:
         return

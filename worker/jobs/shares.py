@@ -104,7 +104,7 @@ def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
 def _held(
     s: Session, taken: Sequence[tuple[Chunk, Claim]], is_ours: Callable[[Session, type[Chunk], Claim], bool]
 ) -> list[tuple[Chunk, Claim]]:
-    """Return the chunks that are still ours, by `is_ours`. Log the others."""
+    """Return the chunks whose claim is still ours, by `is_ours`. Log the other chunks."""
     held = []
     for chunk, claim in taken:
         if is_ours(s, Chunk, claim):

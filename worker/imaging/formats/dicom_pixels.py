@@ -56,8 +56,9 @@ _DECODERS: dict[str, Decode] = {
     **dict.fromkeys(_JPEG_XL, _jpeg_xl),
 }
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; if it is missing, libjpeg-turbo and OpenJPH invent the rest
-_FIRST_OFFSET = bytes(4)  # no compressed frame starts like this
+# of JPEG and JPEG 2000; without this mark, libjpeg-turbo and OpenJPH invent the missing pixels
+_END_OF_IMAGE = b"\xff\xd9"
+_FIRST_OFFSET = bytes(4)  # the start of an offset table; no compressed frame starts with these bytes
 _RLE_HEADER = 64
 _LONG_PIXEL = 32  # bits
 _PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes

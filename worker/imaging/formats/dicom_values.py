@@ -48,7 +48,7 @@ def text_of(dataset: Dataset, keyword: str) -> str:
 
 
 def items_of(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
-    """Return the items of a sequence, or () if it is missing, or another kind of value, such as text."""
+    """Return the items of a sequence, or () if it is missing or not a sequence (for example text)."""
     value = dataset.get(keyword)
     return value if isinstance(value, Items) else ()
 

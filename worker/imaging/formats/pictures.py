@@ -142,7 +142,7 @@ def jpeg_scans(rest: bytes) -> tuple[list[bytes], int]:
 
 
 def _uncoded(frame: bytes, scans: list[bytes]) -> bool:
-    """Return whether no scan codes some coefficient of a component to its last bit (ITU-T T.81 G.1.1.1)."""
+    """Return whether a coefficient of a component lacks its last bit in all scans (ITU-T T.81 G.1.1.1)."""
     left = {component: set(range(64)) for component in frame[9::3]}
     for scan in scans:
         count = scan[4]

@@ -52,7 +52,7 @@ class Task:
 
 
 class Decoder:
-    """A child process, and the tasks sent to it, in order. `waited`: the pool's seconds of waiting for the first."""
+    """A child process, and the tasks sent to it, in order. `waited`: the seconds of waiting for the first task."""
 
     def __init__(self, limits: DecodeLimits, function: str, *, filter_required: bool) -> None:
         """Start the process. `function`: a function of this project, as `module:name`."""
@@ -185,6 +185,6 @@ def _prepared(pipe: IO[bytes] | None) -> int:
         raise TypeError("not a pipe")
     number = pipe.fileno()
     os.set_blocking(number, False)
-    with suppress(OSError):  # the user's pipe memory is used up; this is only slower
+    with suppress(OSError):  # if the user's pipe memory is used up, keep the smaller pipe, which is slower
         fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return number
