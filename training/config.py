@@ -34,9 +34,9 @@ class _Frozen(BaseModel):
 class Origin(_Frozen):
     """The weights from which a run starts.
 
-    They are random (`none`), ImageNet's (Keras downloads them), those of a weights file in storage, or those of a model
-    version. `value`: the SHA-256 of the file, or the `name/number` of the version. The text form is for
-    `--set initial=`, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
+    The weights are random (`none`), from ImageNet (downloaded by Keras), from a weights file in storage, or from a
+    model version. `value`: the SHA-256 of the file, or the `name/number` of the version. The text form is for `--set
+    initial=`, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
     """
 
     kind: Literal["none", "imagenet", "file", "model"] = "none"
@@ -66,7 +66,7 @@ _ORIGIN_VALUES = {"file": ("[0-9a-f]{64}", "file:SHA256"), "model": (r"\S{1,100}
 
 
 class Augment(_Frozen):
-    """How much a training slice may be changed each time it is shown. With 0, a change is left out.
+    """How much a training slice may be changed each time it is shown. 0 turns a change off.
 
     `rotation`, `shear`: degrees. `shift`, `zoom`: share of the side. `aspect`: share by which width and height differ.
     `flip`: left to right. `contrast`, `gamma`: share of change. `blur`, `noise`: standard deviation, in pixels and in

@@ -2,7 +2,7 @@
 
 * A heartbeat keeps the lease while the work makes progress.
 * If the lease was lost and somebody else has the work (`StaleClaim`), this is logged, and nothing is recorded.
-* While the database is unreachable, results are kept, and recording them is tried again until the database is back
+* While the database is unreachable, the worker keeps its results, and tries to record them until the database is back
   (`patiently`). Then the lease is renewed.
 * If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
   attempt. Each delay is logged as an error, and counted in the metric `ctbatch_put_offs`.

@@ -13,7 +13,7 @@ class LeaseWatch:
 
     During a gap, no worker could renew its lease. So after a gap, live workers get the time of one heartbeat and one
     sweep to renew their leases. Only a committed write ends a gap, because a database on a full disk can still be read.
-    The start of this process counts as a gap, because there may have been one before.
+    The start of this process counts as a gap, because there may have been a gap before the start.
     """
 
     def __init__(self) -> None:

@@ -7,9 +7,9 @@ Of these values, the one closest to the plain value is chosen (the rule of Breim
 Trees, 1984). The standard error comes from a jackknife over groups. If one group has all slices of a class, there is no
 standard error, and the plain value is chosen.
 
-If all groups are classified correctly, any lower temperature has a lower loss. That does not show that it is better,
-because g groups cannot show an error rate below one in g. So the temperature is lowered only until the probabilities
-predict one wrong group.
+If all groups are classified correctly, any lower temperature has a lower loss. A lower loss does not show that the
+temperature is better, because g groups cannot show an error rate below one in g. So the temperature is lowered only
+until the probabilities predict one wrong group.
 """
 
 from collections.abc import Sequence
@@ -160,7 +160,8 @@ def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: in
 def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
     """Return the index of the first value that is within one standard error of the last one, which is the best.
 
-    `worse` [t]: by how much each value is worse. `without` [t, g]: the same without each group in turn.
+    `worse` [t]: by how much each value is worse than the last. `without` [t, g]: the same difference, each time without
+    one group.
     """
     error = np.sqrt((without.shape[1] - 1) * without.var(1))
     return int(np.flatnonzero(worse <= error + 1e-12)[0])

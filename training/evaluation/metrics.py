@@ -1,8 +1,8 @@
 """Computes the metrics of probabilities against the true labels, their intervals over groups, and comparisons.
 
 Slices of one patient or series are alike, so chance acts on groups, not on slices. Whole groups are drawn again with
-replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
-resamples at once. The plain metrics are those of one draw that takes each group once.
+replacement, and a slice counts as often as its group was drawn. Each metric is computed from these weights of slices,
+for all resamples at once. The plain metrics use one draw that takes each group once.
 
 `training.evaluation.intervals` derives the interval of a metric from its resamples. The interval of a difference is a
 t interval with the standard error of its resamples, because decisions depend on it (Efron and Tibshirani, An

@@ -118,7 +118,7 @@ def _check_classes(labels: NDArray[np.uint8], units: Indices) -> None:
 def _folds(labels: NDArray[np.uint8], units: Indices, count: int, seed: int) -> Indices:
     """Return the fold of each group.
 
-    Units are distributed in random order, those with COVID first, so that the folds are alike.
+    Units are distributed in random order. Units with COVID are distributed first, so that the folds are alike.
     """
     names, index = np.unique(units, return_inverse=True)
     ill = np.zeros(len(names), np.bool_)

@@ -92,8 +92,8 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     `seen-by-parent` is allowed, all parts are drawn anew. The split is stored even if the run is refused, so that the
     dataset's page can show the leaks. `writing` and `reading` open transactions.
 
-    Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName,
-    TrainingNotInstalled (no worker could take it).
+    Raises NothingNamed, ConfigError, DatasetError (the dataset cannot be split), RunError (the dataset is not ready, or
+    the split has a leak), BadName, TrainingNotInstalled (no worker could take the run).
     """
     check_launch(current().broker_url)
     config = request.config()

@@ -13,8 +13,8 @@ EVERY = 4  # steps between two updates of the average
 class WeightAverage:
     """The moving average of all weights of a model, also of the statistics of its normalisation.
 
-    Early in a stage, it covers about the last half of the steps. With the full momentum from the start, it would
-    include the random weights for too long.
+    Early in a stage, the average covers about the last half of the steps. With the full momentum from the start, it
+    would include the random weights for too long.
     """
 
     def __init__(self, model: Any, momentum: float) -> None:

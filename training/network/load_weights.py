@@ -33,7 +33,7 @@ def take_over(model: Any, path: Path) -> None:
     """
     if not path.is_file():
         raise WeightsError(path, "does not exist")
-    shapes_in(path)  # refuses a file that names other files, before it is read here
+    shapes_in(path)  # refuses a file that names other files, before this process reads the file
     try:
         weights = _read(path, model)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -53,8 +53,8 @@ def settle_normalisation(
 
     The batches are large and shuffled, and the variance is that of all slices together, E[x²] - E[x]². A dataset lists
     class after class and patient after patient. The mean variance within batches of 16 in that order would lack the
-    variance between patients. With that mean, the logits of a network for phantoms of 64 × 64 pixels were 1.26 times as
-    large.
+    variance between patients. With that mean variance, the logits of a network for phantoms of 64 × 64 pixels were 1.26
+    times as large.
     """
     copy = training_copy(network, slices.shape[1], config)
     base = _InTraining(keras.Model(copy.input, copy.get_layer("flatten").output))

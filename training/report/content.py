@@ -101,7 +101,7 @@ class ReportContent:
 
 
 def stop_note(content: ReportContent) -> str:
-    """Return a sentence that says after how many epochs training was stopped, or "" if it was not."""
+    """Return a sentence that says after how many epochs training was stopped, or "" if nobody stopped it."""
     if not content.facts.stopped_early:
         return ""
     planned = sum(int(stage.get("epochs", 0)) for stage in content.facts.config.get("stages", ()))

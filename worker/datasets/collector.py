@@ -22,7 +22,7 @@ EXAMPLES = 20
 
 
 class LeftOut(TypedDict):
-    """How many files were left out for one reason, and the names of some of them."""
+    """How many files were left out for one reason, and the names of some of these files."""
 
     count: int
     examples: list[str]

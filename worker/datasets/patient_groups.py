@@ -65,7 +65,7 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
 
     Folders with the same name are the same group, in both classes and in every archive. It is better to take two
     patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. A
-    folder is also ignored if the class folders of both classes hold only this one folder. Any other folder may be a
+    folder is also ignored if it is the only folder in the class folders of both classes. Any other folder may be a
     patient's, even a single folder with files next to it. Folders that name a class or a part of a split (train, val,
     test) are always ignored.
     """
@@ -89,7 +89,7 @@ def _folders(path: str) -> Folders:
 
 
 def _around_class(all_folders: Sequence[Folders]) -> list[tuple[int | None, Folders, Folders]]:
-    """Return, for each file of an archive, its class, the folders below its class folder and those above it.
+    """Return, for each file of an archive, its class, the folders below its class folder and the folders above it.
 
     Leave out folders that cannot name a patient. If a file is outside of every class folder, its class is None, and all
     its folders are above. If one file or more are outside, folders `0` and `1` are not class folders, because they may

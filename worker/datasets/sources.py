@@ -158,8 +158,8 @@ class Labels:
 def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
     """Return the labels of files.
 
-    If a CSV was sent, it labels all files. If not, each source is labelled by the CSV among its files, or by its class
-    folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
+    A CSV that was sent by itself labels all files. Otherwise, each source is labelled by the CSV among its files, or by
+    its class folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
     FileDamaged.
     """
     if labels_sha256 is not None:

@@ -38,7 +38,7 @@ class EngineUnproven(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """An engine that may predict. `results`: the proofs of all engines that were tried, that of `engine` last."""
+    """An engine that may predict. `results`: the proofs of all engines that were tried. `engine` comes last."""
 
     engine: Engine
     results: list[ProofResult]
@@ -242,7 +242,7 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return a function that builds the float32 engine. A package without a proof is proven by this engine's answers."""
+    """Return a function that builds the float32 engine. Its answers prove a package without a proof."""
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

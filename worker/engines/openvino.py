@@ -23,7 +23,7 @@ class OpenVinoEngine:
     """One compiled network. `precision` is f32, bf16 or int8.
 
     Without tuning, each core works on different slices, as a stream with one thread. If several cores share the layers
-    of one request, they wait for each other at every layer. Other work on one of these cores then delays all of them.
+    of one request, they wait for each other at every layer. If other work delays one of the cores, all of them wait.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" or not has_bfloat16() else "bf16",
             # OpenVINO 2026.4 pins the threads of every process to the first cores. Workers that each have some of the
-            # cores would then all compute on the same cores
+            # cores would then all compute on the first cores
             # (findings/openvino-processes-of-one-thread-share-a-core.sh).
             "ENABLE_CPU_PINNING": cores == permitted_cores(),
         }

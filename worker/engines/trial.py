@@ -38,7 +38,7 @@ _PASSED_ON = ("LD_LIBRARY_PATH", "KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
 
 
 class _Reply(BaseModel):
-    """What the confined process reports about one engine. It is not trusted, so its fields are bounded."""
+    """What the confined process reports about one engine. The report is not trusted, so its fields are bounded."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -48,7 +48,7 @@ Row = Callable[[Entry], ReadSlice]
 
 @cache
 def _pool() -> DecoderPool:
-    """Return the decoders of this process. They are kept once they are started."""
+    """Return the decoders of this process. The process keeps them for later uploads."""
     return new_decoders()
 
 
@@ -82,7 +82,7 @@ class Taken:
 def unpack_next(worker: str) -> bool:
     """Claim the next upload, and unpack it. Return False if no upload waits.
 
-    If it is a loose file, read further loose files of its job in the same turn.
+    If the upload is a loose file, read further loose files of its job in the same turn.
     """
     if not claimed.may_claim():
         return False
@@ -150,7 +150,10 @@ def _unpack_alone(claim: Claim, upload: Upload, job: Job) -> None:
 
 
 def _claim(s: Session, worker: str) -> Taken | None:
-    """Claim the next upload, and further loose files of its job if it is a loose file. Return None if none waits."""
+    """Claim the next upload, or return None if no upload waits.
+
+    If the upload is a loose file, also claim further loose files of its job.
+    """
     claim = queue.claim_upload(s, worker)
     if claim is None:
         return None

@@ -37,10 +37,10 @@ from worker.jobs.shares import Share, open_shares, record
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read; they are a minute apart
+MAX_ATTEMPTS = 10  # the most claims of a chunk whose files cannot be read; the claims are a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a version to others if no engine passed its proof here
 REST_SECONDS = 10.0  # how long a worker without an engine rests; otherwise it would claim more than others
-CLAIM_SECONDS = 1.0  # engine time of the work to claim at once; each claim takes time too
+CLAIM_SECONDS = 1.0  # claim as much work at once as takes the engine this time, because each claim takes time too
 MOST_CLAIMED = 512  # the most slices that are claimed at once, 26 MB
 
 
@@ -91,7 +91,7 @@ class Taken:
 
 
 def _slices_to_claim() -> int:
-    """Return how many slices to claim at a time: those of a chunk, or more if the engine is quick."""
+    """Return how many slices to claim at a time: as many as a chunk has, or more if the engine is quick."""
     return max(current().chunk_slices, min(int(_pace.slices_per_second * CLAIM_SECONDS), MOST_CLAIMED))
 
 

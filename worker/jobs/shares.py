@@ -71,7 +71,7 @@ def _by_job(rows: Iterable[T], chunk: Callable[[T], Chunk]) -> list[list[T]]:
 
 
 def _record_of_job(shares: Sequence[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
-    """Record chunks of a job in one transaction. If another worker has claimed one of them, record them one by one."""
+    """Record chunks of a job in one transaction. If another worker has claimed a chunk, record them one by one."""
     try:
         claimed.patiently(heartbeat, partial(_record, shares, engine, scores))
     except StaleClaim:

@@ -97,10 +97,10 @@ def read_entries(
     `passed_over` counts the files named `DICOMDIR`, and is complete when the last entry has been yielded. A loose file
     is a single entry, named `filename`.
 
-    If a file has both the name and the bytes of an archive, its files follow as `inner.zip/name`. Such an inner archive
-    is read in place if it is stored without compression. Otherwise it is unpacked into a temporary file. If the inner
-    archive is refused, the last of its entries has the archive's name, and is rejected with the code of the refusal.
-    Archives inside an inner archive are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is
+    If a file has both the name and the bytes of an archive, its files follow as `inner.zip/name`. An inner archive that
+    is stored without compression is read in place. Any other inner archive is unpacked into a temporary file. If the
+    inner archive is refused, the last of its entries has the archive's name, and is rejected with the code of the
+    refusal. Archives inside an inner archive are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is
     unpacked.
 
     `progress` is called after every quarter of a megabyte that is unpacked. Errors that it raises are passed on.

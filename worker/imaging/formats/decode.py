@@ -142,7 +142,7 @@ def _decode_pages(image: Image.Image, size: int, limits: DecodeLimits, deep: Six
 
 
 def _reaches_last_row(image: Image.Image) -> bool:
-    """Return whether the last row has a value above 0, so that no row is missing. Real slices pass this check."""
+    """Return whether the last row has a value above 0. Then no row is missing. Real slices pass this check."""
     return any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
 
 

@@ -110,7 +110,7 @@ def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
     """Yield the frames that are stored in fragments (PS3.5 A.4).
 
     The offset table is used only if there are several frames, and if not every frame has exactly one fragment. Some
-    files lack the table, so that their first item is a fragment. Others have a table with too many offsets.
+    files lack the table, and then the first item is a fragment. Others have a table with too many offsets.
     """
     items = _items(pixels)
     has_table = bool(items) and (len(items[0]) <= 4 * frames or bytes(items[0][:4]) == _FIRST_OFFSET)

@@ -64,7 +64,7 @@ def label_of(dataset: Dataset, keyword: str) -> str:
 def uid_of(dataset: Dataset, keyword: str) -> str:
     """Return a UID, or "".
 
-    The standard allows 64 characters. Up to 128 are kept. A longer UID is cut, and ends with its hash.
+    The standard allows 64 characters. This function keeps up to 128. A longer UID is cut, and ends with its hash.
     """
     try:
         text = text_of(dataset, keyword)

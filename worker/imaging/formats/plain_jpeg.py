@@ -113,7 +113,8 @@ def _lengthened(jpeg: bytes) -> Iterator[bytes]:
     start = _segments(jpeg)[-1][1]
     end = start + jpeg_scans(jpeg[start:])[1] - len(_END_MARK)
     for first, more in enumerate(_MORE):
-        # libjpeg-turbo does not go on at the two markers after the one that it waits for, so the order differs.
+        # libjpeg-turbo does not go on at the two markers after the one that it waits for, so each attempt has another
+        # order of markers.
         restarts = b"".join(bytes([0xFF, 0xD0 + (3 * first + number) % 8]) + more for number in range(8))
         # A byte of 0xFF at the end would make a marker of the next byte.
         yield jpeg[:end].rstrip(b"\xff") + more + restarts + jpeg[end:]

@@ -1,7 +1,7 @@
 """A pool of confined decoding processes. A file that kills its decoder is rejected, but the job and the worker go on.
 
 No library does this. In `concurrent.futures`, the whole pool breaks when one process dies. `pebble` restarts processes,
-but it unpickles what they send. A decoder that a file has taken over could attack the parent with a pickle.
+but it unpickles what the processes send. A decoder that a file has taken over could attack the parent with a pickle.
 """
 
 import logging
@@ -113,9 +113,9 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
         """Decode files in order. Yield each key with its slices, or with the reason why the file is rejected.
 
-        A SliceRejected among `items` is passed on in its place. Files are taken ahead, at most `_AHEAD` for each
-        decoder. After 64 MB, no further file is taken. If `items` raises an error, it is raised after all earlier
-        results have been yielded.
+        A SliceRejected among `items` is passed on in its place. Files are taken from `items` ahead of their decoding,
+        at most `_AHEAD` for each decoder. After 64 MB, no further file is taken. If `items` raises an error, it is
+        raised after all earlier results have been yielded.
 
         Raises DecoderUnavailable if decoders cannot be started.
         """
