@@ -35,8 +35,8 @@ class Origin(_Frozen):
     """The weights from which a run starts.
 
     The weights are random (`none`), from ImageNet (downloaded by Keras), from a weights file in storage, or from a
-    model version. `value`: the SHA-256 of the file, or the `name/number` of the version. The text form is for `--set
-    initial=`, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
+    model version. `value`: the SHA-256 of the file, or the `name/number` of the version. `--set initial=` takes the
+    text form, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
     """
 
     kind: Literal["none", "imagenet", "file", "model"] = "none"

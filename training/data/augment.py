@@ -193,7 +193,7 @@ def _stamps() -> NDArray[np.float32]:
 
 
 class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
-    """Applies layers one after the other to uint8[n,h,w,1]. It is a model, so that the backend compiles it."""
+    """Applies layers one after the other to uint8[n,h,w,1]. A Keras model, so that the backend compiles it."""
 
     def __init__(self, changes: list[Any]) -> None:
         super().__init__(name="augmentation")

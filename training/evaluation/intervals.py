@@ -6,8 +6,8 @@ The American Statistician, 2015). A share of slices gets the interval of Clopper
 chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
 
 Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. If a few groups have a
-mistake each, the resamples say nothing about patients that are wholly missed. So the lower end is at most that of g
-successes in g trials, which is 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and
+mistake each, the resamples say nothing about patients that are wholly missed. So the lower end is at most the lower end
+for g successes in g trials, which is 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and
 Lippman-Hand, JAMA, 1983). Thus g groups with mistakes never show more than g groups without one. The upper end has the
 mirrored limit. If a metric needs both classes, g counts the groups of the rarer class. For the precision, g is also at
 most the number of groups with a positive slice, because the other groups say nothing about it.
@@ -34,8 +34,8 @@ def end_without_a_mistake(groups: int) -> float:
 def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: int) -> Interval:
     """Return the 95 % interval of a metric from its resamples. `groups`: how many groups were resampled.
 
-    Return None if the metric or most of its resamples are undefined, or if there is one group, as all its resamples are
-    equal.
+    Return None if the metric or most of its resamples are undefined, or if there is only one group, because all its
+    resamples are equal.
     """
     defined = drawn[~np.isnan(drawn)]
     if value is None or groups < 2 or len(defined) * 2 < len(drawn):

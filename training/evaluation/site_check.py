@@ -40,12 +40,12 @@ MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today'
 class Evidence:
     """How much the slices count as evidence, as shares of slices.
 
-    `seen`: the model was trained on them, or its threshold was chosen on them. `named`: other slices, whose group has
-    the name of a group that the model was trained or calibrated on. `without_patient`: no patient, series or folder is
-    known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of distribution, or
-    None. `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers. `gone`: how many
-    slices that the model learned from are gone. `unknown`: a line for each reason why slices that the model learned
-    from are not in this database. If slices are gone or unknown, `seen` may be too low.
+    `seen`: the model was trained on these slices, or its threshold was chosen on these slices. `named`: other slices,
+    whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
+    series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
+    distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
+    `gone`: how many slices that the model learned from are gone. `unknown`: a line for each reason why slices that the
+    model learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
     """
 
     seen: float = 0.0

@@ -59,7 +59,7 @@ class EngineComparison:
     """The differences between an engine and float32 on the same slices.
 
     `to_covid`, `to_non_covid`: how many labels changed to this class. `p99_difference`, `largest_difference`: of the
-    calibrated probabilities. `slope`: of the regression of the engine's logits on those of float32.
+    calibrated probabilities. `slope`: the slope of the regression of the engine's logits on the float32 logits.
     """
 
     slices: int

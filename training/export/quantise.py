@@ -28,9 +28,9 @@ def candidates(
     """Quantise the float32 file `source` of OpenVINO in each way of `BIAS_CORRECTIONS`. Yield the names and files.
 
     The smallest and largest activations on `slices`, uint8[n, 224, 224], are the ranges. NNCF's default, the mean of
-    the maxima of batches, would clip slices that activate a layer more than average ones. The overflow fix leaves one
-    bit of the weights unused, so that sums of products do not saturate on processors without VNNI. `alive` is called
-    each second.
+    the maxima of batches, would clip slices that activate a layer more than average slices do. The overflow fix leaves
+    one bit of the weights unused, so that sums of products do not saturate on processors without VNNI. `alive` is
+    called each second.
     """
     prevent_telemetry()
     import nncf

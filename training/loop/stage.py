@@ -111,7 +111,10 @@ class Fitting:
         return is_complete
 
     def _train(self, first: int) -> bool:
-        """Train the epochs from `first` on, until patience ends or a stop comes. Return False after a stop."""
+        """Train the epochs from `first` on. Return False if somebody stopped the run.
+
+        The stage ends early if its epochs no longer get better (`config.Stage.patience`).
+        """
         if self._has_stalled(first) or first == self.stage.epochs:
             return True
         if self._is_stopped():

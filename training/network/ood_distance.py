@@ -37,7 +37,8 @@ def with_distance(
 ) -> Any:
     """Add an output `distance`, float32[n], which is fitted to slices that the network was trained on.
 
-    `slices`: uint8[n,s,s]. At most `most` of them are used, and every other one is mirrored. Usual distances are about
+    `slices`: uint8[n,s,s]. At most `most` slices are used, and every second slice is mirrored. Usual distances are
+    about
     1. `alive` is called after each batch.
     """
     extractor = pooled_features(network)
@@ -74,7 +75,7 @@ def _distance(features: Any, trained: NDArray[np.float64]) -> Any:
 
 
 def _deviation(trained: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the deviation of each feature, but not much less than the mean deviation of its depth.
+    """Return the deviation of each feature. It is never much less than the mean deviation of the feature's depth.
 
     Otherwise a feature that is almost always 0 would outweigh all others.
     """

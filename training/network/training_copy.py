@@ -77,7 +77,10 @@ def settle_normalisation(
 
 
 class _InTraining(keras.Model):  # type: ignore[misc]  # keras has no types
-    """A model that computes as in training, also in prediction. When compiled, it keeps the values of few layers."""
+    """A model that computes as in training, also in prediction.
+
+    If it is compiled, it keeps the values of only a few layers in memory.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__(name="in_training")

@@ -37,7 +37,10 @@ class KerasEngine:
         self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. Small batches are padded, so that one trace is enough."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224].
+
+        Small batches are padded, so that Keras traces the network only once.
+        """
         with self._one_at_a_time:
             parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
         return Scores.join(parts)

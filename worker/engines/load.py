@@ -242,7 +242,10 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return a function that builds the float32 engine. Its answers prove a package without a proof."""
+    """Return a function that builds the float32 engine.
+
+    If the package has no proof, the answers of this engine are the proof.
+    """
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

@@ -43,7 +43,7 @@ def archive_kind(head: bytes, name: str = "") -> str | None:
 
 
 def is_tar_name(name: str) -> bool:
-    """Return whether a name is that of a TAR, packed or not."""
+    """Return whether a name is the name of a TAR, packed or not."""
     return name.lower().endswith(_TAR_NAMES)
 
 

@@ -56,7 +56,7 @@ class SharedTurn:
         self.left = set(range(len(self.files)))
 
     def read(self, decoders: Callable[[int], DecoderPool], seconds: float) -> None:
-        """Read and record the files. After `seconds`, give the rest back, so that other jobs get their turn.
+        """Read and record the files. After `seconds`, give the rest back, so that workers read files of other jobs.
 
         Also give back files that cannot be read. A later turn reads each of these files alone, and records the fault.
         `decoders` gives the decoders for an owner. Raises StaleClaim, DecoderUnavailable, OSError.

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10  # the most claims of a chunk whose files cannot be read; the claims are a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a version to others if no engine passed its proof here
 REST_SECONDS = 10.0  # how long a worker without an engine rests; otherwise it would claim more than others
-CLAIM_SECONDS = 1.0  # claim as much work at once as takes the engine this time, because each claim takes time too
+CLAIM_SECONDS = 1.0  # engine time of the work in one claim; it is not shorter, because each claim takes time too
 MOST_CLAIMED = 512  # the most slices that are claimed at once, 26 MB
 
 
@@ -65,7 +65,7 @@ _pace = _Pace()
 
 
 def predict_next(worker: str) -> bool:
-    """Claim the next chunks, predict them and record them. Go on for some seconds if there are more.
+    """Claim the next chunks, predict them and record them. Go on for some seconds if more chunks wait.
 
     While the engine runs, later chunks are claimed and read, and earlier ones are recorded (`lanes`). If no chunk
     waits, load the champion's engine for the next job, try an imported version, and return False.

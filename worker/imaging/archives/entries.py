@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass
 class PassedOver:
-    """Counts files that are passed over in a submission, because the owner should hear of them.
+    """Counts files that are passed over in a submission, so that the owner can be informed.
 
     `dicomdirs`: the files named DICOMDIR so far, in the archive and in archives inside it.
     """
@@ -97,7 +97,7 @@ class Allowance:
             raise ArchiveRefused("too_large_unpacked", f"Unpacked it has more than the {self.cap} bytes accepted.")
 
     def passes_over(self, name: str) -> bool:
-        """Return whether a file of this name is passed over, without a row. Count it if it is a DICOMDIR."""
+        """Return whether a file of this name is passed over, without a row. Count a DICOMDIR."""
         self._passed_over.dicomdirs += is_dicomdir(name)
         return is_ignored(name)
 

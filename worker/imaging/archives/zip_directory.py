@@ -138,8 +138,8 @@ def records(file: Region, directory: Directory) -> Iterator[Record]:
 def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int | None]:
     """Check the whole directory before anything is inflated. Return its place, and how many files get a row.
 
-    The number is None if a file may be an archive by its name, because the number of files inside is not known yet.
-    Takes 16 bytes of memory for each entry.
+    The number is None if a file has the name of an archive, because the number of files inside is not known yet. Takes
+    16 bytes of memory for each entry.
 
     Raises ArchiveRefused: `too_many_entries`, `password_protected`, `deflate64`, `too_large_unpacked`, `overlap`,
     `no_images`, and what `find_directory` and `records` raise.

@@ -57,7 +57,7 @@ def decode_dicom(
         malformed: the file cannot be parsed.
         not_ct: another object or modality.
         localizer, not_axial, capture, not_chest, bolus_tracking: not an axial chest slice, by one of `rules`
-            (`dicom_objects`). One such frame is enough to reject the file.
+            (`dicom_objects`). If any frame is not one, the whole file is rejected.
         unsupported: a transfer syntax or pixels that cannot be read, or values that are not HU.
         pixels: Rows × Columns are above the limit, or PixelData has too few pixels.
         pages: more than `max_frames` frames.
@@ -145,7 +145,9 @@ class _Meaning:
 
 @lru_cache(maxsize=16)
 def _grey_table(meaning: _Meaning) -> NDArray[np.uint8]:
-    """Return the grey level for each value that a pixel of 8 or 16 bits can have. Computed once for each series."""
+    """Return the grey level for each value that a pixel of 8 or 16 bits can have. The table is computed once for each
+    series.
+    """
     table = meaning.grey(np.arange(1 << meaning.bits, dtype=np.int64))
     table.setflags(write=False)
     return table
@@ -288,9 +290,10 @@ def _digest(*texts: str) -> str:
 def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | None:
     """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1).
 
-    If it is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In some files
-    the normal points to the feet, for example if columns run upwards. The normal is then reversed. A file of several
-    frames may state one position in the data set itself. That is not the position of every frame, so return None.
+    If the position is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In
+    some files the normal points to the feet, for example if columns run upwards. The normal is then reversed. A file of
+    several frames may state one position in the data set itself. That is not the position of every frame, so return
+    None.
     """
     if place is dataset and (integer_or_none(dataset, "NumberOfFrames") or 1) > 1:
         return None

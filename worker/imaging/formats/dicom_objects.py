@@ -113,7 +113,7 @@ describe a scan, as in "Therapy Monitoring" and "post bolus lung"."""
 
 
 def check_object(dataset: Dataset, rules: Collection[str]) -> None:
-    """Raise SliceRejected if the file is not CT, or if a rule applies to the whole file. The code is the rule's name.
+    """Raise SliceRejected if the file is not CT, or if a rule applies to the whole file. The code is its name.
 
     `capture`: the file is a Secondary Capture of CT. Or ImageType or the series' description names a screen, a report
     or a rendered picture. `not_chest`: BodyPartExamined is another part of the body (PS3.16 annex L). Or
@@ -137,7 +137,7 @@ def check_object(dataset: Dataset, rules: Collection[str]) -> None:
 
 
 def check_place(dataset: Dataset, kind: Dataset, orientation: Dataset, rules: Collection[str]) -> None:
-    """Raise SliceRejected, with the name of the rule, if a rule applies to a frame.
+    """Raise SliceRejected if a rule applies to a frame. The code is the rule's name.
 
     `localizer`: ImageType or FrameType states a localizer. `capture`: the frame is stated to be a rendered picture.
     `not_axial`: ImageType or FrameType names another plane, or the normal of ImageOrientationPatient is more than 37°
@@ -222,6 +222,6 @@ def _runs_across(orientation: Dataset) -> bool:
 
 
 def _normal(axes: Sequence[float]) -> tuple[float, float, float]:
-    """Return the cross product of two axes, six numbers. NumPy would take twenty times as long."""
+    """Return the cross product of two axes, six numbers. NumPy's function would take twenty times as long."""
     a, b, c, d, e, f = axes
     return b * f - c * e, c * d - a * f, a * e - b * d

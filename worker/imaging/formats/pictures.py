@@ -153,7 +153,7 @@ def _uncoded(frame: bytes, scans: list[bytes]) -> bool:
 
 
 def check_tiff(data: bytes | memoryview) -> None:
-    """Raise SliceRejected(`truncated`) if the first directory would be beyond the end of the file."""
+    """Raise SliceRejected(`truncated`) if the file was cut off before its first directory."""
     wide = 43 in (data[2], data[3])  # BigTIFF
     order: Literal["little", "big"] = "little" if data[0] == 0x49 else "big"
     first = int.from_bytes(data[8:16] if wide else data[4:8], order)

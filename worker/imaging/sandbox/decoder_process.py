@@ -87,7 +87,7 @@ class Decoder:
         return bool(self._outbox)
 
     def send(self, task: Task) -> None:
-        """Queue one file, and write as much as fits into the pipe."""
+        """Queue one file, and write as much of it as fits into the pipe."""
         self.tasks.append(task)
         self.sent += 1
         self._outbox += (memoryview(REQUEST.pack(len(task.data))), memoryview(task.data))
