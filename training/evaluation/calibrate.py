@@ -158,7 +158,7 @@ def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: in
 
 
 def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
-    """Return the index of the first value that is within one standard error of the last one, which is the best.
+    """Return the index of the first value within one standard error of the last value, which is the best.
 
     `worse` [t]: by how much each value is worse than the last. `without` [t, g]: the same difference, each time without
     one group.

@@ -1,9 +1,9 @@
 """Computes the 95 % interval of a metric from its values on resampled groups.
 
 The interval is between two percentiles. With few groups, these percentiles are too close together, so they are moved
-outwards, for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap,
-The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of trials is
-chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
+outwards. For 16 groups, they move from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the
+Bootstrap, The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of
+trials is chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
 
 Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. If a few groups have a
 mistake each, the resamples say nothing about patients that are wholly missed. So the lower end is at most the lower end
@@ -23,7 +23,7 @@ from db.evaluation.result import Interval
 
 TAIL = 0.025  # the probability on each side of an interval
 SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
-LIMITED = (*SHARES, "f1", "auc", "pr_auc")  # 1 if there is no mistake
+LIMITED = (*SHARES, "f1", "auc", "pr_auc")  # metrics that are 1 if there is no mistake
 
 
 def end_without_a_mistake(groups: int) -> float:

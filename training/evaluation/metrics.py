@@ -9,9 +9,9 @@ t interval with the standard error of its resamples, because decisions depend on
 Introduction to the Bootstrap, 1993, chapters 12 and 13).
 
 Groups in which two models do not differ add no variance, but the models may differ in the next group. So the standard
-error of a difference of shares is at least the share of these groups, divided by the number of all groups. If no group
-differs, this is the effect of one differing group. For other metrics, this lower limit is used only if all resamples
-are 0.
+error of a difference of shares is at least the share of groups without a difference, divided by the number of all
+groups. If no group differs, this limit is the effect of one differing group. For other metrics, this lower limit is
+used only if all resamples are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict
 
     `recall`: the sensitivity. `pr_auc`: the average precision. `ece`: the mean difference between the probability of
     COVID and its share, over 15 equally wide bins (Naeini et al., 2015). A metric is None if it needs a class that is
-    missing, and the precision is None if no slice is positive.
+    missing. The precision is also None if no slice is positive.
 
     Raises ValueError: there are no slices, lengths differ, a probability is outside 0..1, or a label is not 0 or 1.
     """

@@ -1,11 +1,11 @@
 """The site check: decides whether a model version may be used at a site, by labelled slices of that site.
 
-The rule. Sensitivity, specificity and AUC each have a floor. The model
+Sensitivity, specificity and AUC each have a floor. The verdict is one of three:
 
-- may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
-  With fewer groups, an interval from resampling groups is too rough for a decision;
-- may not be used if the upper end of one interval is below its floor;
-- otherwise there is not enough evidence. Then ctbatch estimates how many further groups, like those of the dataset,
+- The model may be used if the lower ends of all three 95 % intervals reach their floors, and each class has at least 20
+  groups. With fewer groups, an interval from resampling groups is too rough for a decision.
+- The model may not be used if the upper end of one interval is below its floor.
+- Otherwise there is not enough evidence. Then ctbatch estimates how many further groups, like those of the dataset,
   would give a clear verdict. An interval gets narrower with the root of the number of groups. An interval that begins
   at the limit of groups without a mistake gets narrower with that limit.
 
@@ -59,7 +59,7 @@ class Evidence:
 
 
 def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
-    """Return the verdict by the rule above."""
+    """Return the verdict by the rule at the head of this module."""
     groups = metrics.class_groups
     bounds = {name: (getattr(metrics, name), *(metrics.intervals.get(name) or (None, None))) for name in FLOORED}
     wanted = {name: getattr(floors, name) for name in FLOORED}

@@ -111,10 +111,7 @@ class Fitting:
         return is_complete
 
     def _train(self, first: int) -> bool:
-        """Train the epochs from `first` on. Return False if somebody stopped the run.
-
-        The stage ends early if its epochs no longer get better (`config.Stage.patience`).
-        """
+        """Train the epochs from `first` on. Return False if somebody stopped the run."""
         if self._has_stalled(first) or first == self.stage.epochs:
             return True
         if self._is_stopped():

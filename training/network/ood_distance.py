@@ -37,9 +37,8 @@ def with_distance(
 ) -> Any:
     """Add an output `distance`, float32[n], which is fitted to slices that the network was trained on.
 
-    `slices`: uint8[n,s,s]. At most `most` slices are used, and every second slice is mirrored. Usual distances are
-    about
-    1. `alive` is called after each batch.
+    `slices`: uint8[n,s,s]. At most `most` slices are used, and every second slice is mirrored. Most distances
+    are near 1. `alive` is called after each batch.
     """
     extractor = pooled_features(network)
     sample = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()

@@ -70,8 +70,8 @@ class NoRoom(OSError):
 class Allowance:
     """How much one reading of a submission may still unpack, including the archives inside the archive.
 
-    `cap`: the most bytes that the submission may unpack to, by `limits`. It is at least a megabyte, because even an
-    empty TAR of ten kilobytes, packed to a hundred bytes, has a high ratio. `unpacked`: bytes so far.
+    `cap`: the most bytes that the submission may unpack to, by `limits`. `cap` is at least a megabyte. Otherwise an
+    empty TAR of ten kilobytes, which packs to a hundred bytes, would exceed its cap. `unpacked`: bytes so far.
     """
 
     def __init__(self, limits: Limits, path: Path, passed_over: PassedOver | None = None) -> None:
@@ -115,9 +115,9 @@ class Entry:
     `ordinal` counts the files that get a row, from 0 and in the archive's order. `name` can be shown and stored
     (`display_names.display_name`). `size` is in bytes, as the archive states it.
 
-    `read()` returns the bytes, or the reason why the file is rejected. `open()` returns the bytes as a file, whatever
-    their number, and raises SliceRejected or OSError. `open` is None unless the entry is in an archive. Call only one
-    of the two, only once, and before the next entry is taken. Both raise ArchiveRefused if the archive is damaged.
+    `read()` returns the bytes, or the reason why the file is rejected. `open()` returns the bytes as a file, of any
+    size. It raises SliceRejected or OSError. `open` is None unless the entry is in an archive. Call only one of the
+    two, only once, and before the next entry is taken. Both raise ArchiveRefused if the archive is damaged.
     """
 
     ordinal: int

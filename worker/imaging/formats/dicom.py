@@ -145,9 +145,7 @@ class _Meaning:
 
 @lru_cache(maxsize=16)
 def _grey_table(meaning: _Meaning) -> NDArray[np.uint8]:
-    """Return the grey level for each value that a pixel of 8 or 16 bits can have. The table is computed once for each
-    series.
-    """
+    """Return the grey level for each value that a pixel of 8 or 16 bits can have. Results are cached."""
     table = meaning.grey(np.arange(1 << meaning.bits, dtype=np.int64))
     table.setflags(write=False)
     return table

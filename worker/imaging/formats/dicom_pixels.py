@@ -91,7 +91,7 @@ def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: 
 
 
 def _in_order(words: memoryview) -> memoryview:
-    """Return big-endian words of two bytes as little-endian words. 8-bit pixels are stored in words of two bytes too."""
+    """Return big-endian words of two bytes as little-endian words. 8-bit pixels are stored in these words too."""
     whole = words[: len(words) - len(words) % 2]
     return memoryview(np.frombuffer(whole, ">u2").astype("<u2").tobytes())
 
@@ -109,8 +109,8 @@ def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: in
 def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
     """Yield the frames that are stored in fragments (PS3.5 A.4).
 
-    The offset table is used only if there are several frames and some frame has several fragments. Some files lack the
-    table, and then the first item is a fragment. Others have a table with too many offsets.
+    The offset table is used only if there are several frames, and their number is not the number of fragments. Some
+    files lack the table, and then the first item is a fragment. Others have a table with too many offsets.
     """
     items = _items(pixels)
     has_table = bool(items) and (len(items[0]) <= 4 * frames or bytes(items[0][:4]) == _FIRST_OFFSET)

@@ -66,7 +66,7 @@ def decode_nifti(
     Stored numbers are scaled by scl_slope and scl_inter. A slope that is 0 or not a number means no scaling
     (nifti1.h, "data scaling"). Voxels that are not numbers become black.
 
-    Raises SliceRejected, by its code:
+    Raises SliceRejected with one of these codes:
         no_orientation: qform_code and sform_code are 0, or the axes do not span a space.
         volumes: there are several volumes in the file.
         not_hu: the values are not HU: the lowest is above `LOWEST_AIR`, the highest below `HIGHEST_TISSUE`, or some are
