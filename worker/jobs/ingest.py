@@ -65,7 +65,7 @@ def start_decoder() -> None:
 
 
 def decoders(owner_id: int) -> DecoderPool:
-    """Return the decoders of this process for an owner. They have not seen a file of another owner."""
+    """Return the decoders of this process for an owner. None of them has read a file of another owner."""
     pool = _pool()
     pool.serve(owner_id)
     return pool

@@ -1,4 +1,4 @@
-"""Runs two lanes in one process. While the work of one lane is in the engine, the other claims, reads and records.
+"""Runs two lanes in one process. While one lane's work is in the engine, the other lane reads or records.
 
 Two threads are enough. An engine keeps all cores busy with the work of one lane, and the other lane's work takes only a
 few per cent of that time.

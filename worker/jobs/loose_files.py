@@ -108,7 +108,7 @@ class SharedTurn:
         return [LooseFile(*self.files[number], rows[number]) for number in sorted(rows)]
 
     def _give_back(self, s: Session) -> None:
-        """Give back the files that are not recorded. Only for unreadable files does this count as an attempt."""
+        """Give back the files that are not recorded. This counts as an attempt for unreadable files only."""
         for number in sorted(self.left):
             not_tried = 0 if number in self.faulty else 1
             leases.give_back(s, Upload, self.files[number][0], attempts=Upload.attempts - not_tried)

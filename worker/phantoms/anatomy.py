@@ -59,8 +59,8 @@ class Patient:
 def make_patient(seed: int, index: int, positive: bool) -> Patient:
     """Draw patient `index` of the population `seed`.
 
-    Everything except the lesions (size, lung density, noise, motion, effusion, nodules, emphysema) has the same
-    distribution in both classes.
+    Size, lung density, noise, motion, effusion, nodules and emphysema have the same distribution in both classes. Only
+    the lesions differ.
     """
     rng = np.random.default_rng([seed, index])
     half_width, half_depth = rng.uniform(140, 168), rng.uniform(95, 122)

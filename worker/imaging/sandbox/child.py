@@ -118,7 +118,7 @@ def _private_stdout() -> int:
 def _warm_up() -> None:
     """Import everything that is imported late, while files can still be opened.
 
-    These are codecs, and the modules that the first use of each format and conversion imports.
+    Late imports are the codecs, and modules that are imported at the first use of a format or a conversion.
     """
     for encoding in {*python_encoding.values(), "unicode_escape"}:
         codecs.lookup(encoding)

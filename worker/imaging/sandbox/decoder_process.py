@@ -179,7 +179,7 @@ def describe_end(code: int) -> str:
 def _prepared(pipe: IO[bytes] | None) -> int:
     """Make the pipe non-blocking and large enough for whole slices, and return its number.
 
-    With the default of 64 KiB, one side would wait for the other.
+    If the pipe had the default size of 64 KiB, one side would wait for the other.
     """
     if pipe is None:
         raise TypeError("not a pipe")

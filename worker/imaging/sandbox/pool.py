@@ -114,8 +114,8 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         """Decode files in order. Yield each key with its slices, or with the reason why the file is rejected.
 
         A SliceRejected among `items` is passed on in its place. Files are taken from `items` ahead of their decoding,
-        at most `_AHEAD` for each decoder. After 64 MB, no further file is taken. If `items` raises an error, it is
-        raised after all earlier results have been yielded.
+        at most `_AHEAD` files for each decoder. After 64 MB, no further file is taken. If `items` raises an error, it
+        is raised after all earlier results have been yielded.
 
         Raises DecoderUnavailable if decoders cannot be started.
         """
@@ -151,7 +151,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             decoder.send(self._queue.popleft())
 
     def _pick(self, task: Task) -> Decoder | None:
-        """Return the decoder for a file, or None if all are busy. Prefer one that is ready to one that is starting."""
+        """Return the decoder for a file, or None if all are busy. Prefer a decoder that is ready."""
         usable = [decoder for decoder in self._decoders.running if not _is_worn(decoder)]
         if len(usable) < self._size and (task.is_retry or all(decoder.tasks for decoder in usable)):
             usable.append(started := self._decoders.start())

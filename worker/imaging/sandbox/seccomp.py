@@ -146,7 +146,7 @@ def grant_memory(memory_bytes: int) -> None:
 def grant_cpu(seconds: int) -> None:
     """Let this process use `seconds` more of processor time, and then die of SIGXCPU.
 
-    It may get up to one second more, because the kernel counts whole seconds.
+    The process may get up to one second more, because the kernel counts whole seconds.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
