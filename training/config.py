@@ -34,9 +34,9 @@ class _Frozen(BaseModel):
 class Origin(_Frozen):
     """The weights from which a run starts.
 
-    They are random (`none`), ImageNet's (Keras downloads them), those of a weights file in storage, or those of a model
-    version. `value`: the SHA-256 of the file, or the `name/number` of the version. The text form is for
-    `--set initial=`, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
+    The weights are random (`none`), from ImageNet (downloaded by Keras), from a weights file in storage, or from a
+    model version. `value`: the SHA-256 of the file, or the `name/number` of the version. `--set initial=` takes the
+    text form, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
     """
 
     kind: Literal["none", "imagenet", "file", "model"] = "none"
@@ -66,13 +66,13 @@ _ORIGIN_VALUES = {"file": ("[0-9a-f]{64}", "file:SHA256"), "model": (r"\S{1,100}
 
 
 class Augment(_Frozen):
-    """How much a training slice may be changed each time it is shown. With 0, a change is left out.
+    """How much a training slice may be changed each time it is shown. 0 turns a change off.
 
     `rotation`, `shear`: degrees. `shift`, `zoom`: share of the side. `aspect`: share by which width and height differ.
     `flip`: left to right. `contrast`, `gamma`: share of change. `blur`, `noise`: standard deviation, in pixels and in
-    grey levels. Each of these four is applied to the share `often` of slices. `jpeg`, `border`, `text`: share of slices
-    that get compression artefacts, a frame or a line of letters. `erase`: share of slices with a blackened rectangle,
-    so that no single place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
+    grey levels. Contrast, gamma, blur and noise are each applied to the share `often` of slices. `jpeg`, `border`,
+    `text`: share of slices that get compression artefacts, a frame or a line of letters. `erase`: share of slices with
+    a blackened rectangle, so that no single place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
     """
 
     rotation: float = Field(default=0, ge=0, le=180)
@@ -246,9 +246,10 @@ _PRESETS = (
             _later("last-40", 40, 40, 1e-4),
         ),
     ),
-    # Small pictures teach most of it in a fraction of the time. The last epochs are at the size of prediction, and
-    # without label smoothing, which would make the probabilities less certain than they should be. Slices are labelled
-    # by patient, so labels that the network does not believe by then count a little less.
+    # The network learns most of its task from small pictures, which take a fraction of the time. The last epochs use
+    # the size of prediction. They do not use label smoothing, which would make the probabilities less certain than they
+    # should be. In the last epochs, labels that the network does not believe count a little less, because slices are
+    # labelled by patient.
     Config(
         preset="scratch",
         threshold="youden-1se",

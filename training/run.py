@@ -76,7 +76,7 @@ def train_next(worker: str) -> bool:
         try:
             carry_out(run, claim, heartbeat)
         except (OSError, NoRoom) as error:
-            # A run that has learned nothing yet may need other settings. It loses nothing if it is launched again.
+            # A run without a checkpoint may need other settings. Nothing is lost if a person launches it again.
             if is_full_disk(error) and not _has_checkpoint(run.id):
                 raise RunFailed(message_for(error)) from error
             raise
@@ -106,7 +106,7 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
     """
     if current().repeatable_training:
         compute_repeatably()
-    with work_folder(claim) as folder:  # comes first, because it removes the folders of killed workers
+    with work_folder(claim) as folder:  # this comes first, because it removes the folders of killed workers
         if run.attempts > MAX_CLAIMS:
             raise RunFailed(
                 f"{MAX_CLAIMS} workers died during this run before an epoch was done; check whether the machine has"
@@ -143,7 +143,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     observer.report(0.0, "preparing the first epoch")
     data = Data(parts["train"], parts["validation"])
     fitted = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
-    seconds = sum(record.seconds for record in fitted.history)  # also those before an interruption
+    seconds = sum(record.seconds for record in fitted.history)  # also of epochs before an interruption
     stopped = observer.is_stopped_early
     return Trained(run, config, network, parts, fitted.history, seconds, stage=fitted.stage, stopped_early=stopped)
 
@@ -169,10 +169,10 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
     """Compare validation and test with slices of other datasets on which the parent version was trained.
 
     The parent is the version that the run starts from. The launch compared only hashes, and clusters of this dataset.
-    Files that were saved again are found only here. If some of those slices are gone, the environment of the run says
-    so, and the leak stays allowed.
+    Files that were saved again are found only here. If slices of other datasets are gone, the environment of the run
+    says so, and `seen-by-parent` stays allowed if it was.
 
-    Raises RunFailed: there are such slices, and this is not allowed.
+    Raises RunFailed: slices of the parent are in validation or test, and the run does not allow this leak.
     """
     start, split = run.from_version, run.split
     if start is None or split is None:
@@ -206,9 +206,7 @@ def register(stored: StoredPackage, run: TrainingRun, claim: Claim, heartbeat: H
     """Make a model version of a stored package, finish its run, and request the comparison with the champion.
 
     All this is one transaction, so that nothing is missing if the worker dies. The first demo model is also promoted.
-    Wait while the database is unreachable.
-
-    Raises Cancelled, StaleClaim.
+    Wait while the database is unreachable. Raises Cancelled, StaleClaim.
     """
 
     def finish() -> None:
@@ -233,7 +231,8 @@ def work_folder(claim: Claim) -> Iterator[Path]:
     """
     parent = current().home / "training"
     folder = parent / f"run-{claim.id}-{claim.fence}"
-    folders = list(parent.glob("run-*"))  # list them before reading the rows, as a folder is made after its claim
+    # list the folders before reading the rows, because a folder is made after its claim
+    folders = list(parent.glob("run-*"))
     with read_scope() as s:
         running = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
     for leftover in folders:

@@ -108,8 +108,8 @@ class RunObserver(TrainingObserver):
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """Write a checkpoint, unless the last one is only seconds old and the stage goes on.
 
-        There is always a checkpoint at the end of a stage. Without it, if the next stage kills its workers, the
-        finished stage would be trained again each time, and that would count as progress.
+        There is always a checkpoint at the end of a stage. Without this checkpoint, the finished stage would be trained
+        again each time the next stage kills its worker. That would count as progress.
         """
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return

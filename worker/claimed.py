@@ -1,18 +1,18 @@
-"""Carries out claimed work. Ingest, predicting, datasets, training and evaluation follow the same policy:
+"""Carries out claimed work. Ingest, prediction, datasets, training and evaluation follow one policy:
 
 * A heartbeat keeps the lease while the work makes progress.
 * If the lease was lost and somebody else has the work (`StaleClaim`), this is logged, and nothing is recorded.
-* While the database is unreachable, results are kept, and recording them is tried again until the database is back
+* While the database is unreachable, the worker keeps its results, and tries to record them until the database is back
   (`patiently`). Then the lease is renewed.
 * If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
-  attempt. It is logged as an error, and counted in the metric `ctbatch_put_offs`.
+  attempt. Each delay is logged as an error, and counted in the metric `ctbatch_put_offs`.
 * If storage is available, but a block of a file cannot be read, the work is put off too. This counts as an attempt,
-  because the block may be bad for good. The last attempt fails.
-* If the database ended a statement that took too long, the work is put off. Uploads and chunks count this as an
+  because the block may be bad for good. After the last attempt, the work fails.
+* If the database ended a statement that took too long, the work is put off. For uploads and chunks, this counts as an
   attempt.
-* While less disk space is free than the reserve, nothing is claimed. The reserve is for work that is claimed already.
+* While less disk space is free than the reserve, no work is claimed. The reserve is for work that is claimed already.
 * If a person stops the worker, long work (`is_given_back`) goes back to the queue at once. This does not count as an
-  attempt. Chunks and uploads are short, or record often what they have, so they go on until they end or are killed.
+  attempt. Chunks are short, and uploads record their results often. So both go on until they end or are killed.
 * Any other error ends the work. `fail` records the reason for people. If `fail` itself raises an error, the error goes
   to Celery's log, and the lease runs out.
 * Progress is noted once a second. If the database is unreachable, only this note is lost.
@@ -41,7 +41,7 @@ from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
 
-DATA_AWAY = (OSError, OperationalError)  # for work that fails if it lacks memory, because it would lack it again
+DATA_AWAY = (OSError, OperationalError)  # without MemoryError: for work that would run out of memory again
 AWAY = (*DATA_AWAY, DecoderUnavailable, MemoryError)
 UNREADABLE = (FileUnreadable, BlockUnreadable)
 WAIT_SECONDS = 2.0  # pause between two checks whether the database is back
@@ -54,7 +54,7 @@ PutOff = Callable[[Exception, bool], None]
 
 
 def may_claim() -> bool:
-    """Return whether this process may claim more work: its worker does not stop, and enough disk space is free.
+    """Return whether this process may claim more work: it need not stop, and enough disk space is free.
 
     If the disk is short of space, log it. Raises OSError.
     """
@@ -81,8 +81,8 @@ def carry_out(
     """Do claimed work by the policy above.
 
     `away`: the errors that put off the work. Any other error is passed to `fail`. `own_faults`: the errors that only
-    the files of this work cause if the storage is available. They put off the work until it has had `tries` attempts.
-    `is_given_back`: give the work back if the worker is asked to stop.
+    the files of this work cause if the storage is available. After an own fault, the work is put off until it has had
+    `tries` attempts. `is_given_back`: give the work back if the worker is asked to stop.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
 

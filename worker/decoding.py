@@ -27,7 +27,8 @@ def new_decoders() -> DecoderPool:
     limits = DecodeLimits(
         max_pixels=settings.max_pixels,
         cpu_seconds=settings.decode_seconds,
-        wall_seconds=6 * settings.decode_seconds,  # longer, because a decoder waits on a busy machine
+        # more than the processor time, because a decoder has to wait on a busy machine
+        wall_seconds=6 * settings.decode_seconds,
         memory_bytes=settings.decode_memory_bytes,
         max_file_bytes=settings.max_entry_bytes,
         set_apart=settings.set_apart,
@@ -47,9 +48,8 @@ def stored_entries(
 ) -> Entries:
     """Yield the entries of a stored file, within the limits that the settings state.
 
-    `progress` is called again and again: while the file is fetched, while bytes are unpacked (also those of entries
-    that are passed over), and once for each entry. `passed_over` counts the DICOMDIR files (see `read_entries`). Raises
-    ArchiveRefused, FileMissing, FileDamaged, OSError.
+    `progress` is called while the file is fetched, while bytes are unpacked, and once for each entry. `passed_over`
+    counts the DICOMDIR files (see `read_entries`). Raises ArchiveRefused, FileMissing, FileDamaged, OSError.
     """
     path = storage().received_path(sha256, progress)
     for entry in read_entries(path, filename, Limits.of(current()), progress, passed_over):
@@ -60,9 +60,9 @@ def stored_entries(
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
     """Read the entries, and store their bytes. Yield the entries in order, each decoded or rejected.
 
-    The entries are read ahead: the decoders get some before earlier ones are yielded. Call `storage().sync()` before
-    rows refer to the stored bytes. `progress` is called for each entry, and while a remote store is waited for. Raises
-    DecoderUnavailable, OSError, and what reading an entry raises.
+    The entries are read ahead: the decoders get entries before earlier entries are yielded. Call `storage().sync()`
+    before rows refer to the stored bytes. `progress` is called for each entry, and during each wait for a remote store.
+    Raises DecoderUnavailable, OSError, and what reading an entry raises.
     """
 
     store = storage()
@@ -88,4 +88,5 @@ def npy_bytes(arrays: Sequence[NDArray[np.uint8]]) -> bytes:
     header = io.BytesIO()
     shape = (len(arrays), SIDE, SIDE)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return b"".join((header.getvalue(), *(pixels.data for pixels in arrays)))  # copies once; np.stack would add a copy
+    # copies the pixels once; np.stack would add a copy
+    return b"".join((header.getvalue(), *(pixels.data for pixels in arrays)))

@@ -29,7 +29,7 @@ Shapes = Counter[tuple[int, ...]]
 SECONDS, CPU_SECONDS = 120.0, 60
 MEMORY_BYTES = 2 << 30
 MOST_OBJECTS = 100_000
-MOST_BYTES = 8 << 30  # of all arrays in memory, because a small file may state arrays of any size
+MOST_BYTES = 8 << 30  # of all arrays together in memory; a small file may state arrays of any size
 MOST_DIMENSIONS = 32
 MAX_REPLY_BYTES = 8 << 20
 REFUSALS = {
@@ -73,7 +73,8 @@ def read_shapes(path: Path) -> Shapes:
 
 def _read_confined(file: IO[bytes]) -> Shapes:
     """Return the shapes that a confined process reads from an open file. The answer of the process is checked too."""
-    from worker.imaging.sandbox.filter_choice import filter_choice  # loads SQLAlchemy, which the child does not need
+    # imported here, because it loads SQLAlchemy, which the child does not need
+    from worker.imaging.sandbox.filter_choice import filter_choice
 
     process = subprocess.Popen(  # noqa: S603  our own interpreter and module
         [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), filter_choice()],
@@ -134,7 +135,7 @@ def _answer() -> object:
         return list_shapes(FileIO(0, closefd=False))
     except _Refused as refused:
         return str(refused)
-    except Exception:  # h5py raises many kinds for a damaged file
+    except Exception:  # h5py raises errors of many kinds for a damaged file
         return "damaged"
 
 

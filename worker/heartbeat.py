@@ -27,7 +27,10 @@ class WorkerStops(Exception):
 
 
 class StopRequest:
-    """A flag that a worker shares with the processes that it forks. Setting it takes no lock, so a signal may do it."""
+    """A flag that a worker shares with the processes that it forks.
+
+    Setting the flag takes no lock, so a signal handler may set it.
+    """
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, 1)

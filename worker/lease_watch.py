@@ -12,8 +12,8 @@ class LeaseWatch:
     """Gets the database's time at each sweep, and notices gaps in which nobody could write to the database.
 
     During a gap, no worker could renew its lease. So after a gap, live workers get the time of one heartbeat and one
-    sweep to renew their leases. Only a committed write ends a gap: a full disk can still be read. The start of this
-    process counts as a gap, because there may have been one before.
+    sweep to renew their leases. Only a committed write ends a gap, because a database on a full disk can still be read.
+    The start of this process counts as a gap, because there may have been a gap before the start.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ def end_only_for(parent: int) -> None:
     """Ignore every SIGTERM that is not from the parent. At a SIGTERM from the parent, end at once.
 
     systemd sends SIGTERM to all processes of a service together, but the parent decides when this process ends. Call
-    this in the main thread before it starts others, because they inherit that the signal is blocked.
+    this in the main thread before it starts others, because new threads inherit the blocked signal.
     """
 
     def wait() -> None:

@@ -1,7 +1,7 @@
 """Prepares every Celery worker process.
 
-Sets up its logs, drops the connections of its parent, and ends it when its parent ends. When the worker is asked to
-stop, its processes learn it.
+Sets up the process's logs, drops the connections of its parent, and ends the process when its parent ends. Passes a
+request to stop on to the processes of the worker.
 """
 
 import os
@@ -27,7 +27,7 @@ def worker_name() -> str:
 def prepare(default_role: str) -> None:
     """Connect functions to Celery's signals.
 
-    They set up logging, prepare each forked process, and write the file `ROLE.ready` when the worker is ready.
+    The functions set up logging, prepare each forked process, and write the file `ROLE.ready` when the worker is ready.
     """
     os.umask(0o077)  # stored files are for this user alone
     role, parent = os.environ.get("CTBATCH_ROLE", default_role), os.getpid()

@@ -2,10 +2,11 @@
 
 Deleting cannot be undone, so five rules protect the files:
 1. Nothing is moved in a storage that is not marked as this database's. No file older than the database is moved.
-2. A file stays in the trash for days. If a row refers to it by then, or it is read, it is restored.
+2. A file stays in the trash for days. It is restored if a row begins to refer to it, or if it is read.
 3. A round that finds many unused files moves none, because the database may be the wrong one, or an old backup. Files
    of deleted jobs do not count: the database itself says that they may be unused.
-4. A file's age is checked again just before it is moved, and the rows just after: it may be in use by then.
+4. A file's age is checked again just before it is moved. The rows are checked again just after, because a row may refer
+   to the file by then.
 5. The columns that name files are marked in the models. A test fails for a column of hashes without a mark.
 """
 

@@ -12,7 +12,7 @@ from worker.imaging.rejections import ArchiveRefused
 
 
 def inspect_received(path: Path, filename: str, stored: StoredFile, *, whole: bool = True) -> ReceivedFile:
-    """Look into the received archive or image at `path`. It need not be published in storage yet.
+    """Look into the received archive or image at `path`. The file may still be unpublished in storage.
 
     Unless `whole`, only the beginning of a packed TAR is unpacked, which takes little time.
 

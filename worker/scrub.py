@@ -31,7 +31,7 @@ def start(stop: threading.Event) -> None:
 
 
 def begin() -> Rereader:
-    """Return a reader that continues where the last one stopped."""
+    """Return a reader that continues where the last reader stopped."""
     with read_scope() as s:
         return Rereader(storage().folder, s.scalars(select(Installation.reread_to)).one())
 

@@ -90,7 +90,7 @@ class RandomGamma(_Random):
     """Applies a power law, like displays and exports, by up to `amount` in either direction."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
-        """float32[n,h,w,1] in 0..255, and the same back."""
+        """Take and return float32[n,h,w,1] in 0..255."""
         return 255 * ops.power(ops.clip(slices / 255, 0, 1), ops.exp(self.uniform(slices, -self.amount, self.amount)))
 
 
@@ -193,12 +193,13 @@ def _stamps() -> NDArray[np.float32]:
 
 
 class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
-    """Applies layers one after the other, uint8[n,h,w,1] to the same. As a model, it is compiled by the backend."""
+    """Applies layers one after the other to uint8[n,h,w,1]. A Keras model, so that the backend compiles it."""
 
     def __init__(self, changes: list[Any]) -> None:
         super().__init__(name="augmentation")
         self.changes = changes
-        self.compile(jit_compile=keras.backend.backend() != "tensorflow")  # XLA lacks affine_transform of TensorFlow
+        # XLA does not support TensorFlow's affine_transform
+        self.compile(jit_compile=keras.backend.backend() != "tensorflow")
 
     def call(self, slices: Any) -> Any:
         """Apply the changes, also in prediction."""
@@ -215,7 +216,8 @@ class Augmenter:
         self._layers = _layers(amounts)
         inner = [layer.layer for layer in self._layers if isinstance(layer, Sometimes)]
         self._generators = [layer.generator for layer in (*self._layers, *inner)]
-        self._models: dict[tuple[int, ...], _Changes] = {}  # by the size of slices, which the layers fix
+        # by the size of slices, because each model works for one size
+        self._models: dict[tuple[int, ...], _Changes] = {}
 
     def __call__(self, slices: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Return changed slices, uint8[n,h,w], in the same shape."""

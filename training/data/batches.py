@@ -43,7 +43,7 @@ def steps_of(count: int, stage: Stage) -> int:
 
 
 def order(count: int, stage: Stage, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows of each batch of an epoch. Every row comes once, and some come twice to fill the last batch."""
+    """Yield the rows of each batch of an epoch. Every row comes once. Some rows come twice, to fill the last batch."""
     rows = np.random.default_rng([seed, _ORDER, epoch]).permutation(count)
     yield from np.resize(rows, (steps_of(count, stage), stage.batch))
 
@@ -97,10 +97,11 @@ def keep_features(
 
 
 def check_room(stage: Stage, folder: Path, slice_bytes: int, *, train: int, validation: int, made: int = 0) -> None:
-    """Raise NoRoom if the features of a stage, of `slice_bytes` for a slice, would use the disk's reserve.
+    """Raise NoRoom if the features of a stage would use the disk's reserve.
 
-    Without the reserve no other work is claimed, and a stage may take hours. `train`, `validation`: numbers of slices.
-    `made`: how many copies of the training slices are on the disk already.
+    While the reserve is used, no worker claims other work, and a stage may take hours. `slice_bytes`: the bytes of a
+    slice's features. `train`, `validation`: numbers of slices. `made`: how many copies of the training slices are on
+    the disk already.
     """
     free = shutil.disk_usage(folder).free - current().reserve_bytes
     needed = ((copies_of(stage) - made) * train + validation) * slice_bytes
@@ -121,7 +122,7 @@ class Copies:
     `check_room` gets the bytes for a slice and, as `made`, the number of copies that are made. `progress` gets the
     share of copies that are made.
 
-    Raises what `check_room` raises before most of the work is done, and OSError if the disk is full in spite of that.
+    Raises what `check_room` raises, before most of the work is done. Raises OSError if the disk is full all the same.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def _key(pixels: NDArray[np.uint8]) -> str:
 
 @dataclass
 class TrainingSlices:
-    """Slices of datasets, uint8[224, 224] each. They are read when they are iterated, so `s` may be closed by then.
+    """Slices of datasets, uint8[224, 224] each. They are read during the iteration. `s` may be closed by then.
 
     `rows`: the datasets, and the rows to read of each. `gone`: how many slices the last iteration skipped, because
     their files are missing or damaged.
@@ -72,7 +72,7 @@ class TrainingSlices:
 
 
 def gone_note(count: int) -> str:
-    """Return a line which says that so many slices are gone, and what this means for the comparison with them."""
+    """Return a line that says how many slices are gone, and what this means for the comparison."""
     return f"{count:,} slices that the model learned from are gone, so slices that look like them could not be found"
 
 

@@ -28,7 +28,7 @@ class Labelled:
 
     @property
     def series(self) -> list[str | None]:
-        """Return what distinguishes the series of a group, for each slice: None if its series is not known."""
+        """Return the group and series of each slice, or None if the series is not known."""
         return [row.series for row in self.rows] if self.rows else [None] * len(self)
 
     @property

@@ -54,7 +54,8 @@ def write_demo_archive(path: Path, *, seed: int) -> None:
         _add(archive, "odd/wrong-checksum.png", first_png)
         offset = archive.getinfo("odd/wrong-checksum.png").header_offset
     with path.open("r+b") as file:
-        at = offset + 30 + len("odd/wrong-checksum.png") + len(first_png) // 2  # 30: a local header without its name
+        # 30: the length of a local header without its name
+        at = offset + 30 + len("odd/wrong-checksum.png") + len(first_png) // 2
         file.seek(at)
         byte = file.read(1)[0]
         file.seek(at)

@@ -37,7 +37,7 @@ SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 SLICES_A_PATIENT = 2
-KNOWN_SLICES = 128  # training slices for the distance; they give a quarter as many components, so the file is small
+KNOWN_SLICES = 128  # training slices for the distance; a quarter as many components are stored, so the file is small
 
 Progress = Callable[[float, str], None]
 
@@ -179,8 +179,8 @@ def heat_in_lesions(cam: NDArray[np.float32], lesions: NDArray[np.bool_]) -> dic
     """Measure how well heat maps, float32[n, 7, 7], match drawn lesions, bool[n, 224, 224], on slices with lesions.
 
     `share`: the share of the heat inside the lesions, if the map is enlarged smoothly, as on pages. `at_best`: the
-    share that a map of 7 × 7 cells would reach if it were drawn from the lesions. `area`: the share that evenly spread
-    heat would reach. `peak_inside`: the share of slices whose hottest pixel is inside a lesion.
+    share that a map of 7 × 7 cells would reach if it were drawn from the lesions. `area`: the share of evenly spread
+    heat that would be inside. `peak_inside`: the share of slices whose hottest pixel is inside a lesion.
     """
     ill = lesions.any((1, 2))
     cam, lesions = cam[ill], lesions[ill]

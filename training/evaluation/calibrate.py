@@ -1,15 +1,15 @@
 """Calibration: chooses the temperature, which turns logits into probabilities, and the threshold for COVID.
 
 Validation slices come from few groups, and one patient with only wrong answers changes the best temperature and
-threshold a lot. So each has a plain value: 0.5 for the threshold, and for the temperature the value that the loss calls
-for. If the groups are given, all values within one standard error of the best count as equally good, and the one
-closest to the plain value is chosen (the rule of Breiman et al., Classification and Regression Trees, 1984). The
-standard error comes from a jackknife over groups. If one group has all slices of a class, there is no standard error,
-and the plain value is chosen.
+threshold a lot. So each has a plain value. The plain threshold is 0.5, and the plain temperature is the one that the
+loss calls for. If the groups are given, all values within one standard error of the best value count as equally good.
+Of these values, the one closest to the plain value is chosen (the rule of Breiman et al., Classification and Regression
+Trees, 1984). The standard error comes from a jackknife over groups. If one group has all slices of a class, there is no
+standard error, and the plain value is chosen.
 
-If all groups are classified correctly, any lower temperature has a lower loss. That does not show that it is better,
-because g groups cannot show an error rate below one in g. So the temperature is lowered only until the probabilities
-predict one wrong group.
+If all groups are classified correctly, any lower temperature has a lower loss. A lower loss does not show that the
+temperature is better, because g groups cannot show an error rate below one in g. So the temperature is lowered only
+until the probabilities predict one wrong group.
 """
 
 from collections.abc import Sequence
@@ -70,9 +70,9 @@ def choose_threshold(
 
     `rule` is one of these. "youden": the largest sensitivity + specificity - 1 (Youden, 1950). "youden-1se": the
     threshold closest to 0.5 that is within a standard error of that, by `groups` [n], or 0.5 if a class has one group.
-    "sensitivity>=X", 0 < X <= 1: the highest threshold with at least this sensitivity. For the first and the last rule,
-    the threshold is midway between two scores, so that a little noise changes no label. Of several equally good
-    thresholds, the one in the widest gap is chosen.
+    "sensitivity>=X", 0 < X <= 1: the highest threshold with at least this sensitivity. For "youden" and
+    "sensitivity>=X", the threshold is midway between two scores, so that a little noise changes no label. Of several
+    equally good thresholds, the one in the widest gap is chosen.
 
     Raises ValueError: an unknown rule, a class without slices, or a score that is not finite.
     """
@@ -110,8 +110,8 @@ def choose_threshold(
 def meets_rule(probability: ArrayLike, labels: ArrayLike, rule: str, threshold: float, best: float) -> bool:
     """Return whether a threshold is as good by the rule as `best`, the result of `choose_threshold`.
 
-    For a floor of sensitivity: it reaches the floor, and its specificity is not lower. For Youden's rules: its
-    sensitivity + specificity is not lower.
+    For "sensitivity>=X": the threshold reaches X, and its specificity is not lower than that of `best`. For Youden's
+    rules: its sensitivity + specificity is not lower than that of `best`.
     """
     scores, truth = _paired(probability, labels)
 
@@ -158,9 +158,10 @@ def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: in
 
 
 def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
-    """Return the index of the first value that is within one standard error of the last one, which is the best.
+    """Return the index of the first value within one standard error of the last value, which is the best.
 
-    `worse` [t]: by how much each value is worse. `without` [t, g]: the same without each group in turn.
+    `worse` [t]: by how much each value is worse than the last. `without` [t, g]: the same difference, each time without
+    one group.
     """
     error = np.sqrt((without.shape[1] - 1) * without.var(1))
     return int(np.flatnonzero(worse <= error + 1e-12)[0])

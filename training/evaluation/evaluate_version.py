@@ -80,7 +80,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
 
 
 def _why(error: Exception, evaluation: Evaluation) -> str:
-    """Return the reason in one line for people. Every user may read it, so it names no path and no server."""
+    """Return the reason in one line for people. Every user may read the line, so it names no path and no server."""
     if isinstance(error, FileMissing | FileDamaged):
         what = f"a file of the dataset {evaluation.dataset.label} or of {evaluation.model_version.label}"
         return f"{what} is gone or damaged: {error}"
@@ -174,8 +174,8 @@ def _finish(
 ) -> None:
     """Record the result, with comparisons to all finished evaluations on the same slices.
 
-    If other evaluations finish meanwhile, compare with them too before recording. Wait while the database is
-    unreachable.
+    If other evaluations finish meanwhile, compare with these evaluations too before recording. Wait while the database
+    is unreachable.
     """
     packed = io.BytesIO()
     np.save(packed, logit, allow_pickle=False)
@@ -210,7 +210,7 @@ def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) ->
 def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat, is_last_try: bool) -> Verdicts | None:
     """Return the answers of another version on the slices, or None if its scores are gone.
 
-    Raises FileUnreadable if they cannot be read now, except in the last try.
+    Raises FileUnreadable if the scores cannot be read now. In the last try, returns None instead.
     """
     sha256 = evaluation.scores_sha256 or ""
     try:

@@ -24,8 +24,8 @@ class ScoredGroups:
     """Groups that have at least one slice with enough lung, in the order of their names.
 
     `labels`: uint8[g], 1 if a slice of the group is COVID. `probabilities`: for each group, an array for each of its
-    series, with the slices that count: they have enough lung, and are not copies. `left_out`: how many groups have no
-    such slice.
+    series, with the slices that have enough lung and are not copies. `left_out`: how many groups have none of these
+    slices.
     """
 
     names: list[str]

@@ -1,16 +1,16 @@
 """Computes the 95 % interval of a metric from its values on resampled groups.
 
 The interval is between two percentiles. With few groups, these percentiles are too close together, so they are moved
-outwards, for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap,
-The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of trials is
-chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
+outwards. For 16 groups, they move from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the
+Bootstrap, The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of
+trials is chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
 
-Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. With a few scattered
-mistakes, they say nothing about patients that are wholly missed. So the lower end is at most that of g successes in g
-trials, 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
-Thus g groups with mistakes never show more than g groups without one. The upper end has the mirrored limit. If a metric
-needs both classes, g counts the groups of the rarer class. For the precision, g is also at most the number of groups
-with a positive slice, because the other groups say nothing about it.
+Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. If a few groups have a
+mistake each, the resamples say nothing about patients that are wholly missed. So the lower end is at most the lower end
+for g successes in g trials, which is 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and
+Lippman-Hand, JAMA, 1983). Thus g groups with mistakes never show more than g groups without one. The upper end has the
+mirrored limit. If a metric needs both classes, g counts the groups of the rarer class. For the precision, g is also at
+most the number of groups with a positive slice, because the other groups say nothing about it.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from db.evaluation.result import Interval
 
 TAIL = 0.025  # the probability on each side of an interval
 SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
-LIMITED = (*SHARES, "f1", "auc", "pr_auc")  # 1 if there is no mistake
+LIMITED = (*SHARES, "f1", "auc", "pr_auc")  # metrics that are 1 if there is no mistake
 
 
 def end_without_a_mistake(groups: int) -> float:
@@ -34,8 +34,8 @@ def end_without_a_mistake(groups: int) -> float:
 def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: int) -> Interval:
     """Return the 95 % interval of a metric from its resamples. `groups`: how many groups were resampled.
 
-    Return None if the metric or most of its resamples are undefined, or if there is one group, as all its resamples are
-    equal.
+    Return None if the metric or most of its resamples are undefined, or if there is only one group, because all its
+    resamples are equal.
     """
     defined = drawn[~np.isnan(drawn)]
     if value is None or groups < 2 or len(defined) * 2 < len(drawn):

@@ -1,16 +1,17 @@
 """Computes the metrics of probabilities against the true labels, their intervals over groups, and comparisons.
 
 Slices of one patient or series are alike, so chance acts on groups, not on slices. Whole groups are drawn again with
-replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
-resamples at once. The plain metrics are those of one draw that takes each group once.
+replacement, and a slice counts as often as its group was drawn. Each metric is computed from these weights of slices,
+for all resamples at once. The plain metrics use one draw that takes each group once.
 
 `training.evaluation.intervals` derives the interval of a metric from its resamples. The interval of a difference is a
 t interval with the standard error of its resamples, because decisions depend on it (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993, chapters 12 and 13).
 
 Groups in which two models do not differ add no variance, but the models may differ in the next group. So the standard
-error of a difference of shares is at least the share of these groups, divided by the number of all groups. If no group
-differs, this is the effect of one differing group. For other metrics, it is used only if all resamples are 0.
+error of a difference of shares is at least the share of groups without a difference, divided by the number of all
+groups. If no group differs, this limit is the effect of one differing group. For other metrics, this lower limit is
+used only if all resamples are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict
 
     `recall`: the sensitivity. `pr_auc`: the average precision. `ece`: the mean difference between the probability of
     COVID and its share, over 15 equally wide bins (Naeini et al., 2015). A metric is None if it needs a class that is
-    missing, and the precision is None if no slice is positive.
+    missing. The precision is also None if no slice is positive.
 
     Raises ValueError: there are no slices, lengths differ, a probability is outside 0..1, or a label is not 0 or 1.
     """
@@ -57,7 +58,7 @@ def with_intervals(
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
     An interval is None if a class that the metric needs has only one group, or if the metric is undefined on most
-    resamples. A metric of all slices needs each class that they have. The precision also needs positive slices in
+    resamples. A metric of all slices needs each class that the slices have. The precision also needs positive slices in
     several groups.
 
     Raises ValueError as `measure` does, and if `groups` has another length.
@@ -278,8 +279,8 @@ def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: in
     """Return the metrics that depend on more than one group, each with the number of groups of its rarest class.
 
     If a metric depends on one group, all resamples with this group are the same. A metric of all slices depends on each
-    class that they have. The precision also depends on the groups with a positive slice, so it gets at most their
-    number.
+    class that the slices have. The precision also depends on the groups with a positive slice. So its number is at most
+    the number of these groups.
     """
     behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
     present = tuple(label for label, count in behind.items() if count)

@@ -1,19 +1,22 @@
 """The site check: decides whether a model version may be used at a site, by labelled slices of that site.
 
-The rule. Sensitivity, specificity and AUC each have a floor. The model
+Sensitivity, specificity and AUC each have a floor. The verdict is one of three:
 
-- may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
-  With fewer groups, an interval from resampling groups is too rough for a decision;
-- may not be used if the upper end of one interval is below its floor;
-- otherwise there is not enough evidence. An interval gets narrower with the root of the number of groups. If it begins
-  where that of groups without a mistake begins, it gets narrower as that one does. This gives the number of further
-  groups, like those of the dataset, that would give a clear verdict.
+- The model may be used if the lower ends of all three 95 % intervals reach their floors, and each class has at least 20
+  groups. With fewer groups, an interval from resampling groups is too rough for a decision.
+- The model may not be used if the upper end of one interval is below its floor.
+- Otherwise there is not enough evidence. Then ctbatch estimates how many further groups, like those of the dataset,
+  would give a clear verdict. An interval gets narrower with the root of the number of groups. An interval that begins
+  at the limit of groups without a mistake gets narrower with that limit.
 
-A slice is not evidence if the model was trained on it, or its threshold was chosen on it, or it is near-identical to
-such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. This
-holds too for slices that DICOM headers group, if nearly each slice is a patient by these headers. Nor is a slice whose
-group has the name of a group that the model was trained or calibrated on. If one of these kinds makes up more than one
-in a hundred slices, there is not enough evidence.
+These kinds of slices are not evidence:
+
+- slices that the model was trained on or its threshold was chosen on, and slices near-identical to them;
+- slices without a known patient, because several slices may be of one patient;
+- slices whose group comes from DICOM headers, if the headers name a patient for nearly each slice;
+- slices whose group has the name of a group that the model was trained or calibrated on.
+
+If one of these kinds makes up more than 1 % of the slices, there is not enough evidence.
 """
 
 import math
@@ -28,7 +31,7 @@ from training.data.seen_slices import gone_note
 from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
-MUCH_OOD = 0.05  # above this share of slices out of distribution, a check mentions it; training allows as many
+MUCH_OOD = 0.05  # a check reports a larger share of slices out of distribution; training allows the same share
 ROUNDING = 1e-6  # of the end of an interval
 MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
 
@@ -37,12 +40,12 @@ MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today'
 class Evidence:
     """How much the slices count as evidence, as shares of slices.
 
-    `seen`: the model was trained on them, or its threshold was chosen on them. `named`: other slices, whose group has
-    the name of a group that the model was trained or calibrated on. `without_patient`: no patient, series or folder is
-    known. `lack`: what these slices lack, as the end of a sentence. `ood`: out of distribution, or None. `reviewed`:
-    the labels are reviews of a job, whose readers may have seen a model's answers. `gone`: how many slices that the
-    model learned from are gone. `unknown`: a line for each reason why slices that the model learned from are not in
-    this database. With either, `seen` may be too low.
+    `seen`: the model was trained on these slices, or its threshold was chosen on these slices. `named`: other slices,
+    whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
+    series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
+    distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
+    `gone`: how many slices that the model learned from are gone. `unknown`: a line for each reason why slices that the
+    model learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -56,7 +59,7 @@ class Evidence:
 
 
 def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
-    """Return the verdict by the rule above."""
+    """Return the verdict by the rule at the head of this module."""
     groups = metrics.class_groups
     bounds = {name: (getattr(metrics, name), *(metrics.intervals.get(name) or (None, None))) for name in FLOORED}
     wanted = {name: getattr(floors, name) for name in FLOORED}

@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 OUTER, INNER = 5, 4  # numbers of folds
-LEAST_UNITS = 10  # of each class, so that each outer fold has two
+LEAST_UNITS = 10  # least number of units of each class, so that each outer fold has two
 TRIED_K = (DEFAULT_K, 3, 5, 20, 40)  # the plainest first
 RATES = ("accuracy", "recall", "specificity", "precision")
 
@@ -40,7 +40,7 @@ class CannotTune(Exception):
 
 @dataclass(frozen=True)
 class _Choice:
-    """The number of a candidate, and its threshold."""
+    """The number of a candidate rule, and its threshold."""
 
     candidate: int
     threshold: float
@@ -71,7 +71,7 @@ def tune(
     """Choose a rule from those in `tried`, and return it with the estimate in `tuned`.
 
     `units`: a number for each group. Groups with the same number share slices, and stay in the same fold. `threshold`:
-    that of the model version, for the default rule, with which the chosen rule is compared.
+    the threshold of the model version. The default rule uses it, and the chosen rule is compared with the default rule.
 
     The same seed gives the same rule. Raises CannotTune: a class has too few units.
     """
@@ -118,7 +118,7 @@ def _check_classes(labels: NDArray[np.uint8], units: Indices) -> None:
 def _folds(labels: NDArray[np.uint8], units: Indices, count: int, seed: int) -> Indices:
     """Return the fold of each group.
 
-    Units are distributed in random order, those with COVID first, so that the folds are alike.
+    Units are distributed in random order. Units with COVID are distributed first, so that the folds are alike.
     """
     names, index = np.unique(units, return_inverse=True)
     ill = np.zeros(len(names), np.bool_)
@@ -150,7 +150,8 @@ def _choose(scores: Array, labels: NDArray[np.uint8], units: Indices, seed: int)
 def _rates(verdicts: NDArray[np.floating | np.bool_], labels: NDArray[np.uint8], units: Indices) -> dict[str, Rate]:
     """Return the rates of verdicts (0 or 1 [g]), with intervals by resampling units.
 
-    Leave out a rate that does not exist, such as the share of COVID verdicts that are right if there is none.
+    Leave out a rate that does not exist, such as the share of COVID verdicts that are right, if there is no COVID
+    verdict.
     """
     called, names = np.asarray(verdicts, np.float64), [str(unit) for unit in units]
     metrics = with_intervals(called, labels, names, 0.5)

@@ -47,8 +47,8 @@ Alive = Callable[[], None]
 class Exported:
     """The exported files in `folder`, and the facts about them.
 
-    `exact`: the scores of float32 on validation and test. `calibration`: that of float32. `engines`: the calibration of
-    each other engine that may serve, by engine name. `compared`: the number of test slices for `parity`.
+    `exact`: the scores of float32 on validation and test. `calibration`: the calibration of float32. `engines`: the
+    calibration of each other engine that may serve, by engine name. `compared`: the number of test slices for `parity`.
     """
 
     folder: Path
@@ -98,9 +98,9 @@ def export(
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
     `parts`: the train part gives int8 its ranges. The validation part calibrates each engine, and decides which files
-    are kept. OpenVINO's files are kept only if its float32 is within 1e-3 of Keras. bfloat16 and int8 are kept only if
-    they change few labels. The differences on the test part are only reported. `rule` chooses the thresholds. `alive`
-    is called now and then. `plain`: the temperature that the network's loss calls for.
+    are kept. OpenVINO's files are kept only if its float32 is within 1e-3 of Keras. The other precisions are kept only
+    if they change few labels. The differences on the test part are only reported. `rule` chooses the thresholds.
+    `alive` is called now and then. `plain`: the temperature that the network's loss calls for.
 
     Raises ValueError (a class is missing from the validation slices).
     """

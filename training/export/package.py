@@ -101,7 +101,7 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
 
 def measured_on(s: Session, run: TrainingRun) -> str:
-    """Return in words what the metrics of a run were measured on, and why training may have seen some of it."""
+    """Return in words on which slices a run was measured, and why training may have seen some of them."""
     if seen := [leak for leak in run.allowed_leaks if leak != CONFLICTING]:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
     dataset, split, start = run.dataset, run.split, run.from_version

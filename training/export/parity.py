@@ -16,7 +16,7 @@ from worker.engines.package import probability
 
 F32_TOLERANCE = 1e-3  # of a probability
 FLIPPED = 0.005  # share of slices whose label may change in each direction; one slice is always allowed
-AUC_TOLERANCE = 0.005  # up or down
+AUC_TOLERANCE = 0.005  # change of the AUC, up or down
 FAR = 99  # percentile of the differences of a probability
 
 
@@ -59,7 +59,7 @@ class EngineComparison:
     """The differences between an engine and float32 on the same slices.
 
     `to_covid`, `to_non_covid`: how many labels changed to this class. `p99_difference`, `largest_difference`: of the
-    calibrated probabilities. `slope`: of the regression of the engine's logits on those of float32.
+    calibrated probabilities. `slope`: the slope of the regression of the engine's logits on the float32 logits.
     """
 
     slices: int

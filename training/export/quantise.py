@@ -28,9 +28,9 @@ def candidates(
     """Quantise the float32 file `source` of OpenVINO in each way of `BIAS_CORRECTIONS`. Yield the names and files.
 
     The smallest and largest activations on `slices`, uint8[n, 224, 224], are the ranges. NNCF's default, the mean of
-    the maxima of batches, would clip slices that activate a layer more than average ones. The overflow fix leaves one
-    bit of the weights unused, so that sums of products do not saturate on processors without VNNI. `alive` is called
-    each second.
+    the maxima of batches, would clip slices that activate a layer more than average slices do. The overflow fix leaves
+    one bit of the weights unused, so that sums of products do not saturate on processors without VNNI. `alive` is
+    called each second.
     """
     prevent_telemetry()
     import nncf
@@ -87,8 +87,8 @@ def prevent_telemetry() -> None:
 def _distance_nodes(model: Any) -> set[str]:
     """Return the nodes between the pooled features and the distance.
 
-    They must not be quantised. In int8, a distance could not exceed those of the slices that gave the range, and no
-    slice would ever be out of distribution.
+    They must not be quantised. In int8, no distance could exceed the largest distance of the slices that gave the
+    range. So no slice would ever be out of distribution.
     """
     nodes: set[str] = set()
     waiting = [r for r in model.get_results() if "distance" in r.output(0).names | {r.get_friendly_name()}]

@@ -18,9 +18,9 @@ FORWARD_SHARE = 0.3
 IMAGES_A_SECOND = 9.0  # of a whole training step at 224², in bfloat16 on two cores of a Zen 4
 # The most values that pass from the frozen layers to the others for a slice of 224², by the number of learning layers.
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
-VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
+VALUE_BYTES = 4  # 2 bytes would do if the run computes in bfloat16, but only its worker knows that
 NETWORK_BYTES = 95 << 20
-# The processor does this work, so it takes no less time on a machine with a GPU.
+# The processor does the work below, so a GPU does not shorten it.
 STAGE_SECONDS = 30  # to build and compile the network of a stage
 PACKAGE_SECONDS = 150  # to export, quantise, compare the engines and write the report
 FAMILIAR_SLICES = 768  # the most training slices to which the distance is fitted

@@ -34,7 +34,8 @@ def check_installed() -> None:
 def check_launch(broker_url: str) -> None:
     """Raise TrainingNotInstalled if no worker could take a training run.
 
-    If other machines can reach the broker, one of them may have a training worker. So only a private broker is refused.
+    If other machines can reach the broker, one of them may have a training worker. So the error is raised only if the
+    broker serves this machine alone.
     """
     if broker_url.startswith(PRIVATE_BROKER):
         check_installed()

@@ -34,8 +34,9 @@ class RunRequest(BaseModel):
     """A request for a run.
 
     `dataset`: name, name/number or id. `settings`: changes to the preset, in the form of `--set`. `from_model`: the
-    label of the version to start from. `from_weights`: the SHA-256 of a weights file in storage. Without either, the
-    preset decides. `groups_as_given`: groups that share near-identical slices may be in different parts.
+    label of the version to start from. `from_weights`: the SHA-256 of a weights file in storage. Without `from_model`
+    and `from_weights`, the preset decides. `groups_as_given`: groups that share near-identical slices may be in
+    different parts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,8 +67,8 @@ class RunRequest(BaseModel):
 class LaunchPlan:
     """A run that can be launched.
 
-    `slices`: the number of slices by part. `leaks`: those of the split, all of which are allowed. `takes`: the estimate
-    of time and disk.
+    `slices`: the number of slices by part. `leaks`: the leaks of the split, all of which are allowed. `takes`: the
+    estimate of time and disk.
     """
 
     request: RunRequest
@@ -91,8 +92,8 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     `seen-by-parent` is allowed, all parts are drawn anew. The split is stored even if the run is refused, so that the
     dataset's page can show the leaks. `writing` and `reading` open transactions.
 
-    Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName,
-    TrainingNotInstalled (no worker could take it).
+    Raises NothingNamed, ConfigError, DatasetError (the dataset cannot be split), RunError (the dataset is not ready, or
+    the split has a leak), BadName, TrainingNotInstalled (no worker could take the run).
     """
     check_launch(current().broker_url)
     config = request.config()
@@ -149,7 +150,10 @@ def _find_dataset(s: Session, label: str) -> Dataset:
 
 
 def _split(reading: Opening, dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> Split:
-    """Find or draw the split. If it cannot follow that of `start`, draw one without `start`, if this is allowed."""
+    """Find or draw the split.
+
+    If slices of `start` cannot stay in their parts, draw a split without `start`, provided `seen-by-parent` is allowed.
+    """
 
     def draw(after: ModelVersion | None) -> Split:
         with reading() as s:

@@ -37,8 +37,9 @@ def fit(
 ) -> Fitted:
     """Train `network` (uint8[n,224,224,1] to logit and cam) in place.
 
-    Each stage leaves its best or its last weights in the network, unless it made them worse. `folder` is for the
-    features of frozen layers during a stage. If those of a later stage do not fit on its disk, nothing is trained.
+    Each stage leaves its best or its last weights in the network. `Fitting.run` describes a stage without progress.
+    `folder` is for the features of frozen layers during a stage. If the features of a later stage do not fit on its
+    disk, nothing is trained.
 
     Raises Diverged, NoRoom, MemoryError, and what the observer raises.
     """

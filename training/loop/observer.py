@@ -55,7 +55,7 @@ class TrainingObserver:
         """Receive the report of a finished step."""
 
     def alive(self) -> None:
-        """Learn that the work goes on. This is called now and then while there is nothing else to report."""
+        """Receive a sign that the work goes on. This is called now and then while there is nothing else to report."""
 
     def epoch(self, record: EpochRecord) -> None:
         """Receive the record of a finished epoch."""
@@ -64,7 +64,7 @@ class TrainingObserver:
         """Store a checkpoint after an epoch, if wanted. `make()` returns the checkpoint, but copies the weights."""
 
     def ended_early(self) -> None:
-        """Learn that a stop ended training before its last epoch."""
+        """Receive the report that a stop ended training before its last epoch."""
 
     def stopped(self) -> bool:
         """Return whether to stop training now, and keep what it has learned (see `config.Stage.keep`)."""

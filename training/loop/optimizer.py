@@ -28,7 +28,7 @@ def optimizer_of(stage: Stage, steps: int) -> Any:
 
 
 def make_variables(model: Any) -> None:
-    """Make the variables of optimiser and metrics now. If a trace makes them, TensorFlow traces the step twice."""
+    """Make the variables of optimiser and metrics now. Otherwise TensorFlow would trace the step twice."""
     model.optimizer.build(model.trainable_variables)
     nothing = np.zeros(1, np.float32)
     model.compute_metrics(None, nothing, nothing)

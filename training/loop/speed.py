@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 class Measured:
     """The images/s of a stage, with our training (`ours`) and with plain fit (`plain`).
 
-    `with_preparing`: ours, with the time for the frozen layers (`prepare_seconds`, with compiling) spread over the
+    `with_preparing`: our speed, with the time for the frozen layers (`prepare_seconds`, with compiling) spread over the
     epochs of the preset `seed`.
     """
 

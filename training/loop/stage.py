@@ -3,15 +3,15 @@
 Optimisers, losses, learning-rate schedules, metrics and single steps (`train_on_batch`) are those of Keras. `fit` and
 its callbacks are not used, for these reasons:
 
-- A stop or a cancellation ends the epoch within a step, and leaves no record of it. After `stop_training`, `fit` still
-  validates and reports the epoch that was cut short.
-- `EarlyStopping` forgets its best weights and its patience at each call of `fit`, and so when a run is resumed.
+- A stop or a cancellation ends the epoch within a step, and leaves no record of the epoch. After `stop_training`, `fit`
+  still validates and reports the epoch that was cut short.
+- `EarlyStopping` forgets its best weights and its patience at each call of `fit`, and so also when a run is resumed.
 - `BackupAndRestore` keeps the model in a folder of one machine. But a run continues on any machine with a free worker.
   So its checkpoint is in storage, with the best weights, their average and the epochs so far.
 - `SwapEMAWeights` averages only trained weights, with one momentum. Here the statistics of normalisation are averaged
   too, and the momentum grows with the steps (`WeightAverage`).
 
-Without these, only the loop over batches would be left of `fit`. The batches are cached features of frozen layers
+Without validation and callbacks, `fit` is only a loop over batches. The batches are cached features of frozen layers
 (`StageData`).
 """
 
@@ -111,7 +111,7 @@ class Fitting:
         return is_complete
 
     def _train(self, first: int) -> bool:
-        """Train the epochs from `first` on, as long as they get better. Return False if a stop ended this earlier."""
+        """Train the epochs from `first` on. Return False if somebody stopped the run."""
         if self._has_stalled(first) or first == self.stage.epochs:
             return True
         if self._is_stopped():
@@ -162,9 +162,9 @@ class Fitting:
     def _loss_before(self, data: StageData) -> float | None:
         """Return the validation loss that this stage must improve.
 
-        It is the loss of the weights with which the stage begins. But for a stage that keeps its last epoch, it is the
-        loss of the previous stage, if there is one. The slices of this stage may have another size, for which the
-        present statistics of normalisation are wrong.
+        It is the loss of the weights with which the stage begins. For a stage that keeps its last epoch, it is the loss
+        of the previous stage, if there is a previous stage. The slices of this stage may have another size, for which
+        the present statistics of normalisation are wrong.
         """
         if self.stage.keep == "last":
             return _kept_loss(self.history, self.config.stages, self.index - 1)

@@ -25,7 +25,7 @@ AT_ONCE = 16 * PREDICT_BATCH  # validation slices that are computed at a time
 def check_later_stages(network: Any, config: Config, first: int, data: Data, folder: Path) -> None:
     """Raise NoRoom if the features of a stage after number `first` do not fit on the disk.
 
-    Otherwise this would be found out only when the stages before it are done.
+    Without this check, the lack of space would be noticed only after the earlier stages.
     """
     for stage in config.stages[first + 1 :]:
         frozen = (

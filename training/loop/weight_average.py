@@ -13,13 +13,13 @@ EVERY = 4  # steps between two updates of the average
 class WeightAverage:
     """The moving average of all weights of a model, also of the statistics of its normalisation.
 
-    Early in a stage, it covers about the last half of the steps. With the full momentum from the start, it would
-    include the random weights for too long.
+    Early in a stage, the average covers about the last half of the steps. With the full momentum from the start, it
+    would include the random weights for too long.
     """
 
     def __init__(self, model: Any, momentum: float) -> None:
         self._model, self._momentum = model, momentum
-        self._means: list[Any] = model.get_weights()  # tensors, after the first update
+        self._means: list[Any] = model.get_weights()  # arrays at first, tensors after the first update
 
     def add(self, done: int, step: int, *, ends_epoch: bool) -> None:
         """Add the present weights, every few steps and at the end of an epoch. The average is used for validation.

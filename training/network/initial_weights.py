@@ -19,7 +19,7 @@ from worker.engines.package import PackageError, read_package
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:
-    """Build the network at full size, and seed Keras. With `from_file=False`, the weights are random in any case.
+    """Build the network at full size, and seed Keras. With `from_file=False`, the weights are always random.
 
     Raises WeightsError, and what `initial_weights` raises.
     """

@@ -25,14 +25,15 @@ def take_over(model: Any, path: Path) -> None:
     """Put the weights of a file into the base of `model`, and into the head if the file has a head of the same shape.
 
     The file is HDF5 or a `.keras` archive. An HDF5 file holds the ResNet50 of Keras 2 or 3, with or without its top (as
-    `keras.applications` and RadImageNet publish it). It holds the whole model, or only the weights. An archive holds
-    such a model, or one of ours. Layers are found by Keras's names (conv1_conv … conv5_block3_3_bn).
+    `keras.applications` and RadImageNet publish it). An HDF5 file holds the whole model, or only its weights. An
+    archive holds a ResNet50 of Keras, or one of our models. Layers are found by Keras's names (conv1_conv …
+    conv5_block3_3_bn).
 
     Raises WeightsError: the file does not exist, or has another format or architecture.
     """
     if not path.is_file():
         raise WeightsError(path, "does not exist")
-    shapes_in(path)  # refuses a file that names other files, before it is read here
+    shapes_in(path)  # refuses a file that names other files, before this process reads the file
     try:
         weights = _read(path, model)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -29,7 +29,7 @@ class GeneralizedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # keras
     """Cross-entropy in which a slice counts less if the network does not believe its label (Zhang and Sabuncu, 2018).
 
     Slices are labelled by patient, and some slices of an ill patient do not show the disease. Cross-entropy makes the
-    network memorise these. Here each slice has the weight p**q, where p is the probability of its label and
+    network memorise these slices. Here each slice has the weight p**q, where p is the probability of its label and
     0 < q <= 1. For q near 0, this is cross-entropy. The loss makes the network more certain: a logit z becomes about
     z / (1 - q). Labels are 0 to 1. Labels and logits are [n] or [n, 1].
     """

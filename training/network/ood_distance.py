@@ -1,10 +1,10 @@
 """Adds an output to a network: how far a slice is from the training slices, by the network's pooled features.
 
 Follows Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
-Mahalanobis distance over features of several depths. Here it is computed in the space of their principal components.
-The part that the components do not explain counts as one more component. Early features show noise and inverted greys.
-Late features show pictures that are not a chest. All layers are stock layers, so the distance is exported with the
-network, and needs no extra pass.
+Mahalanobis distance over features of several depths. Here the distance is computed in the space of the features'
+principal components. The part that the components do not explain counts as one more component. Early features show
+noise and inverted greys. Late features show pictures that are not a chest. All layers are stock layers, so the distance
+is exported with the network, and needs no extra pass.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ def with_distance(
 ) -> Any:
     """Add an output `distance`, float32[n], which is fitted to slices that the network was trained on.
 
-    `slices`: uint8[n,s,s]. At most `most` of them are used, and every other one is mirrored. Usual distances are about
-    1. `alive` is called after each batch.
+    `slices`: uint8[n,s,s]. At most `most` slices are used, and every second slice is mirrored. Most distances
+    are near 1. `alive` is called after each batch.
     """
     extractor = pooled_features(network)
     sample = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()
@@ -74,7 +74,7 @@ def _distance(features: Any, trained: NDArray[np.float64]) -> Any:
 
 
 def _deviation(trained: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the deviation of each feature, but not much less than the mean deviation of its depth.
+    """Return the deviation of each feature. It is never much less than the mean deviation of the feature's depth.
 
     Otherwise a feature that is almost always 0 would outweigh all others.
     """

@@ -15,7 +15,7 @@ from worker.engines.keras import config_in, has_fast_bfloat16, on_gpu
 PREDICT_BATCH = 64
 SETTLING_BATCH = 128  # takes less memory than a training step with 32 slices
 SETTLING_SEED = 0
-MOMENTUM = 0.9  # of the moving statistics; a run here has too few steps for ResNet50's 0.99
+MOMENTUM = 0.9  # momentum of the moving statistics; a run has too few steps for ResNet50's 0.99
 
 
 def training_copy(network: Any, size: int, config: Config) -> Any:
@@ -53,8 +53,8 @@ def settle_normalisation(
 
     The batches are large and shuffled, and the variance is that of all slices together, E[x²] - E[x]². A dataset lists
     class after class and patient after patient. The mean variance within batches of 16 in that order would lack the
-    variance between patients. With that mean, the logits of a network for phantoms of 64 × 64 pixels were 1.26 times as
-    large.
+    variance between patients. With that mean variance, the logits of a network for phantoms of 64 × 64 pixels were 1.26
+    times as large.
     """
     copy = training_copy(network, slices.shape[1], config)
     base = _InTraining(keras.Model(copy.input, copy.get_layer("flatten").output))
@@ -77,7 +77,10 @@ def settle_normalisation(
 
 
 class _InTraining(keras.Model):  # type: ignore[misc]  # keras has no types
-    """A model that computes as in training, also in prediction. When compiled, it keeps the values of few layers."""
+    """A model that computes as in training, also in prediction.
+
+    If it is compiled, it keeps the values of only a few layers in memory.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__(name="in_training")

@@ -18,7 +18,7 @@ from db.training.progress import EpochRecord
 from training.evaluation.metrics import chance_calibration_error, count_groups
 from training.report.figures.slice_grids import Mistake
 
-MUCH_LARGER = 2  # so many times as large
+MUCH_LARGER = 2  # the largest group in training is at least so many times as large as the largest in test
 MINUTE, HOUR = 60, 3600  # seconds
 
 
@@ -101,7 +101,7 @@ class ReportContent:
 
 
 def stop_note(content: ReportContent) -> str:
-    """Return a sentence that says after how many epochs training was stopped, or "" if it was not."""
+    """Return a sentence that says after how many epochs training was stopped, or "" if nobody stopped it."""
     if not content.facts.stopped_early:
         return ""
     planned = sum(int(stage.get("epochs", 0)) for stage in content.facts.config.get("stages", ()))
@@ -125,7 +125,7 @@ def few_groups_note(content: ReportContent) -> str:
 def largest_group_note(facts: RunFacts) -> str:
     """Return a sentence that says that the largest group is in training, and much larger than the groups in test.
 
-    The reason is that splits assign large groups first, mostly to training. Return "" if a group in test is at least
+    This happens because splits assign large groups first, mostly to training. Return "" if a group in test is more than
     half as large.
     """
     largest = {part.part: part.largest for part in facts.parts}

@@ -23,8 +23,8 @@ from worker.imaging.archives.region import BlockUnreadable
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims whose worker died; outages are not counted
-READING = 0.9  # share of the progress that reading takes; comparing and reporting take the rest
+MAX_ATTEMPTS = 5  # the most claims whose worker died; claims that an outage ended are not counted
+READING = 0.9  # reading is this share of the progress; comparing and reporting are the rest
 
 
 def build_next(worker: str) -> bool:

@@ -38,22 +38,23 @@ def class_folders(all_folders: Sequence[Sequence[str]]) -> list[tuple[int, int] 
     """Return for each path of a source the index and the class of its class folder, or None.
 
     Each path is given as its folders. The class folder nearest to the file counts. If any path has a word for a class,
-    the folders `0` and `1` are not classes anywhere in the source: they may number patients, scans or anything else.
+    the folders `0` and `1` are not classes anywhere in the source, because they may number patients, scans or anything
+    else.
     """
     words = [_nearest(folders, _class_of_word) for folders in all_folders]
     return words if any(words) else [_nearest(folders, _NUMBERS.get) for folders in all_folders]
 
 
 def paths_in_archive(archive: str, names: Sequence[str]) -> list[str]:
-    """Return the paths of an archive's files. They begin with the archive's name if it names the class of the files."""
+    """Return the paths of an archive's files. If the archive's name states their class, they begin with it."""
     return [f"{archive}/{name}" for name in names] if names_class_of(archive, names) else list(names)
 
 
 def names_class_of(archive: str, names: Sequence[str]) -> bool:
     """Return whether the name of an archive or of a sent folder names the class of its files.
 
-    The name does not count if folders in it name both classes. So the class does not depend on the name under which a
-    folder with class folders is sent. A word counts before the numbers `0` and `1`.
+    The name does not count if folders inside name both classes, because a folder with class folders may have any name.
+    The numbers `0` and `1` count only if no name contains a word for a class.
     """
     inside, outside = [folder_of(name).split("/") for name in names], slashed(archive).split("/")
     for label_of in (_class_of_word, _NUMBERS.get):
@@ -81,7 +82,8 @@ def names_part(folder: str) -> bool:
 def plain(path: str) -> str:
     """Return a path in the form in which paths are compared.
 
-    This form has `/`, composed characters and no unprintable ones. It does not begin with `./` or `/`.
+    The returned path has `/` as separator, composed characters and no unprintable characters. It does not begin with
+    `./` or `/`.
     """
     path = unicodedata.normalize("NFC", display_name(slashed(path)))
     return re.sub(r"^(\.?/)+", "", path)

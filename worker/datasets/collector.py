@@ -22,7 +22,7 @@ EXAMPLES = 20
 
 
 class LeftOut(TypedDict):
-    """How many files were left out for one reason, and the names of some of them."""
+    """How many files were left out for one reason, and the names of some of these files."""
 
     count: int
     examples: list[str]
@@ -32,7 +32,8 @@ class LeftOut(TypedDict):
 class Item:
     """A slice of the dataset, or a file that is left out for a `reason`. The fields are the columns of LabelledSlice.
 
-    The collector sets `row`, `perceptual_hash` and `cluster`. If a slice has no group, it sets the group too.
+    The collector sets `row`, `perceptual_hash` and `cluster`. If a slice has no group, the collector sets the group
+    too.
     """
 
     ordinal: int
@@ -60,9 +61,9 @@ class Item:
 class Collector:
     """Keeps items in the order in which they come. Stores prepared pixels in files of ARRAY_SLICES slices.
 
-    `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files. `groups_from`: how many slices got
-    their group from each origin. `headers`: the slices whose group comes from their DICOM header. `label_warnings`:
-    what a person should check about the labels.
+    `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files with prepared pixels. `groups_from`:
+    how many slices got their group from each origin. `headers`: the slices whose group comes from their DICOM header.
+    `label_warnings`: what a person should check about the labels.
     """
 
     def __init__(self) -> None:
@@ -109,7 +110,7 @@ class Collector:
     def compare(self, progress: Callable[[], None]) -> Similar:
         """Find near-identical slices, and number the clusters. A slice without a group gets the group of its cluster.
 
-        The indices in the result refer to `first_of_pixels`.
+        The indices in the result number the slices that `first_of_pixels` returns.
         """
         firsts = self.first_of_pixels()
         labels = np.array([item.label for item in firsts], np.int64)

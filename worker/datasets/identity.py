@@ -11,8 +11,8 @@ from db.models.documents import Identity
 ONE_FOR_ALL = "one_patient_for_all"
 
 _FEW = 4  # with fewer slices, no problem is reported
-_ALONE = 0.9  # if this share of groups has one slice, headers seem to make each slice a patient
-_MOST = 0.5  # if the largest group has this share of the slices, headers may make all patients one
+_ALONE = 0.9  # if this share of the groups has only one slice, headers seem to name a patient for each slice
+_MOST = 0.5  # if the largest group has this share of the slices, headers may give all patients one ID …
 _MANY = 3  # … if this group also has this many studies or folders (2 if it is the only group)
 
 

@@ -81,8 +81,8 @@ def read_csv(content: bytes) -> list[LabelLine]:
     The CSV has the columns `file` and `label`. The columns `group`, `split` and `source` (the hospital or the scanner)
     are optional, and other columns are ignored. The CSV is in UTF-8, with commas, semicolons or tabs.
 
-    Raises BadLabels, which names the line. It is also raised if two columns have one name, and if a column seems to
-    name patients but no line has a group.
+    Raises BadLabels, which names the faulty line. Also raises BadLabels if two columns have the same name, or if a
+    column seems to name patients but no line has a group.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -175,12 +175,18 @@ def match_files(
 ) -> dict[int, FileLabels]:
     """Return the labels of the files that a CSV names, by the index of the file.
 
-    A line means the file with the same path. If there is no such file, it means the file whose path ends with the
-    line's path, or else the file with whose full name the line's path ends. If no file has a folder, it means the file
-    with the same name. `full_names`: the paths of the files, beginning with the name of their archive or sent folder.
+    A line means the first of these files that exists:
+    * the file with the line's path;
+    * the file whose path ends with the line's path;
+    * the file whose full name is the end of the line's path;
+    * the file whose name ends the line's path, if no file is in a folder.
 
-    Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines with
-    different paths or labels mean the same file.
+    `full_names`: the paths of the files, beginning with the name of their archive or sent folder.
+
+    Raises BadLabels:
+    * the CSV names a file that does not exist;
+    * a line could mean several files;
+    * two lines mean the same file, but have different paths or labels.
     """
     ends: dict[str, list[int]] = defaultdict(list)
     whole: dict[str, list[int]] = defaultdict(list)

@@ -12,12 +12,14 @@ Folders = list[str]
 
 
 class DicomGroups:
-    """Gives DICOM slices their groups: one for each patient, or for each study or series if the patient is not stated.
+    """Gives DICOM slices their groups: one for each patient.
 
-    A patient is recognised by the ID alone, because some files of a study may lack its issuer. It is better to take two
-    patients for one than to have one patient in two parts of a split. The group of a patient is named after the study,
-    or else the series, of the patient's first slice. It is not named after the patient's ID, because nothing that is
-    derived from the ID may be kept.
+    If a file states no patient, its study or series is the group.
+
+    A patient is recognised by the ID alone, because some files of a study may lack the ID's issuer. It is better to
+    take two patients for one than to have one patient in two parts of a split. The group of a patient is named after
+    the study, or else the series, of the patient's first slice. It is not named after the patient's ID, because nothing
+    that is derived from the ID may be kept.
     """
 
     def __init__(self) -> None:
@@ -56,16 +58,16 @@ def series_key(series: SeriesInfo | None) -> str | None:
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     """Return the group of each file, or "" if its folders do not name one.
 
-    A file is given as the number of its archive and its path in it. The group is the name of
+    A file is given as the number of its archive and its path in the archive. The group is the name of
     * the first folder below the class folder: `COVID/patient1/scan2/7.png`;
     * or else the first folder above the class folder: `patient1/COVID/7.png`;
     * or else, without a class folder (a CSV states the class), the first folder of all.
 
     Folders with the same name are the same group, in both classes and in every archive. It is better to take two
-    patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. So is a
-    folder that is the only one in the class folders of both classes. Any other folder may be a patient's, even if it is
-    the only one and files lie next to it. Folders that name a class or a part of a split (train, val, test) are always
-    ignored.
+    patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. A
+    folder is also ignored if it is the only folder in the class folders of both classes. Any other folder may be a
+    patient's, even a single folder with files next to it. Folders that name a class or a part of a split (train, val,
+    test) are always ignored.
     """
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
@@ -87,10 +89,11 @@ def _folders(path: str) -> Folders:
 
 
 def _around_class(all_folders: Sequence[Folders]) -> list[tuple[int | None, Folders, Folders]]:
-    """Return, for each file of an archive, its class, the folders below its class folder and those above it.
+    """Return, for each file of an archive, its class, the folders below its class folder and the folders above it.
 
     Leave out folders that cannot name a patient. If a file is outside of every class folder, its class is None, and all
-    its folders are above. If there are such files, the folders `0` and `1` number patients and are not classes.
+    its folders are above. If one file or more are outside, folders `0` and `1` are not class folders, because they may
+    number patients.
     """
     named_folders = class_folders(all_folders)
     numbers_are_classes = None not in named_folders
@@ -109,7 +112,7 @@ def _patient_folders(folders: Iterable[str]) -> Folders:
 
 
 def _beyond_only(chains: Mapping[int, Folders], labels: Mapping[int, int]) -> Mapping[int, Folders]:
-    """Remove the first folder of the chains as long as both classes have this one and no other.
+    """Remove the first folder of the chains as long as it is the only first folder in both classes.
 
     `labels`: the class of each chain.
     """

@@ -40,7 +40,8 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
         group = groups.of(series)
         item = _reviewed_item(ordinal, review, group)
         item.series = series_key(series)
-        if review.slice.state == Outcome.REJECTED:  # by its job, for example because its study names two patients
+        # the job rejected it, for example because its study names two patients
+        if review.slice.state == Outcome.REJECTED:
             collector.leave_out(item, review.slice.reason or "", review.slice.detail or "")
         elif isinstance(header, SliceRejected):
             collector.leave_out(item, header.code, header.detail)
@@ -73,9 +74,9 @@ def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Ite
 def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[Original, Header]:
     """Read the headers of the DICOM files again in the sandbox, each file of an owner once.
 
-    This is needed because a job does not keep the patient, nor whether text is burned in.
+    Reason: a job does not store the patient. It also does not store whether text is burned into the picture.
     """
-    files: dict[int, dict[str, None]] = {}  # SHA-256 by owner, because owners share no decoder
+    files: dict[int, dict[str, None]] = {}  # SHA-256 by owner, because two owners never share a decoder
     for review in reviewed:
         if review.slice.format == "DICOM" and review.slice.sha256:
             files.setdefault(review.owner_id, {})[review.slice.sha256] = None

@@ -1,6 +1,6 @@
 """Finds shortcuts: predicts the class from facts of a file, without its picture.
 
-A network could learn such facts instead of the disease.
+A network could learn these facts instead of the disease.
 """
 
 import re
@@ -20,7 +20,7 @@ WEAK_AUC = 0.65
 well. In a public set of CT slices the file type alone predicts the class 74 % of the time. Chance reaches 0.6 with a
 few dozen groups."""
 _FOLDS = 5
-_WORDS = 30  # how many patterns or modes are distinguished; all rarer ones count as one
+_WORDS = 30  # the most patterns or modes that are kept apart; all rarer patterns or modes count as one
 _LEAF = 5  # least number of slices in a leaf of a tree
 
 Columns = NDArray[np.float64]
@@ -77,7 +77,7 @@ class Verdict(TypedDict):
 
 
 class Shortcuts(Verdict):
-    """The verdict, and the scores by fact, and by OF_PICTURE and ALL."""
+    """The verdict, and a score for each fact, for OF_PICTURE and for ALL."""
 
     facts: dict[str, FactScore]
 

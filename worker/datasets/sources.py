@@ -44,7 +44,8 @@ class NotBuildable(Exception):
 class Source:
     """A stored archive or loose file, with the name that it was sent under.
 
-    `given`: the number of the given folder that holds it, or None if no folder was given, as in a request.
+    `given`: the number of the given folder that holds the source. It is None if no folder was given. A request never
+    gives a folder.
     """
 
     sha256: str
@@ -105,11 +106,14 @@ def _list_source(source: Source, progress: Callable[[], None]) -> Listing:
 
 
 Sent = tuple[str, int | None, int | None]
-"""The name of a folder, archive or file that was sent, and two numbers that keep apart those of one name."""
+"""The name of a folder, archive or file that was sent, and two numbers that distinguish several with the same name."""
 
 
 def _sent(number: int, source: Source) -> Sent:
-    """Return what the source with this number was sent in. In a request, names that begin alike are of one folder."""
+    """Return the folder, archive or file in which the source with this number was sent.
+
+    In a request, sources whose names begin with the same folder were sent in one folder.
+    """
     name, slash, _ = slashed(source.stem).partition("/")
     return name, source.given, None if slash or source.given is not None else number
 
@@ -119,9 +123,9 @@ def _is_loose(source: Source, listed: Listing) -> bool:
 
 
 def _of_both_classes(sources: Sequence[Source], listings: Sequence[Listing]) -> set[Sent]:
-    """Return what was sent under the name of a class, but holds folders that name both classes.
+    """Return the folders and archives whose own name is a class, but whose inner folders name both classes.
 
-    Its own name then names no class.
+    Their own name then does not state the class of their files.
     """
     inside: dict[Sent, list[str]] = {}
     for number, (source, listed) in enumerate(zip(sources, listings, strict=True)):
@@ -154,8 +158,8 @@ class Labels:
 def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
     """Return the labels of files.
 
-    If a CSV was sent, it labels all files. If not, each source is labelled by the CSV among its files, or by its class
-    folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
+    A CSV that was sent by itself labels all files. Otherwise, each source is labelled by the CSV among its files, or by
+    its class folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
     FileDamaged.
     """
     if labels_sha256 is not None:
@@ -235,7 +239,9 @@ def read_files(
     *,
     folders_first: bool,
 ) -> None:
-    """Decode the labelled files in the sandbox, and collect them. Leave out the others unread, as `no_label`.
+    """Decode the labelled files in the sandbox, and collect them.
+
+    Files without a label are not read. They are left out as `no_label`.
 
     `folders_first`: folders name the groups. Headers name a group only if no folder does.
 

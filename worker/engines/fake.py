@@ -32,7 +32,7 @@ class FakeEngine:
     proof_sizes: tuple[int, ...] = ()
 
     def __init__(self) -> None:
-        self._one_at_a_time = Lock()  # the engine stands for one device
+        self._one_at_a_time = Lock()  # the engine acts like one device, which computes one call at a time
         self._seconds = float(os.environ.get("CTBATCH_FAKE_SECONDS", "0"))
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:

@@ -35,7 +35,8 @@ class Engine(Protocol):
     """Runs a network on prepared slices.
 
     `name` states library and precision. `precision` is f32, bf16, int8 or fake. `batch_size`: the best number of slices
-    in a call. `proof_sizes`: calls of these sizes make the engine compute in each of its ways.
+    in a call. `proof_sizes`: the numbers of slices in the calls of a proof. With these numbers, the engine computes in
+    each of its ways.
     """
 
     name: str

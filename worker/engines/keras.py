@@ -22,7 +22,7 @@ FIRST_WITH_BFLOAT16 = (8, 0)  # the lowest compute capability with bfloat16
 
 
 class KerasEngine:
-    """Runs a package's `model.keras` in float32, or with `half` in mixed precision. On a GPU, compiles it first."""
+    """Runs a package's `model.keras` in float32, or with `half` in mixed precision. On a GPU, compiles the network."""
 
     def __init__(self, folder: Path, *, half: bool = False) -> None:
         gpu = on_gpu()
@@ -37,7 +37,10 @@ class KerasEngine:
         self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. Pad small batches, so that one trace is enough."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224].
+
+        Small batches are padded, so that Keras traces the network only once.
+        """
         with self._one_at_a_time:
             parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
         return Scores.join(parts)
@@ -65,8 +68,8 @@ def on_gpu() -> bool:
 def has_fast_bfloat16() -> bool:
     """Return whether the device that the backend uses has bfloat16: this processor, or all of the GPUs.
 
-    NVIDIA's GPUs have bfloat16 from compute capability 8.0 on (A100). Older ones, such as T4 and V100, emulate it
-    slowly or refuse it. The capability is known only with the backend TensorFlow.
+    NVIDIA's GPUs have bfloat16 from compute capability 8.0 on (A100). Older GPUs, such as T4 and V100, are slow in
+    bfloat16 or refuse it. The capability is known only with the backend TensorFlow.
     """
     if not on_gpu():
         return has_bfloat16()

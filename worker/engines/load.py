@@ -29,7 +29,7 @@ class EngineAbsent(PackageError):
 
 
 class EngineUnproven(Exception):
-    """No engine of this package passes its proof on this machine: its answers differ from the known ones."""
+    """No engine of this package passes its proof on this machine: the answers differ from the known answers."""
 
     def __init__(self, results: list[ProofResult]) -> None:
         super().__init__("; ".join(result.text for result in results))
@@ -38,7 +38,7 @@ class EngineUnproven(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """An engine that may predict. `results`: the proofs of all engines that were tried, that of `engine` last."""
+    """An engine that may predict. `results`: the proofs of all engines that were tried. `engine` comes last."""
 
     engine: Engine
     results: list[ProofResult]
@@ -114,11 +114,11 @@ def load_engine(
     """Load the quickest engine of a package that passes its proof on this machine.
 
     `choice` is one of `db.settings.EngineChoice`. `openvino` tries int8, then bfloat16 if the processor has it, then
-    float32. `auto` does the same, but first tries Keras if this machine has a GPU and Keras, or if the package has no
-    file for OpenVINO. `openvino-int8`, `openvino-bf16` and `openvino-f32` try only that precision. `threads`: how many
-    threads the engine uses, or None for one on each core. `package`: the manifest, if it has been read already.
-    `precision`: load only engines of this precision. If the package may come from a stranger, call `check_keras_file`
-    first.
+    float32. `auto` tries Keras first if this machine has a GPU and Keras, and then does the same as `openvino`. If the
+    package has no file for OpenVINO, `auto` tries only Keras. `openvino-int8`, `openvino-bf16` and `openvino-f32` try
+    only that precision. `threads`: how many threads the engine uses, or None for one on each core. `package`: the
+    manifest, if it has been read already. `precision`: load only engines of this precision. If the package may come
+    from a stranger, call `check_keras_file` first.
 
     Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).
     """
@@ -186,7 +186,7 @@ def _builds(folder: Path, package: Package, choice: str, threads: int | None) ->
     with_gpu = has_gpu() and KERAS_FILE in package.files and find_spec("keras") is not None
     if choice == "keras" or (choice == "auto" and (with_gpu or not with_openvino)):
         yield from _keras_builds(folder, package)
-        if choice == "auto" and with_openvino:  # in case the driver of the GPU is broken
+        if choice == "auto" and with_openvino:  # tried next, because the driver of the GPU may be broken
             yield from _openvino_builds(folder, package, choice, threads)
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
@@ -207,7 +207,10 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
 
 
 def _fails_in_bfloat16(package: Package) -> bool:
-    """Return whether the exporter measured that bfloat16 loses too much. This needs an exporter with bfloat16."""
+    """Return whether the exporter measured that bfloat16 differs too much.
+
+    Return False if the exporter did not measure bfloat16.
+    """
     parity = package.parity.get("bf16", {})
     return "auc_change" in parity and not parity.get("passed")
 
@@ -239,7 +242,10 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return a function that builds the float32 engine, whose answers are the proof if the package has none."""
+    """Return a function that builds the float32 engine.
+
+    If the package has no proof, the answers of this engine are the proof.
+    """
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

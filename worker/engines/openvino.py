@@ -23,7 +23,7 @@ class OpenVinoEngine:
     """One compiled network. `precision` is f32, bf16 or int8.
 
     Without tuning, each core works on different slices, as a stream with one thread. If several cores share the layers
-    of one request, they wait for each other at every layer. Other work on one of these cores then delays all of them.
+    of one request, they wait for each other at every layer. If other work delays one of the cores, all of them wait.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" or not has_bfloat16() else "bf16",
             # OpenVINO 2026.4 pins the threads of every process to the first cores. Workers that each have some of the
-            # cores would all compute on the same ones (findings/openvino-processes-of-one-thread-share-a-core.sh).
+            # cores would then all compute on the first cores
+            # (findings/openvino-processes-of-one-thread-share-a-core.sh).
             "ENABLE_CPU_PINNING": cores == permitted_cores(),
         }
         core = ov.Core()
@@ -69,7 +70,7 @@ class OpenVinoEngine:
         distance = np.empty(count, np.float32) if self._has_distance else None
         scores = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
-        share = min(self._request, -(-count // self._streams))  # so that all streams get some of few slices
+        share = min(self._request, -(-count // self._streams))  # divides a few slices between all streams
         running: deque[tuple[Any, slice]] = deque()
         try:
             for start in range(0, count, share):
@@ -80,7 +81,7 @@ class OpenVinoEngine:
             while running:
                 self._finish(*running.popleft(), scores)
         finally:
-            for request, _ in running:  # only after a failure: no request may still read these pixels
+            for request, _ in running:  # if a request failed, wait for the others, because they read these pixels
                 with suppress(RuntimeError):
                     request.wait()
                 self._idle.put(request)

@@ -15,7 +15,7 @@ FEATURES = (  # name for people, and flags of /proc/cpuinfo; any of these flags 
     ("VNNI", ("avx512_vnni", "avx_vnni")),
     ("bfloat16", ("avx512_bf16", "amx_bf16")),
     ("AMX", ("amx_int8", "amx_tile")),
-    ("NEON", ("asimd",)),  # this and the next two are of arm64
+    ("NEON", ("asimd",)),  # this feature and the next two are of arm64
     ("SVE", ("sve",)),
     ("I8MM", ("i8mm",)),
 )
@@ -53,7 +53,7 @@ SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # three generations have this model numb
 SKYLAKE_SP_STEPPINGS = ((range(0, 5), "Skylake-SP"), (range(5, 8), "Cascade Lake"), (range(10, 12), "Cooper Lake"))
 NEOVERSE = {0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0xD4F: "Neoverse V2"}  # part of Arm, 0x41
 
-INT8_SPEED = (  # feature, slices/s of the bare int8 engine on two cores, where that was measured; docs/benchmarks.md
+INT8_SPEED = (  # feature, and slices/s of the bare int8 engine on two cores if it was measured (docs/benchmarks.md)
     ("AMX", "425 to 461", "a Xeon with AMX"),
     ("VNNI", "85 to 94", "a Zen 4 with VNNI"),
     ("AVX2", "28 to 36", "a Zen 3 with AVX2 alone"),
@@ -104,13 +104,13 @@ def expectation(processor: Processor) -> str:
 
 def usable_cores() -> int:
     """Return how many cores' time this process may use: by its affinity and by the CPU limit of its container."""
-    from joblib import cpu_count  # here, because the import takes 0.2 s
+    from joblib import cpu_count  # imported here, because the import takes 0.2 s
 
     return int(cpu_count())
 
 
 def permitted_cores() -> int:
-    """Return on how many cores this process may run. A CPU limit may let it use the time of fewer."""
+    """Return on how many cores this process may run. A CPU limit may let it use the time of fewer cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -135,7 +135,7 @@ def _first_core(text: str) -> dict[str, str]:
 
 
 def _short(name: str) -> str:
-    """Return a model name without marks and clock speed: `Intel(R) Xeon(R) CPU @ 2.20GHz` becomes `Intel Xeon`."""
+    """Return a model name without (R) and clock speed: `Intel(R) Xeon(R) CPU @ 2.20GHz` becomes `Intel Xeon`."""
     bare = re.sub(r"\((R|TM)\)|@.*|\b\d+-Core\b|\b(CPU|Processor)\b", " ", name)
     return " ".join(bare.split())
 

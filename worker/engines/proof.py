@@ -148,7 +148,10 @@ def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
 
 
 def differences(scores: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:
-    """Compare an engine's scores with the float32 answers. Repeat or cut the answers to the same number first."""
+    """Compare an engine's scores with the float32 answers.
+
+    The float32 answers are first repeated or cut to the number of the scores.
+    """
     n = len(scores.logit)
     logit, cam = np.resize(exact.logit, n), np.resize(exact.cam, (n, *exact.cam.shape[1:]))
     distance = 0.0

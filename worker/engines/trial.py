@@ -1,8 +1,8 @@
 """Tries an imported model version before it may be promoted: runs its engine in a confined process.
 
-A hash shows only that a file arrived whole. It does not show that the network can be loaded, that it ends, or that it
-gives numbers. `worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The process has no
-secrets and no database.
+A hash shows only that a file arrived whole. A trial also shows that the network can be loaded, that it finishes, and
+that its scores are numbers. `worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The
+process has no secrets and no database.
 """
 
 import json
@@ -38,7 +38,7 @@ _PASSED_ON = ("LD_LIBRARY_PATH", "KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
 
 
 class _Reply(BaseModel):
-    """What the confined process reports about one engine. It is not trusted, so its fields are bounded."""
+    """What the confined process reports about one engine. The report is not trusted, so its fields are bounded."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -111,7 +111,8 @@ def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> N
     die_with_parent(int(parent))
     replies = os.dup(1)
     os.dup2(2, 1)  # so that libraries do not print into the answer
-    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for it; Python would try to write into several folders
+    # TensorFlow asks for this folder; without it, Python would try to write into several folders
+    tempfile.tempdir = "/nonexistent"
     unfiltered = forbid_effects()
     if unfiltered and filter_ == FILTER_REQUIRED:
         results = [failed(choice, f"this machine cannot confine its trial: {unfiltered}")]

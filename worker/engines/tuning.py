@@ -21,7 +21,8 @@ from worker.imaging.recipe import SIDE
 log = logging.getLogger(__name__)
 
 SECONDS = 20.0  # after this time, no more settings are tried
-MEASURED_SECONDS = 0.4  # in each of ROUNDS; the quickest round counts, because other processes may disturb some
+# the length of each of ROUNDS; the quickest round counts, because other processes may disturb a round
+MEASURED_SECONDS = 0.4
 ROUNDS = 3
 CALL = 4  # requests that each stream computes in a call
 REQUESTS = (2, 8, 16)  # numbers of slices in a request that are tried besides the default
@@ -67,7 +68,10 @@ def tune(model: Path, sha256: str, precision: str, threads: int | None = None) -
 
 
 def _ways(cores: int) -> list[tuple[int, int]]:
-    """Return the numbers of streams and threads to try, default first. (Two cores may share their arithmetic units.)"""
+    """Return the numbers of streams and threads to try, default first.
+
+    Fewer threads than cores may be quicker, because two cores may share their arithmetic units.
+    """
     ways = [(cores, cores), (max(cores // 2, 1), cores), (max(cores // 2, 1), max(cores // 2, 1)), (1, cores)]
     return list(dict.fromkeys(ways))
 

@@ -34,7 +34,7 @@ _NIFTI_1, _NIFTI_2 = (b"n+1\0", b"ni1\0"), b"n+2\0\r\n\x1a\n"
 def archive_kind(head: bytes, name: str = "") -> str | None:
     """Return `zip`, `tar`, `gz`, `bz2` or `xz`, or a kind that cannot be read (`7z`, `rar`, `zstd`, `lz4`), or None.
 
-    `name`: of the file, for `is_tar`.
+    `name`: the name of the file, which `is_tar` needs.
     """
     for magic, kind in ARCHIVE_MAGIC.items():
         if head.startswith(magic):
@@ -43,7 +43,7 @@ def archive_kind(head: bytes, name: str = "") -> str | None:
 
 
 def is_tar_name(name: str) -> bool:
-    """Return whether a name is that of a TAR, packed or not."""
+    """Return whether a name is the name of a TAR, packed or not."""
     return name.lower().endswith(_TAR_NAMES)
 
 
@@ -67,7 +67,7 @@ def is_tar(head: bytes, name: str) -> bool:
 def checksum_holds(header: bytes) -> bool:
     """Return whether the checksum of a 512-byte TAR header is right (POSIX.1-2017, pax, "ustar Interchange Format").
 
-    Old tars summed signed characters. Both sums are accepted, as in every tar.
+    Old programs summed signed characters. This function accepts both sums, as every tar program does.
     """
     try:
         stated = int(header[148:156].strip(b" \x00") or b"x", 8)

@@ -11,7 +11,7 @@ LEAST_CONTRAST = 48  # grey levels; in the lung window, lung and muscle differ b
 def lung_fraction(pixels: NDArray[np.uint8]) -> float:
     """Return which share of a prepared slice, uint8[224, 224], is lung, 0 to 1.
 
-    Lung is dark, and has something bright on all four sides. The air around the body has not. Otsu's threshold
+    Lung is dark, and has something bright on all four sides. The air around the body does not. Otsu's threshold
     separates dark from bright, so it works in any window (Otsu, 1979, IEEE Transactions on Systems, Man, and
     Cybernetics 9). Air in the windpipe and the bowel counts too. Lung that is full of fluid is bright, and does not
     count.

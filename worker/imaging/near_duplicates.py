@@ -1,7 +1,8 @@
 """Finds near-identical slices. A perceptual hash finds candidates, and means of blocks of pixels decide.
 
-The library `imagehash` is not used. Its hash would replace only the twelve lines of `perceptual_hash`, and it resizes
-in another way. It also compares pairs one by one in Python, which is too slow for the 5 × 10⁹ pairs of 100,000 slices.
+The library `imagehash` is not used. Its hash would replace only the twelve lines of `perceptual_hash`, and resizes in
+another way. The library also compares pairs one by one in Python, which is too slow for the 5 × 10⁹ pairs of 100,000
+slices.
 """
 
 from collections.abc import Callable, Iterator
@@ -199,7 +200,7 @@ def _candidates(
 
 
 def _joined(cluster: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the clusters after also connecting these pairs. Slices stay connected with their present clusters."""
+    """Return the clusters after these pairs have been connected too. Present connections stay."""
     if len(left) == 0:
         return cluster
     n = len(cluster)

@@ -26,9 +26,9 @@ class SeriesInfo:
     Texts are display names of at most 64 characters, or empty. UIDs may have 128 characters. `patient`: a digest of the
     patient's ID. `issuer`: a digest of the ID and its issuer, or "" if no issuer is stated. `birth_date`, `sex`:
     digests of the ID with the patient's birth date and with the sex, or "". The digests distinguish patients. They are
-    never stored, because short values can be guessed from them. `position`: in mm along the slice's normal, towards the
-    head, or None if the file does not state it. Positions are comparable within a series. `location`: SliceLocation in
-    mm, or None. `orientation`: the direction cosines of rows and columns, six numbers in DICOM's form, or "".
+    never stored, because short values can be guessed from digests. `position`: in mm along the slice's normal, towards
+    the head, or None if the file does not state it. Positions are comparable within a series. `location`: SliceLocation
+    in mm, or None. `orientation`: the direction cosines of rows and columns, six numbers in DICOM's form, or "".
     `burned_in`: the file states that text is burned into its pixels. `frames`: how many frames the file states, or None
     if it states no number.
     """

@@ -34,8 +34,8 @@ def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int, 
 def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the colours, uint8[..., 3], of heat in [0, 1]: from dark violet over red and orange to light yellow.
 
-    They are part of a cubehelix (Green 2011, Bull. Astr. Soc. India 39, 289). Its perceived brightness grows linearly,
-    so the order of the colours is also visible in grey print and to colour-blind people.
+    The colours are part of a cubehelix (Green 2011, Bull. Astr. Soc. India 39, 289). The perceived brightness grows
+    linearly, so the order of the colours is also visible in grey print and to colour-blind people.
     """
     brightness = np.asarray(0.15 + 0.75 * heat, np.float64)
     angle = 2 * np.pi * (0.1 + 0.45 * brightness)

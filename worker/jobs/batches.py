@@ -1,4 +1,4 @@
-"""Collects what ingest records at a time: the rows of some entries, and the arrays of their prepared slices."""
+"""Collects rows of entries, and the arrays of their prepared slices, which ingest records in one transaction."""
 
 import time
 from collections.abc import Iterator
@@ -25,9 +25,10 @@ from worker.imaging.lungs import lung_fraction
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
-ROWS_A_TRANSACTION = 1_000  # for entries that do not fill a chunk, because they are rejected or cancelled
+# the most rows of a batch, for entries that fill no chunk because they are rejected or cancelled
+ROWS_A_TRANSACTION = 1_000
 FIRST_BATCH_SECONDS = 1.0  # time limit of the first batch; it doubles with each batch, up to BATCH_SECONDS
-BATCH_SECONDS = 5.0  # limits batches of slow files, because other jobs get their turn only after a batch
+BATCH_SECONDS = 5.0  # limits batches of slow files, because other jobs have to wait until a batch ends
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Batch:
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
-    began: float = 0.0  # when the first entry was added; decoders may have started before that
+    began: float = 0.0  # when the first entry was added; its decoding may have started earlier
     is_last: bool = False
     error: Exception | None = None
 
@@ -56,7 +57,7 @@ class Batch:
             self.arrays.append(prepared.pixels)
 
     def is_full(self, slices: int, seconds: float) -> bool:
-        """Return whether to record the batch now: it has enough slices or rows, or was begun at least `seconds` ago."""
+        """Return whether to record the batch now: it has enough slices or rows, or began at least `seconds` ago."""
         is_old = time.monotonic() - self.began >= seconds
         return len(self.arrays) >= slices or len(self.rows) >= ROWS_A_TRANSACTION or is_old
 
@@ -64,8 +65,8 @@ class Batch:
 def batches(read: Iterator[Read]) -> Iterator[Batch]:
     """Yield the entries in batches. The first one is small, so that predicting starts soon. Then the size doubles.
 
-    If an entry cannot be read, the last batch holds the entries before it, and the error. Raises the error if there are
-    none.
+    If an entry cannot be read, the last batch holds the earlier entries and the error. If no entry was read since the
+    last batch, the error is raised instead.
     """
     settings = current()
     full, seconds = settings.first_chunk_slices, FIRST_BATCH_SECONDS
@@ -123,7 +124,10 @@ def _rejected_rows(entry: Entry, rejection: SliceRejected, sha256: str | None) -
 
 
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int, *, is_stack: bool) -> ReadSlice:
-    """Return the row of a frame. A file that states no series is one itself if it is a volume or has several frames."""
+    """Return the row of a frame.
+
+    A volume is a series of its own. So is a file of several frames that states no series.
+    """
     info = prepared.series
     series = info if info and info.series_uid else None
     folder = entry.name if prepared.format == "NIfTI" or (is_stack and not series) else folder_of(entry.name)

@@ -24,18 +24,22 @@ def count_failures(rows: Iterable[ReadSlice]) -> int:
 
 @dataclass
 class Budget:
-    """What is left for an upload: how many more files may fail, and how much processor time the decoders may use."""
+    """The rest of an upload's budget.
+
+    `failures`: how many more files may crash a decoder or use up its time. `seconds`: how much more processor time the
+    decoders may use.
+    """
 
     failures: int
     seconds: float
 
     @classmethod
     def left(cls, upload: Upload) -> "Budget":
-        """Return what earlier turns have left of the upload's budget."""
+        """Return the rest of an upload's budget, after all earlier turns of reading the upload."""
         return cls(FAILURES - upload.decode_failures, current().upload_decode_seconds - upload.decode_seconds)
 
     def spend(self, failures: int, seconds: float) -> None:
-        """Subtract what some files have cost."""
+        """Subtract the failures and the processor time of some files."""
         self.failures -= failures
         self.seconds -= seconds
 

@@ -1,4 +1,8 @@
-"""Unpacks uploads: reads the entries, decodes them in the sandbox, and records slices and prepared chunks in order."""
+"""Unpacks uploads: reads the entries, decodes them in the sandbox, and records slices and prepared chunks in order.
+
+A turn is the time from one claim of an upload until the upload is closed or given back. A long upload takes several
+turns.
+"""
 
 import logging
 import time
@@ -35,7 +39,8 @@ from worker.jobs.loose_files import SharedTurn
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims without progress whose worker died, or whose own file was at fault; outages are not counted
+# the most claims without progress whose worker died or whose file was at fault; outages are not counted
+MAX_ATTEMPTS = 5
 TURN_SECONDS = 60.0  # after this time, an upload is given back if an upload of another job waits
 
 Row = Callable[[Entry], ReadSlice]
@@ -43,7 +48,7 @@ Row = Callable[[Entry], ReadSlice]
 
 @cache
 def _pool() -> DecoderPool:
-    """Return the decoders of this process. They are kept once they are started."""
+    """Return the decoders of this process. The process keeps them for later uploads."""
     return new_decoders()
 
 
@@ -60,7 +65,7 @@ def start_decoder() -> None:
 
 
 def decoders(owner_id: int) -> DecoderPool:
-    """Return the decoders of this process for an owner. They have not seen a file of another owner."""
+    """Return the decoders of this process for an owner. None of them has read a file of another owner."""
     pool = _pool()
     pool.serve(owner_id)
     return pool
@@ -77,7 +82,7 @@ class Taken:
 def unpack_next(worker: str) -> bool:
     """Claim the next upload, and unpack it. Return False if no upload waits.
 
-    If it is a loose file, read further loose files of its job in the same turn.
+    If the upload is a loose file, read further loose files of its job in the same turn.
     """
     if not claimed.may_claim():
         return False
@@ -101,7 +106,7 @@ def _unpack_together(taken: Taken) -> None:
 
     def put_off(error: Exception, is_attempt: bool) -> None:
         for claim, upload in taken.files:
-            with suppress(StaleClaim):  # of the files that are recorded
+            with suppress(StaleClaim):  # raised for files that are recorded already
                 _put_off(claim, upload, taken.job, error, is_attempt)
 
     claimed.carry_out(
@@ -145,7 +150,10 @@ def _unpack_alone(claim: Claim, upload: Upload, job: Job) -> None:
 
 
 def _claim(s: Session, worker: str) -> Taken | None:
-    """Claim the next upload, and further loose files of its job if it is a loose file. Return None if none waits."""
+    """Claim the next upload, or return None if no upload waits.
+
+    If the upload is a loose file, also claim further loose files of its job.
+    """
     claim = queue.claim_upload(s, worker)
     if claim is None:
         return None
@@ -163,8 +171,8 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
 def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception, is_attempt: bool) -> None:
     """Put off an upload. A statement that the database ended because it took too long counts as an attempt.
 
-    If the job was cancelled before this turn, the files could not be listed, so close the upload as `not_listed`.
-    Otherwise the job would not end during an outage.
+    If the job was cancelled before this turn, the error prevented the listing of its files. The upload is then closed
+    as `not_listed`, because otherwise the job would not end during an outage.
     """
     is_slow = is_too_slow(error)
     with session_scope() as s:
@@ -192,7 +200,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Reading:
-    """One turn of reading an upload: the claim, the upload, and what is left of its budget."""
+    """One turn of reading an upload: the claim, the upload, and the rest of its budget."""
 
     claim: Claim
     upload: Upload
@@ -202,7 +210,7 @@ class Reading:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def end(self, cancelled: bool = False) -> End:
-        """Return how the turn would end now: the job may be cancelled, or the budget spent."""
+        """Return CANCELLED if the job is cancelled, OVER_BUDGET if the budget is spent, or else WHOLE."""
         if cancelled or self.job.cancel_requested_at is not None:
             return End.CANCELLED
         return End.OVER_BUDGET if self.budget.is_spent else End.WHOLE
@@ -274,8 +282,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
     """
     began = time.monotonic()
     first = list(islice(entries, 1))
-    # In a packed TAR, everything before the first new entry is unpacked again. After that, the turn lasts at least as
-    # long again. So all turns together unpack at most twice as much as a single reading.
+    # In a packed TAR, each turn first unpacks everything before its first new entry again. It then reads new entries
+    # for at least as long as that took. So all turns together take at most twice as long as a single reading.
     reached = time.monotonic()
     turn_ends = reached + max(TURN_SECONDS, reached - began)
     pool = decoders(reading.job.owner_id)

@@ -1,4 +1,4 @@
-"""Runs two lanes in one process. While the work of one lane is in the engine, the other claims, reads and records.
+"""Runs two lanes in one process. While one lane's work is in the engine, the other lane reads or records.
 
 Two threads are enough. An engine keeps all cores busy with the work of one lane, and the other lane's work takes only a
 few per cent of that time.
@@ -20,7 +20,7 @@ class Lanes(Generic[T]):
     """Claims work and carries it out in two lanes, until there is no more work or the turn is over."""
 
     def __init__(self, claim: Callable[[], T | None], carry_out: Callable[[T], None]) -> None:
-        """Keep both functions. `claim` returns None if no work waits. The two lanes never call it at the same time."""
+        """Keep both functions. `claim` returns None if no work waits. Only one lane at a time calls `claim`."""
         self._claim, self._carry_out = claim, carry_out
         self._changed = Condition()
         self._busy = 0
@@ -52,7 +52,7 @@ class Lanes(Generic[T]):
                 self._changed.notify_all()
 
     def _next(self) -> T | None:
-        """Claim and return work, or return None. If there is none, wait as long as the other lane is busy."""
+        """Claim and return work. If no work waits, try again until the other lane is idle, and then return None."""
         with self._changed:
             while time.monotonic() < self._ends:
                 if (work := self._claim()) is not None:

@@ -18,7 +18,7 @@ from worker.engines.package import PackageError
 
 log = logging.getLogger(__name__)
 
-KEPT_ENGINES = 2  # that of the champion, and that of the champion before it, which older jobs still use
+KEPT_ENGINES = 2  # the engine of the champion, and of the champion before, which older jobs still use
 
 
 class EngineUnavailable(Exception):
@@ -51,16 +51,17 @@ def files_of(version: ModelVersion) -> Files:
 def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loaded:
     """Load the engine of a model version, or return the loaded one.
 
-    `alive` is called again and again while the files are fetched, here or in another thread. If it raises, loading
-    ends. Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable, and what `alive`
-    raises.
+    `alive` is called again and again while the files are fetched, here or in another thread. If `alive` raises an
+    error, loading ends. Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable, and
+    what `alive` raises.
     """
     with _one_at_a_time(alive):
         files = files_of(version)
         if files not in kept:
             wait_for_storage(lambda: package_folder(version), alive)
             try:
-                package, engine = engine_of(version)  # without a heartbeat: an engine that hangs must end this process
+                # without `alive`: if an engine hangs, the heartbeat must end this process
+                package, engine = engine_of(version)
             except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
                 raise
             except Exception as error:

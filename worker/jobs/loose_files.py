@@ -1,4 +1,4 @@
-"""Unpacks loose files: reads many of one job in a turn, and records them in common chunks.
+"""Unpacks loose files: reads many files of one job in a turn, and records them in common chunks.
 
 A turn for each file would cost over ten times the processor time.
 """
@@ -42,7 +42,7 @@ T = TypeVar("T")
 class SharedTurn:
     """One turn of reading claimed loose files of one job.
 
-    `left`: the numbers of the files that are not recorded yet. `faulty`: of those among them that cannot be read.
+    `left`: the numbers of the files that are not recorded yet. `faulty`: the numbers of the files that cannot be read.
     """
 
     files: Sequence[tuple[Claim, Upload]]
@@ -56,9 +56,9 @@ class SharedTurn:
         self.left = set(range(len(self.files)))
 
     def read(self, decoders: Callable[[int], DecoderPool], seconds: float) -> None:
-        """Read and record the files. After `seconds`, give the rest back, so that other jobs get their turn.
+        """Read and record the files. After `seconds`, give the rest back, so that workers read files of other jobs.
 
-        Also give back files that cannot be read. Each of them then gets a turn alone, which deals with its fault.
+        Also give back files that cannot be read. A later turn reads each of these files alone, and records the fault.
         `decoders` gives the decoders for an owner. Raises StaleClaim, DecoderUnavailable, OSError.
         """
         cancelled = self.job.cancel_requested_at is not None
@@ -108,7 +108,7 @@ class SharedTurn:
         return [LooseFile(*self.files[number], rows[number]) for number in sorted(rows)]
 
     def _give_back(self, s: Session) -> None:
-        """Give back the files that are left. This is an attempt only of the files that cannot be read."""
+        """Give back the files that are not recorded. This counts as an attempt for unreadable files only."""
         for number in sorted(self.left):
             not_tried = 0 if number in self.faulty else 1
             leases.give_back(s, Upload, self.files[number][0], attempts=Upload.attempts - not_tried)

@@ -1,4 +1,4 @@
-"""Predicts chunks: claims enough to fill a batch, runs the engine, and records the predictions under the claim."""
+"""Predicts chunks: claims enough chunks for a batch, runs the engine, and records the predictions."""
 
 import logging
 import os
@@ -37,10 +37,10 @@ from worker.jobs.shares import Share, open_shares, record
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read; they are a minute apart
+MAX_ATTEMPTS = 10  # the most claims of a chunk whose files cannot be read; the claims are a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a version to others if no engine passed its proof here
 REST_SECONDS = 10.0  # how long a worker without an engine rests; otherwise it would claim more than others
-CLAIM_SECONDS = 1.0  # engine time of the work to claim at once; each claim takes time too
+CLAIM_SECONDS = 1.0  # engine time of the work in one claim; it is not shorter, because each claim takes time too
 MOST_CLAIMED = 512  # the most slices that are claimed at once, 26 MB
 
 
@@ -65,7 +65,7 @@ _pace = _Pace()
 
 
 def predict_next(worker: str) -> bool:
-    """Claim the next chunks, predict them and record them. Go on for some seconds if there are more.
+    """Claim the next chunks, predict them and record them. Go on for some seconds if more chunks wait.
 
     While the engine runs, later chunks are claimed and read, and earlier ones are recorded (`lanes`). If no chunk
     waits, load the champion's engine for the next job, try an imported version, and return False.
@@ -75,7 +75,7 @@ def predict_next(worker: str) -> bool:
         _load_champion()
         _try_imported()
         return False
-    if taken.chunks[0][0].suspect:  # it may kill this process, so no other chunk is claimed with it
+    if taken.chunks[0][0].suspect:  # a suspect chunk may kill this process, so no other chunk is claimed with it
         _carry_out(taken)
     else:
         Lanes(lambda: _claim_more(worker), _carry_out).run(taken)
@@ -91,7 +91,7 @@ class Taken:
 
 
 def _slices_to_claim() -> int:
-    """Return how many slices to claim at a time: those of a chunk, or more if the engine is quick."""
+    """Return how many slices to claim at a time: as many as a chunk has, or more if the engine is quick."""
     return max(current().chunk_slices, min(int(_pace.slices_per_second * CLAIM_SECONDS), MOST_CLAIMED))
 
 
@@ -179,7 +179,10 @@ def _refused_now() -> set[Files]:
 
 
 def _left_to_others(s: Session) -> list[int]:
-    """Return the ids of model versions to leave to other workers: lately, no engine of theirs passed its proof here."""
+    """Return the ids of model versions to leave to other workers.
+
+    No engine of these versions has passed its proof here lately.
+    """
     refused = _refused_now()
     return [one.id for one in s.scalars(select(ModelVersion)) if files_of(one) in refused] if refused else []
 
@@ -232,9 +235,9 @@ def _pixels(shares: list[Share]) -> _Pixels:
 
 
 def _give_up(pixels: _Pixels, heartbeat: Heartbeat) -> None:
-    """Put off the shares whose file is lost, so that they do not keep the others from being predicted.
+    """Put off the shares whose file is lost, so that the other shares can be predicted.
 
-    Raises the error of the first one if there are no others, or if the whole storage may be away.
+    Raises the error of the first lost share if all shares are lost, or if the whole storage may be unreachable.
     """
     if not pixels.lost:
         return

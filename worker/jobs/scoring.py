@@ -43,7 +43,7 @@ def score(loaded: Loaded, slices: NDArray[np.uint8], heartbeat: Heartbeat) -> li
 
 
 def _check(engine: Engine) -> None:
-    """Raise EngineUnavailable if an engine that has failed cannot predict a black slice either."""
+    """Raise EngineUnavailable if an engine that has failed also fails on a black slice."""
     try:
         black = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
     except Exception as error:

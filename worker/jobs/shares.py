@@ -71,7 +71,7 @@ def _by_job(rows: Iterable[T], chunk: Callable[[T], Chunk]) -> list[list[T]]:
 
 
 def _record_of_job(shares: Sequence[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
-    """Record chunks of a job in one transaction. If another worker has claimed one of them, record them one by one."""
+    """Record chunks of a job in one transaction. If another worker has claimed a chunk, record them one by one."""
     try:
         claimed.patiently(heartbeat, partial(_record, shares, engine, scores))
     except StaleClaim:
@@ -104,7 +104,7 @@ def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
 def _held(
     s: Session, taken: Sequence[tuple[Chunk, Claim]], is_ours: Callable[[Session, type[Chunk], Claim], bool]
 ) -> list[tuple[Chunk, Claim]]:
-    """Return the chunks that are still ours, by `is_ours`. Log the others."""
+    """Return the chunks whose claim is still ours, by `is_ours`. Log the other chunks."""
     held = []
     for chunk, claim in taken:
         if is_ours(s, Chunk, claim):

@@ -2,7 +2,7 @@
 
 Shapes are implicit functions in millimetres, so all cuts of a patient fit together. Irregular things (vessels, the
 outline of lesions, texture) come from smooth random fields. These are small random grids, which are interpolated along
-z, and then along each axis with one matrix product. So a slice takes NumPy only a few milliseconds.
+z, and then along each axis with one matrix product. So NumPy draws a slice in a few milliseconds.
 
 x runs to the patient's left, y to the back, and z from the apex of the lungs (0) to their base (1).
 """
@@ -59,8 +59,8 @@ class Patient:
 def make_patient(seed: int, index: int, positive: bool) -> Patient:
     """Draw patient `index` of the population `seed`.
 
-    Everything except the lesions (size, lung density, noise, motion, effusion, nodules, emphysema) has the same
-    distribution in both classes.
+    Size, lung density, noise, motion, effusion, nodules and emphysema have the same distribution in both classes. Only
+    the lesions differ.
     """
     rng = np.random.default_rng([seed, index])
     half_width, half_depth = rng.uniform(140, 168), rng.uniform(95, 122)

@@ -11,7 +11,7 @@ from worker.imaging.recipe import lung_window
 from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, PhantomSlice, make_patient
 
 MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # side of a scanner's image / side of the network's input
-DISEASED_CM2 = 12.0  # a slice with this area of diseased lung is positive; the cut of one lesion has 6 to 36
+DISEASED_CM2 = 12.0  # a slice with this area of diseased lung is positive; the cut of one lesion has 6 to 36 cm²
 
 
 @dataclass(frozen=True)

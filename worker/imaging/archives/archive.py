@@ -40,18 +40,22 @@ LOOKED_BYTES = 16 * MIB
 
 
 class _LookedEnough(Exception):
-    """A look at the beginning of a submission has unpacked as much as it may."""
+    """The check of a submission has unpacked as many bytes as it may."""
 
 
 def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = True) -> Inspection:
     """Check a submission before it is queued.
 
-    The bytes decide the kind. `filename` is for display. If the bytes are zeros or damaged, it also decides whether
-    they are a TAR. The directory of a ZIP is read, or the headers of a TAR. A packed TAR is unpacked once (gzip about
-    300 MB/s, xz 100, bzip2 30), because only its end shows whether it is complete. An archive that is compressed inside
-    an archive is unpacked too. Unless `whole`, at most 16 MiB are unpacked. If there is more, the number of entries
-    stays unknown, and `read_entries` finds faults of the rest. A loose file is never refused, because its row can state
-    its fault. In a ZIP, each entry takes 16 bytes of memory; otherwise memory does not grow with the entries.
+    The bytes decide the kind. `filename` is for display. Only if the bytes are zeros or damaged, `filename` decides
+    whether they are a TAR.
+
+    Reads the directory of a ZIP, or the headers of a TAR. Unpacks a packed TAR once (gzip about 300 MB/s, xz 100 MB/s,
+    bzip2 30 MB/s), because only the end of the TAR shows whether it is complete. Also unpacks archives that are
+    compressed inside an archive. Without `whole`, unpacks at most 16 MiB. If a submission unpacks to more, the number
+    of entries stays unknown, and `read_entries` finds the faults of the rest.
+
+    A loose file is never refused, because its row can state its fault. Each entry of a ZIP takes 16 bytes of memory.
+    Entries of a TAR take no memory.
 
     Raises ArchiveRefused, and OSError if the disk has no room to unpack an inner archive. In a submission that passes,
     `read_entries` may still reject single files.
@@ -87,22 +91,22 @@ def read_entries(
 ) -> Entries:
     """Yield every file of a submission in the archive's order. `read()` of a file unpacks its bytes.
 
-    In a ZIP, an entry that is not read is not touched. A packed TAR is unpacked from front to back, but the bytes of an
-    entry that is not read are dropped. Ordinals count from 0, and are the same at every reading. Folders, `__MACOSX`,
-    `.DS_Store`, `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. `passed_over` counts
-    the files named `DICOMDIR`, and is complete when the last entry has been yielded. A loose file is a single entry,
-    named `filename`.
+    An entry of a ZIP is unpacked only if it is read. A packed TAR is always unpacked from front to back. The bytes of
+    entries that are not read are dropped. Ordinals count from 0, and are the same at every reading. Folders,
+    `__MACOSX`, `.DS_Store`, `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal.
+    `passed_over` counts the files named `DICOMDIR`, and is complete when the last entry has been yielded. A loose file
+    is a single entry, named `filename`.
 
-    If a file has both the name and the bytes of an archive, its files follow as `inner.zip/name`. Such an inner archive
-    is read in place if it is stored without compression. Otherwise it is unpacked into a temporary file. If the inner
-    archive is refused, the last of its entries has the archive's name, and is rejected with the code of the refusal.
-    Archives inside an inner archive are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is
+    If a file has both the name and the bytes of an archive, its files follow as `inner.zip/name`. An inner archive that
+    is stored without compression is read in place. Any other inner archive is unpacked into a temporary file. If the
+    inner archive is refused, the last of its entries has the archive's name, and is rejected with the code of the
+    refusal. Archives inside an inner archive are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is
     unpacked.
 
     `progress` is called after every quarter of a megabyte that is unpacked. Errors that it raises are passed on.
 
-    Raises ArchiveRefused: for a damaged ZIP before the first entry, for a damaged TAR at the damage, and for a limit
-    when it is exceeded. Raises OSError too.
+    Raises ArchiveRefused: before the first entry of a damaged ZIP, at the damage in a TAR, or when a limit is exceeded.
+    Raises OSError too.
     """
     with path.open("rb") as file:
         open_ = partial(_entries, Allowance(limits, path, passed_over), progress)
@@ -130,7 +134,10 @@ def _entries(allowance: Allowance, progress: Progress, file: Region, filename: s
 
 
 def _packs_tar(source: PackedSource, filename: str) -> bool:
-    """Return whether a packed file is a TAR. If it cannot be unpacked, its name decides: raise ArchiveRefused."""
+    """Return whether a packed file is a TAR. If it cannot be unpacked, its name decides.
+
+    Raises ArchiveRefused: the file cannot be unpacked, and has the name of a TAR.
+    """
     try:
         return is_tar(source.read(HEAD), filename)
     except ArchiveRefused:

@@ -1,7 +1,7 @@
 """Reads the bytes of a TAR, compressed or not, from front to back. Never decompresses more bytes than allowed.
 
-The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits how many bytes it returns. That of `lzma`
-does not limit its memory. And they differ in how they report bytes after the last stream.
+The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits how many bytes it returns. The file
+object of `lzma` does not limit its memory. The three also report bytes after the last stream differently.
 """
 
 import bz2

@@ -23,7 +23,7 @@ READ_BYTES = 256 * 1024
 
 
 def no_progress() -> None:
-    """Do nothing: the default where nobody wants reports of progress."""
+    """Do nothing. This is the default if nobody wants reports of progress."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass
 class PassedOver:
-    """Counts files that are passed over in a submission, because the owner should hear of them.
+    """Counts files that are passed over in a submission, so that the owner can be informed.
 
     `dicomdirs`: the files named DICOMDIR so far, in the archive and in archives inside it.
     """
@@ -70,8 +70,8 @@ class NoRoom(OSError):
 class Allowance:
     """How much one reading of a submission may still unpack, including the archives inside the archive.
 
-    `cap`: the most bytes that the submission may unpack to, by `limits`. It is at least a megabyte, because an empty
-    TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so far.
+    `cap`: the most bytes that the submission may unpack to, by `limits`. `cap` is at least a megabyte. Otherwise an
+    empty TAR of ten kilobytes, which packs to a hundred bytes, would exceed its cap. `unpacked`: bytes so far.
     """
 
     def __init__(self, limits: Limits, path: Path, passed_over: PassedOver | None = None) -> None:
@@ -97,7 +97,7 @@ class Allowance:
             raise ArchiveRefused("too_large_unpacked", f"Unpacked it has more than the {self.cap} bytes accepted.")
 
     def passes_over(self, name: str) -> bool:
-        """Return whether a file of this name is passed over, without a row. Count it if it is a DICOMDIR."""
+        """Return whether a file of this name is passed over, without a row. Count a DICOMDIR."""
         self._passed_over.dicomdirs += is_dicomdir(name)
         return is_ignored(name)
 
@@ -115,9 +115,9 @@ class Entry:
     `ordinal` counts the files that get a row, from 0 and in the archive's order. `name` can be shown and stored
     (`display_names.display_name`). `size` is in bytes, as the archive states it.
 
-    `read()` returns the bytes, or the reason why the file is rejected. `open()` returns the bytes as a file, whatever
-    their number, and raises SliceRejected or OSError. `open` is None unless the entry is in an archive. Call only one
-    of the two, only once, and before the next entry is taken. Both raise ArchiveRefused if the archive is damaged.
+    `read()` returns the bytes, or the reason why the file is rejected. `open()` returns the bytes as a file, of any
+    size. It raises SliceRejected or OSError. `open` is None unless the entry is in an archive. Call only one of the
+    two, only once, and before the next entry is taken. Both raise ArchiveRefused if the archive is damaged.
     """
 
     ordinal: int

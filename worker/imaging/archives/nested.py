@@ -36,7 +36,7 @@ def flat(entries: Entries, open_: Opener) -> Entries:
 
 
 def _inside(entry: Entry, take_out: Callable[[], Region], open_: Opener) -> Entries:
-    """Yield the entries of an inner archive. If it is refused, also yield a last entry, which rejects it."""
+    """Yield the entries of an inner archive. If the archive is refused, end with a rejected entry."""
     damage: list[ArchiveRefused] = []
 
     def read(inner: Entry) -> Content:

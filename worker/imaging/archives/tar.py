@@ -79,7 +79,7 @@ class TarReader:
             raise self._with_last_good(ArchiveRefused("truncated_archive", "The TAR ends within a file."))
 
     def _pass(self, member: TarMember) -> None:
-        """Move the source to the end of a member. Skip its bytes if they were not read."""
+        """Move the source to the end of a member. If the bytes of the member were not read, skip them."""
         rest = padding(member.stored) + (member.stored if member is self._current else 0)
         if self._source.skip(rest) < rest:
             raise ArchiveRefused("truncated_archive", "The TAR ends within a file.")

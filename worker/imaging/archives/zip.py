@@ -57,8 +57,8 @@ def _content(file: Region, record: Record, limits: Limits) -> Content:
 def _open(file: Region, record: Record, allowance: Allowance, progress: Progress) -> Region:
     """Return the entry's bytes as a separate file. Stored bytes are read in place. Others are inflated.
 
-    The CRC is checked only of bytes that are inflated. Stored bytes may be an archive of many gigabytes, which would be
-    read once more at each reading of the submission.
+    The CRC of stored bytes is not checked. Stored bytes may be an archive of many gigabytes. The check would read the
+    archive once more at each reading of the submission.
 
     Raises SliceRejected, OSError.
     """
@@ -114,10 +114,10 @@ def _data_offset(file: Region, record: Record) -> int:
 
 
 def _inflate(packed: Region, size: int, inflater: Unpacker, most: int) -> Iterator[bytes]:
-    """Inflate the stated number of bytes, or one more at most. If there is one more, the stated size is wrong."""
+    """Inflate the stated number of bytes, or one more at most. One byte more shows that the stated size is wrong."""
     room, at, data = size + 1, 0, b""
     while room and not inflater.eof:
-        if not data and at < packed.size and getattr(inflater, "needs_input", True):  # bzip2 may hold more output
+        if not data and at < packed.size and getattr(inflater, "needs_input", True):  # bzip2 may hold back more output
             data = packed.pread(1024 * 1024, at)
             at = at + len(data) if data else packed.size
         try:

@@ -4,7 +4,7 @@ Follows APPNOTE 6.3.10. `zipfile` is not used: it keeps about a kilobyte for eac
 and, in Python 3.11.7 and 3.12.1, reads fully overlapping entries without an error.
 
 The Archive Utility of macOS (Finder) does not write ZIP64. Above 65,535 entries or 4 GiB, its numbers wrap around
-(thejoshwolfe/yauzl#69). Such a directory is found from its end, and read to its end.
+(thejoshwolfe/yauzl#69). A directory with wrapped numbers is found from the end of the file, and read to its own end.
 """
 
 import stat
@@ -138,8 +138,8 @@ def records(file: Region, directory: Directory) -> Iterator[Record]:
 def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int | None]:
     """Check the whole directory before anything is inflated. Return its place, and how many files get a row.
 
-    The number is None if a file may be an archive by its name, because the number of files inside is not known yet.
-    Takes 16 bytes of memory for each entry.
+    The number is None if a file has the name of an archive, because the number of files inside is not known yet. Takes
+    16 bytes of memory for each entry.
 
     Raises ArchiveRefused: `too_many_entries`, `password_protected`, `deflate64`, `too_large_unpacked`, `overlap`,
     `no_images`, and what `find_directory` and `records` raise.

@@ -71,19 +71,20 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | 1 | 0 and 255 |
     | I;16 (unsigned 16-bit grey, PNG or TIFF), from 0 to 8,191 with air and tissue | HU + 1024: lung window |
     | I;16, from 31,744 to 39,935 with air and tissue | HU + 32768: lung window |
+    | I;16, all below 8,192 or from 57,344 on, as negative numbers stored as unsigned | `unsupported` |
     | I;16, the brightest 40,960 or more | the full range: round(v / 257) |
     | I;16, all 0 | black |
-    | I;16, other; or all below 8,192 or from 57,344 on, as of negative numbers | `unsupported` |
+    | I;16, other | `unsupported` |
     | LA, RGB, RGBA of 16 bits, the brightest 40,960 or more | the high byte of each, then as LA, RGB, RGBA |
     | LA, RGB, RGBA of 16 bits, other | `unsupported` |
     | DICOM CT, each frame | lung window: see `dicom.decode_dicom` |
     | NIfTI, each axial slice | lung window: see `nifti.decode_nifti` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
-    HU have air if the lowest is -500 or less, and tissue if the highest is -200 or more. The 16-bit values of all pages
-    of a TIFF count together. Of an APNG, only the default picture is read. Metadata is removed without reading it:
-    text, profiles and EXIF, also the EXIF orientation. So no remark in a file can change a score. TIFF's Orientation, a
-    baseline tag, is applied. A truncated picture is never padded.
+    A file has air if its lowest HU is -500 or less, and tissue if its highest HU is -200 or more. The 16-bit values of
+    all pages of a TIFF count together. Of an APNG, only the default picture is read. Metadata is removed without
+    reading it: text, profiles and EXIF, also the EXIF orientation. So no remark in a file can change a score. TIFF's
+    Orientation, a baseline tag, is applied. A truncated picture is never padded.
 
     Raises SliceRejected with a code of `db.reasons.OF_FILES`.
     """
@@ -133,7 +134,7 @@ def _decode_pages(image: Image.Image, size: int, limits: DecodeLimits, deep: Six
         bits = _checked_bits(image, size)
         slices.append(_prepare(image, "TIFF", page, limits, deep, is_deep=_DEEP in bits))
     deep.check()
-    for page, slice_ in enumerate(slices):  # later pages may have shown what the values of earlier ones are
+    for page, slice_ in enumerate(slices):  # later pages may show what the values of earlier pages mean
         if slice_.mode.startswith(SIXTEEN_BITS) and slice_.notes != deep.notes:
             image.seek(page)
             slices[page] = _prepare(image, "TIFF", page, limits, deep, is_deep=True)
@@ -141,7 +142,7 @@ def _decode_pages(image: Image.Image, size: int, limits: DecodeLimits, deep: Six
 
 
 def _reaches_last_row(image: Image.Image) -> bool:
-    """Return whether the last row has a value above 0, so that no row is missing. Real slices pass this check."""
+    """Return whether the last row has a value above 0. Then no row is missing. Real slices pass this check."""
     return any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
 
 
@@ -168,7 +169,7 @@ def _prepare(
 
 
 def _luminance(image: Image.Image, deep: SixteenBits, *, is_deep: bool) -> tuple[Image.Image, str, tuple[str, ...]]:
-    """Return the picture in mode L by the table of `decode`, its mode before, and a note if values were read as HU."""
+    """Return the picture in mode L by the table of `decode`, its earlier mode, and a note if values were read as HU."""
     image.load()
     if image.mode == "L":
         return image, "L", ()

@@ -53,13 +53,13 @@ def decode_dicom(
     without a rescale is rejected, because its HU are not known. If the type of the rescale is stated as unspecified,
     the values count as HU only with slope 1 and an intercept of -1024, -1000 or -8192, which are those of CT scanners.
 
-    Raises SliceRejected, by its code. It states the series if the damage lies after the header:
+    Raises SliceRejected. If only the pixels are damaged, the error states the series. The codes are:
         malformed: the file cannot be parsed.
         not_ct: another object or modality.
         localizer, not_axial, capture, not_chest, bolus_tracking: not an axial chest slice, by one of `rules`
-            (`dicom_objects`). If one frame is not, the whole file is rejected.
+            (`dicom_objects`). If any frame is not one, the whole file is rejected.
         unsupported: a transfer syntax or pixels that cannot be read, or values that are not HU.
-        pixels: Rows × Columns are above the limit, or PixelData has fewer pixels than that.
+        pixels: Rows × Columns are above the limit, or PixelData has too few pixels.
         pages: more than `max_frames` frames.
         too_large_unpacked: a deflated data set inflates to more than four bytes for each pixel of `max_pixels`.
     """
@@ -99,7 +99,10 @@ def _slices(
 
 
 def _in_series(error: Exception, dataset: Dataset, frame: Dataset | None, rules: Collection[str]) -> SliceRejected:
-    """Return the rejection of a CT with damaged pixels. It states the series, unless the CT is set apart anyway."""
+    """Return the rejection of a CT with damaged pixels, with its series.
+
+    If a rule of `dicom_objects` sets the CT apart, return that rejection.
+    """
     rejection = error if isinstance(error, SliceRejected) else unreadable("DICOM", error)
     if rejection.code not in DAMAGED:
         return rejection
@@ -115,7 +118,7 @@ def _in_series(error: Exception, dataset: Dataset, frame: Dataset | None, rules:
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What the stored values of a frame mean. `bits`: of a pixel. `stored`: the bits of them that hold its value."""
+    """What the stored values of a frame mean. `bits`: bits of a pixel. `stored`: how many of them hold the value."""
 
     bits: int
     stored: int
@@ -131,7 +134,8 @@ class _Meaning:
         grey = lung_window(values * self.slope + self.intercept)
         if self.is_inverted:
             grey = 255 - grey
-        for numbers in (values, self._numbers(cells, self.bits)):  # padding may have more than the stored bits
+        # a padding value may use more bits than the stored ones
+        for numbers in (values, self._numbers(cells, self.bits)):
             grey[(numbers >= self.padding.start) & (numbers < self.padding.stop)] = 0
         return grey
 
@@ -141,7 +145,7 @@ class _Meaning:
 
 @lru_cache(maxsize=16)
 def _grey_table(meaning: _Meaning) -> NDArray[np.uint8]:
-    """Return the grey level for each value that a pixel of 8 or 16 bits can have. Computed once for each series."""
+    """Return the grey level for each value that a pixel of 8 or 16 bits can have. Results are cached."""
     table = meaning.grey(np.arange(1 << meaning.bits, dtype=np.int64))
     table.setflags(write=False)
     return table
@@ -229,8 +233,8 @@ def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
 def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) -> range:
     """Return the stored values that mean "no pixel". Read them as bits, because files disagree on the VR (US or SS).
 
-    Both VRs have 16 bits, even if a pixel has 32.
-    After lossy coding, values near them also mean "no pixel", because most padding has changed a little.
+    Both VRs have 16 bits, even if a pixel has 32. After lossy coding, values near a padding value also mean "no pixel",
+    because lossy coding changes most padding a little.
     """
     ends, width = [], min(allocated, _PADDING_BITS)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
@@ -268,9 +272,9 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
 
 
 def _stated(dataset: Dataset, keyword: str, form: str = r".*\S.*") -> str:
-    """Return a text, or "" if it does not have this form, a regular expression.
+    """Return a text, or "" if it does not match the regular expression `form`.
 
-    Strip only ASCII. In a wrong character set, a letter may look like a space, and distinguish two patients.
+    Strip only ASCII spaces. In a wrong character set, a letter that distinguishes two patients may look like a space.
     """
     text = text_of(dataset, keyword).strip(whitespace)
     return text if re.fullmatch(form, text, re.DOTALL) else ""
@@ -284,9 +288,10 @@ def _digest(*texts: str) -> str:
 def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | None:
     """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1).
 
-    If it is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In some files
-    it points to the feet, for example if columns run upwards. It is then reversed. If a file of several frames states
-    one position in the data set itself, it is not the position of every frame: return None.
+    If the position is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In
+    some files the normal points to the feet, for example if columns run upwards. The normal is then reversed. A file of
+    several frames may state one position in the data set itself. That is not the position of every frame, so return
+    None.
     """
     if place is dataset and (integer_or_none(dataset, "NumberOfFrames") or 1) > 1:
         return None

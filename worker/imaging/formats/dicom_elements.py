@@ -1,4 +1,7 @@
-"""Reads the elements of a DICOM data set up to its pixels, with pydicom. Skips faults that do not affect the pixels."""
+"""Reads the elements of a DICOM data set up to its pixels, with pydicom.
+
+Ignores faults that do not affect the pixels.
+"""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
 """Reads the header of a DICOM file with pydicom, and finds its pixels (PS3.5 7, PS3.10 7.1).
 
 It runs in the sandbox, which limits what pydicom does not limit: memory, time, and the depth of the recursion. Real
-files break rules that do not affect the pixels. Such harmless oddities are noted (`db.reasons.SLICE_NOTES`).
+files break rules that do not affect the pixels. These harmless faults are noted (`db.reasons.SLICE_NOTES`).
 """
 
 import zlib
@@ -54,7 +54,8 @@ class DicomFile:
 def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
     """Read a file with or without preamble and file meta information.
 
-    Some programs that remove names empty the SOP class in the data set too. The file meta information still states it.
+    Some programs that remove names also empty the SOP class in the data set. The SOP class is then read from the file
+    meta information.
 
     Raises SliceRejected: `unsupported` for a private transfer syntax, `malformed` for elements longer than the file and
     sequences nested deeper than `dicom_elements.MAX_DEPTH`, `too_large_unpacked` for a deflated data set of more than
@@ -153,7 +154,7 @@ class _Meta(NamedTuple):
 def _read_meta(data: memoryview, at: int) -> _Meta:
     """Return where the data set starts, and its transfer syntax and SOP class, or "" for what is not stated.
 
-    Group 0002 should state its VRs. Files of the 1990s do not.
+    Group 0002 should state its VRs. Files of the 1990s do not state them.
     """
     uids: dict[int, str] = {}
     while at + 8 <= len(data) and bytes(data[at : at + 2]) == b"\x02\x00":

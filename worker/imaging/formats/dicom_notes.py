@@ -17,7 +17,7 @@ _HU = ("HU", "HU_MOD")  # the names in the standard
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, "1.2.840.10008.1.2.4.111")
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _LONGEST_UID = 64
-_UPRIGHT = 0.7  # cosine of 45 degrees, rounded: least part of rows that runs to the left, and of columns to the back
+_UPRIGHT = 0.7  # rows must point at least this much to the left, and columns to the back; cosine of 45 degrees, rounded
 _NUMBERS = {
     "rescale": ("RescaleSlope", "RescaleIntercept"),
     "position": ("ImagePositionPatient", "SliceLocation"),

@@ -1,6 +1,6 @@
 """Rejects DICOM files that are not CT in HU, and CT that is not an axial slice of the chest.
 
-A setting can turn off each of the named rules.
+Each rule has a name, by which a setting can turn it off.
 """
 
 import math
@@ -113,12 +113,12 @@ describe a scan, as in "Therapy Monitoring" and "post bolus lung"."""
 
 
 def check_object(dataset: Dataset, rules: Collection[str]) -> None:
-    """Raise SliceRejected if the file is not CT, or with the name of a rule that applies to the whole file.
+    """Raise SliceRejected if the file is not CT, or if a rule applies to the whole file. The code is its name.
 
-    `capture`: Secondary Capture of CT, or ImageType or the series' description names a screen, a report or a rendered
-    picture. `not_chest`: BodyPartExamined is another part of the body (PS3.16 annex L), or it does not name the chest
-    and each AnatomicRegionSequence is another part. `bolus_tracking`: the series' description or ImageType is a
-    scanner's name for it.
+    `capture`: the file is a Secondary Capture of CT. Or ImageType or the series' description names a screen, a report
+    or a rendered picture. `not_chest`: BodyPartExamined is another part of the body (PS3.16 annex L). Or
+    BodyPartExamined does not name the chest, and each AnatomicRegionSequence is another part. `bolus_tracking`: the
+    series' description or ImageType contains a name that scanners give to bolus tracking.
     """
     kinds, description = _kinds(dataset, "ImageType"), text_of(dataset, "SeriesDescription")
     is_capture = text_of(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE) and text_of(dataset, "Modality") == "CT"
@@ -137,11 +137,11 @@ def check_object(dataset: Dataset, rules: Collection[str]) -> None:
 
 
 def check_place(dataset: Dataset, kind: Dataset, orientation: Dataset, rules: Collection[str]) -> None:
-    """Raise SliceRejected, with the name of the rule, if a rule applies to a frame.
+    """Raise SliceRejected if a rule applies to a frame. The code is the rule's name.
 
-    `localizer`: ImageType or FrameType says so. `capture`: the frame is stated to be a rendered picture. `not_axial`:
-    ImageType or FrameType names another plane, or the normal of ImageOrientationPatient is more than 37° off the
-    axis of the body.
+    `localizer`: ImageType or FrameType states a localizer. `capture`: the frame is stated to be a rendered picture.
+    `not_axial`: ImageType or FrameType names another plane, or the normal of ImageOrientationPatient is more than 37°
+    off the axis of the body.
     """
     kinds = _frame_kinds(dataset, kind)
     if "localizer" in rules and "LOCALIZER" in kinds:
@@ -155,8 +155,8 @@ def check_place(dataset: Dataset, kind: Dataset, orientation: Dataset, rules: Co
 def check_values(dataset: Dataset, kind: Dataset, mappings: Iterable[Dataset]) -> None:
     """Raise SliceRejected(`unsupported`) if the values of a frame are stated to be something else than HU.
 
-    ImageType or FrameType then names a computed map, or none of `mappings`, the items of RealWorldValueMappingSequence,
-    has the unit HU. Codes without a value do not count.
+    There are two cases. ImageType or FrameType names a computed map. Or `mappings` (the items of
+    RealWorldValueMappingSequence) state units, but none of these is HU. A unit without a code value is ignored.
     """
     if names := [name for name in _frame_kinds(dataset, kind) if name in _MAPS]:
         raise SliceRejected("unsupported", f"The values are not in Hounsfield units (a map of {names[0]}).")
@@ -222,6 +222,6 @@ def _runs_across(orientation: Dataset) -> bool:
 
 
 def _normal(axes: Sequence[float]) -> tuple[float, float, float]:
-    """Return the cross product of two axes, six numbers. NumPy would take twenty times as long."""
+    """Return the cross product of two axes, six numbers. NumPy's function would take twenty times as long."""
     a, b, c, d, e, f = axes
     return b * f - c * e, c * d - a * f, a * e - b * d

@@ -56,8 +56,9 @@ _DECODERS: dict[str, Decode] = {
     **dict.fromkeys(_JPEG_XL, _jpeg_xl),
 }
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; if it is missing, libjpeg-turbo and OpenJPH invent the rest
-_FIRST_OFFSET = bytes(4)  # no compressed frame starts like this
+# of JPEG and JPEG 2000; without this mark, libjpeg-turbo and OpenJPH invent the missing pixels
+_END_OF_IMAGE = b"\xff\xd9"
+_FIRST_OFFSET = bytes(4)  # the start of an offset table; no compressed frame starts with these bytes
 _RLE_HEADER = 64
 _LONG_PIXEL = 32  # bits
 _PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes
@@ -90,7 +91,7 @@ def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: 
 
 
 def _in_order(words: memoryview) -> memoryview:
-    """Return big-endian words of two bytes as little-endian words. 8-bit pixels are stored in such words too."""
+    """Return big-endian words of two bytes as little-endian words. 8-bit pixels are stored in these words too."""
     whole = words[: len(words) - len(words) % 2]
     return memoryview(np.frombuffer(whole, ">u2").astype("<u2").tobytes())
 
@@ -108,8 +109,8 @@ def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: in
 def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
     """Yield the frames that are stored in fragments (PS3.5 A.4).
 
-    The offset table is used only if there are several frames, and if not every frame has exactly one fragment. Some
-    files lack the table, so that their first item is a fragment. Others have a table with too many offsets.
+    The offset table is used only if there are several frames, and their number is not the number of fragments. Some
+    files lack the table, and then the first item is a fragment. Others have a table with too many offsets.
     """
     items = _items(pixels)
     has_table = bool(items) and (len(items[0]) <= 4 * frames or bytes(items[0][:4]) == _FIRST_OFFSET)

@@ -48,7 +48,7 @@ def text_of(dataset: Dataset, keyword: str) -> str:
 
 
 def items_of(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
-    """Return the items of a sequence, or () if it is missing, or another kind of value, such as text."""
+    """Return the items of a sequence, or () if it is missing or not a sequence (for example text)."""
     value = dataset.get(keyword)
     return value if isinstance(value, Items) else ()
 
@@ -64,7 +64,7 @@ def label_of(dataset: Dataset, keyword: str) -> str:
 def uid_of(dataset: Dataset, keyword: str) -> str:
     """Return a UID, or "".
 
-    The standard allows 64 characters. Up to 128 are kept. A longer UID is cut, and ends with its hash.
+    The standard allows 64 characters. This function keeps up to 128. A longer UID is cut, and ends with its hash.
     """
     try:
         text = text_of(dataset, keyword)

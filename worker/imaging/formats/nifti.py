@@ -30,7 +30,8 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 _PAIR = b"ni1\0"
 _MAGIC_2 = b"n+2\0\r\n\x1a\n"
 _LONGER_HEADER = 540
-_LEAST_SPAN = 1e-6  # as a share of the volume with right angles; below this, the axes are in one plane
+# least volume of a voxel, as a share of its volume with right angles; below this, the axes are in one plane
+_LEAST_SPAN = 1e-6
 _EXTENSION_FLAGS = 4  # bytes after the header
 _FIELDS_1: dict[str, tuple[int, str]] = {
     "dim": (40, "8i2"),
@@ -65,7 +66,7 @@ def decode_nifti(
     Stored numbers are scaled by scl_slope and scl_inter. A slope that is 0 or not a number means no scaling
     (nifti1.h, "data scaling"). Voxels that are not numbers become black.
 
-    Raises SliceRejected, by its code:
+    Raises SliceRejected with one of these codes:
         no_orientation: qform_code and sform_code are 0, or the axes do not span a space.
         volumes: there are several volumes in the file.
         not_hu: the values are not HU: the lowest is above `LOWEST_AIR`, the highest below `HIGHEST_TISSUE`, or some are

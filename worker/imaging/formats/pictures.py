@@ -142,7 +142,7 @@ def jpeg_scans(rest: bytes) -> tuple[list[bytes], int]:
 
 
 def _uncoded(frame: bytes, scans: list[bytes]) -> bool:
-    """Return whether no scan codes some coefficient of a component to its last bit (ITU-T T.81 G.1.1.1)."""
+    """Return whether a coefficient of a component lacks its last bit in all scans (ITU-T T.81 G.1.1.1)."""
     left = {component: set(range(64)) for component in frame[9::3]}
     for scan in scans:
         count = scan[4]
@@ -153,7 +153,7 @@ def _uncoded(frame: bytes, scans: list[bytes]) -> bool:
 
 
 def check_tiff(data: bytes | memoryview) -> None:
-    """Raise SliceRejected(`truncated`) if the first directory is beyond the end of the file, so that it was cut off."""
+    """Raise SliceRejected(`truncated`) if the file was cut off before its first directory."""
     wide = 43 in (data[2], data[3])  # BigTIFF
     order: Literal["little", "big"] = "little" if data[0] == 0x49 else "big"
     first = int.from_bytes(data[8:16] if wide else data[4:8], order)

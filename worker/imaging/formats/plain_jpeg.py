@@ -1,9 +1,10 @@
 """Decodes JPEG with libjpeg-turbo, and refuses pixels that the decoder invented because its bytes ran out.
 
 If a scan ends too early, libjpeg-turbo only warns, and fills the rest with grey or with the last value. The TurboJPEG
-library, through kornia-rs, reports a warning as an error. It reads pictures of 8 bits, in less time than Pillow.
-Pillow and imagecodecs do not report warnings. With them, more bytes are put before the end mark of a picture that may
-be cut. If its pixels then differ, its scan took these bytes as its own, so it had not ended.
+library, through kornia-rs, reports a warning as an error. It reads pictures of 8 bits, in less time than Pillow. Pillow
+and imagecodecs do not report warnings. If one of the two decodes a picture that may be cut, extra bytes are put before
+the end mark. If the pixels then differ, the decoder took the extra bytes for a part of the scan. So the scan was cut
+off.
 """
 
 import zlib
@@ -22,7 +23,8 @@ from worker.imaging.rejections import SliceRejected
 
 _FRAMES, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1, 0xC2), 0xC2, 0xC3
 _TABLES, _SCAN, _FILL, _END_MARK = 0xC4, 0xDA, 0xFF, b"\xff\xd9"
-_MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))  # libjpeg-turbo goes on with zeros
+# none of these is all zeros, with which libjpeg-turbo itself goes on
+_MORE = (b"\xfe" * 64, b"\xaa" * 64, bytes(73 * n % 255 for n in range(64)))
 _BAND = 64  # rows of a picture that are compared at a time
 _RESTARTS = 0xDD
 _PREDICTORS: tuple[Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]], ...] = (
@@ -104,11 +106,15 @@ def decode_jpeg_frame(frame: bytes) -> NDArray[Any]:
 
 
 def _lengthened(jpeg: bytes) -> Iterator[bytes]:
-    """Yield the JPEG with more bytes before its end mark, also after restart markers, for which it may wait."""
+    """Yield the JPEG with more bytes before its end mark.
+
+    Restart markers are added too, because the decoder may wait for one.
+    """
     start = _segments(jpeg)[-1][1]
     end = start + jpeg_scans(jpeg[start:])[1] - len(_END_MARK)
     for first, more in enumerate(_MORE):
-        # libjpeg-turbo does not go on at the two markers after the one that it waits for, so the order differs.
+        # libjpeg-turbo does not go on at the two markers after the one that it waits for, so each attempt has another
+        # order of markers.
         restarts = b"".join(bytes([0xFF, 0xD0 + (3 * first + number) % 8]) + more for number in range(8))
         # A byte of 0xFF at the end would make a marker of the next byte.
         yield jpeg[:end].rstrip(b"\xff") + more + restarts + jpeg[end:]
@@ -150,7 +156,7 @@ def _may_be_cut(frame: bytes, pixels: NDArray[Any]) -> bool:
     if not 1 <= predictor <= 7 or shift or _RESTARTS in kinds or len(tables) != 1 or min(pixels.shape) < 2:
         return True
     above, row = pixels[-2:].astype(np.int64)
-    # Differences are modulo 2^16. Pixels of 8 bits lack the high bits, of which some predictors shift one down.
+    # Differences are modulo 2^16. Some predictors shift one of the high bits down. Pixels of 8 bits lack this bit.
     modulus = 1 << (7 if pixels.dtype == np.uint8 else 16)
     differences = (row[1:] - _PREDICTORS[predictor - 1](row[:-1], above[1:], above[:-1])) % modulus
     first = tables[0][17]  # the category of differences whose code has only zeros

@@ -25,10 +25,10 @@ Values = NDArray[np.uint16]
 
 
 class SixteenBits:
-    """The 16-bit values of a file. Those of all grey pages together have one meaning, and so have those of all colours.
+    """The 16-bit values of a file. All grey pages are judged together, and all colour pages are judged together.
 
-    So a page without air or tissue, or a dark page, is read as the others. `notes`: the note on grey slices, if the
-    values so far are HU.
+    So a page without air or tissue, or a dark page, is read like the other pages. `notes`: the note on grey slices, if
+    the values so far are HU.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,10 @@ class SixteenBits:
         return (f"hu_{offset}",) if (offset := self._greys.hu_offset) else ()
 
     def to_grey(self, image: Image.Image) -> tuple[Image.Image, str]:
-        """Count the values of a page in one of `MODES`. Return it in mode L, and its mode, by the values so far."""
+        """Add the values of a page in one of `MODES`. Return the page in mode L, and the name of its mode.
+
+        Both depend on all values so far.
+        """
         values = np.asarray(image)
         self._greys.add(values[top : top + _BAND] for top in range(0, len(values), _BAND))
         if offset := self._greys.hu_offset:
@@ -47,22 +50,27 @@ class SixteenBits:
         return Image.fromarray(_FROM_16_BITS[values]), image.mode
 
     def add_colours(self, image: Image.Image) -> None:
-        """Count the values of a page of colours, or of grey with alpha, of which Pillow has kept the high bytes."""
+        """Add the values of a page of colours, or of grey with alpha. Pillow has kept only their high bytes."""
         self._colours.add(_bands_of_colours(image))
 
     def check(self) -> None:
-        """Raise SliceRejected(`unsupported`) if the values are neither HU in grey nor of the full range."""
-        if self._greys.brightest and not self._greys.hu_offset:  # grey of zeros is black in any case
+        """Raise SliceRejected(`unsupported`) if the values have no known meaning.
+
+        Grey values must be HU or of the full range. Colours must be of the full range.
+        """
+        # if all grey values are 0, the pages are black in any case
+        if self._greys.brightest and not self._greys.hu_offset:
             self._greys.check_full_range()
-        if self._colours.is_used:  # of colours only high bytes are known: black and 0 to 255 look the same
+        if self._colours.is_used:  # only the high bytes of colours are known, so 0 to 255 look like black
             self._colours.check_full_range()
 
 
 class _Range:
     """The range of the values of several pages.
 
-    `brightest`: the highest value. `_low`, `_high`: the range on pages that are not only of black and white. Such a
-    page looks the same in any range. `_has_middle`: not all values are near 0 or near 65,536.
+    `brightest`: the highest value. `_low`, `_high`: the lowest and highest value, without pages of only black and
+    white. A page of only black and white looks the same in any range. `_has_middle`: not all values are near 0 or near
+    65,536.
     """
 
     def __init__(self) -> None:
@@ -72,7 +80,7 @@ class _Range:
         self._has_middle = False
 
     def add(self, page: Iterable[Values]) -> None:
-        """Count the values of a page, in bands. Stop as soon as they are sure to be of the full range."""
+        """Add the values of a page, in bands. Stop as soon as the values are certainly of the full range."""
         if self._has_middle and self._high >= _BRIGHT:
             return
         self.is_used = True
@@ -101,7 +109,7 @@ class _Range:
     def check_full_range(self) -> None:
         """Raise SliceRejected(`unsupported`) unless the values are grey levels or colours over the full 16 bits.
 
-        If all are near 0 or near 65,536, negative HU were stored as unsigned numbers. Nothing states their offset.
+        If all values are near 0 or near 65,536, negative HU were stored as unsigned numbers. Their offset is not known.
         """
         high = self._high or self.brightest
         is_wrapped = self._high >= 65536 - _WRAPPED and not self._has_middle
@@ -113,7 +121,7 @@ class _Range:
 
 
 def _has(band: Values, ends: tuple[int, int], first: int, last: int) -> bool:
-    """Return whether a value lies from `first` to `last`. `ends`: the lowest and the highest value, which often do."""
+    """Return whether a value lies from `first` to `last`. `ends`: the lowest and the highest value."""
     if any(first <= end <= last for end in ends):
         return True
     return ends[0] < first and last < ends[1] and bool(((band >= first) & (band <= last)).any())

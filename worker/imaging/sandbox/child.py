@@ -40,7 +40,8 @@ def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
     die_with_parent(int(parent))
     os.nice(_NICE)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, signal.SIG_IGN)  # these are for the parent, which decides when this process ends
+        # these signals are for the parent, which decides when this process ends
+        signal.signal(signal_number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     module, _, function = decoder.partition(":")
     decode: Decode = getattr(importlib.import_module(module), function)
@@ -117,7 +118,7 @@ def _private_stdout() -> int:
 def _warm_up() -> None:
     """Import everything that is imported late, while files can still be opened.
 
-    These are codecs, and the modules that the first use of each format and conversion imports.
+    Late imports are the codecs, and modules that are imported at the first use of a format or a conversion.
     """
     for encoding in {*python_encoding.values(), "unicode_escape"}:
         codecs.lookup(encoding)

@@ -52,7 +52,7 @@ class Task:
 
 
 class Decoder:
-    """A child process, and the tasks sent to it, in order. `waited`: the pool's seconds of waiting for the first."""
+    """A child process, and the tasks sent to it, in order. `waited`: the seconds of waiting for the first task."""
 
     def __init__(self, limits: DecodeLimits, function: str, *, filter_required: bool) -> None:
         """Start the process. `function`: a function of this project, as `module:name`."""
@@ -87,7 +87,7 @@ class Decoder:
         return bool(self._outbox)
 
     def send(self, task: Task) -> None:
-        """Queue one file, and write as much as fits into the pipe."""
+        """Queue one file, and write as much of it as fits into the pipe."""
         self.tasks.append(task)
         self.sent += 1
         self._outbox += (memoryview(REQUEST.pack(len(task.data))), memoryview(task.data))
@@ -179,12 +179,12 @@ def describe_end(code: int) -> str:
 def _prepared(pipe: IO[bytes] | None) -> int:
     """Make the pipe non-blocking and large enough for whole slices, and return its number.
 
-    With the default of 64 KiB, one side would wait for the other.
+    If the pipe had the default size of 64 KiB, one side would wait for the other.
     """
     if pipe is None:
         raise TypeError("not a pipe")
     number = pipe.fileno()
     os.set_blocking(number, False)
-    with suppress(OSError):  # the user's pipe memory is used up; this is only slower
+    with suppress(OSError):  # if the user's pipe memory is used up, keep the smaller pipe, which is slower
         fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return number

@@ -13,7 +13,9 @@ _START_ATTEMPTS = 3
 
 
 class Decoders:
-    """The decoders that run now (`running`). `unfiltered`: why the last that started has no system call filter.
+    """The decoders that run now (`running`).
+
+    `unfiltered`: why the decoder that started last has no system call filter.
 
     Decoders die with the thread that starts them (`linux_process`). So that thread lives until `close()`.
     """
@@ -22,7 +24,7 @@ class Decoders:
         self._limits, self._function, self._filter_required = limits, function, filter_required
         self.running: list[Decoder] = []
         self.unfiltered: str | None = None
-        self._past_cpu_seconds = 0.0  # of decoders that were ended
+        self._past_cpu_seconds = 0.0  # used by decoders that were ended
         self._starter = ThreadPoolExecutor(1, "decoder-starter")
         self._spare: Future[Decoder] | None = None
         self._failed_starts = 0
@@ -76,7 +78,7 @@ class Decoders:
             raise DecoderUnavailable(f"decoders do not start. {describe_end(code)}")
 
     def end_all(self) -> None:
-        """End all decoders but the one that was started ahead."""
+        """End all decoders except the one that was started ahead."""
         while self.running:
             self.end(self.running[-1])
 

@@ -1,7 +1,7 @@
 """A pool of confined decoding processes. A file that kills its decoder is rejected, but the job and the worker go on.
 
 No library does this. In `concurrent.futures`, the whole pool breaks when one process dies. `pebble` restarts processes,
-but it unpickles what they send. A decoder that a file has taken over could attack the parent with a pickle.
+but it unpickles what the processes send. A decoder that a file has taken over could attack the parent with a pickle.
 """
 
 import logging
@@ -113,8 +113,9 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
         """Decode files in order. Yield each key with its slices, or with the reason why the file is rejected.
 
-        A SliceRejected among `items` is passed on in its place. At most `_AHEAD` files for each decoder, or 64 MB and
-        one file, are taken ahead. An error of `items` is raised after all earlier results have been yielded.
+        A SliceRejected among `items` is passed on in its place. Files are taken from `items` ahead of their decoding,
+        at most `_AHEAD` files for each decoder. After 64 MB, no further file is taken. If `items` raises an error, it
+        is raised after all earlier results have been yielded.
 
         Raises DecoderUnavailable if decoders cannot be started.
         """
@@ -150,13 +151,14 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             decoder.send(self._queue.popleft())
 
     def _pick(self, task: Task) -> Decoder | None:
-        """Return the decoder for a file, or None if all are busy. Prefer one that is ready to one that is starting."""
+        """Return the decoder for a file, or None if all are busy. Prefer a decoder that is ready."""
         usable = [decoder for decoder in self._decoders.running if not _is_worn(decoder)]
         if len(usable) < self._size and (task.is_retry or all(decoder.tasks for decoder in usable)):
             usable.append(started := self._decoders.start())
             if task.is_retry:
                 return started
-        able = [decoder for decoder in usable if decoder.is_ready] or usable[:1]  # the first one started is ready first
+        # the decoder that started first is ready first
+        able = [decoder for decoder in usable if decoder.is_ready] or usable[:1]
         least = min(able, key=lambda decoder: len(decoder.tasks))
         return least if len(least.tasks) < _PIPELINE else None
 
@@ -228,7 +230,7 @@ def _is_worn(decoder: Decoder) -> bool:
 
 
 class _Ahead(Generic[K]):
-    """Takes files from a source before they are needed. `tasks`: those taken, in order, each with its key.
+    """Takes files from a source before they are needed. `tasks`: the taken files in order, each with its key.
 
     `failure`: the error that ended the source, or None.
     """
@@ -240,7 +242,7 @@ class _Ahead(Generic[K]):
         self.failure: Exception | None = None
 
     def fill(self) -> Iterator[Task]:
-        """Take files while there is room. Yield those that have to be decoded."""
+        """Take files while there is room. Yield the files that have to be decoded."""
         held = sum(len(task.data) for _, task in self.tasks)
         while not self._is_ended and len(self.tasks) < self._most and held < _AHEAD_BYTES:
             try:
@@ -248,7 +250,7 @@ class _Ahead(Generic[K]):
             except StopIteration:
                 self._is_ended = True
                 return
-            except Exception as error:  # raised again by `map`, after what came before
+            except Exception as error:  # `map` raises it again, after all earlier results
                 self._is_ended, self.failure = True, error
                 return
             task = Task(b"" if isinstance(content, SliceRejected) else content)

@@ -1,4 +1,4 @@
-"""Defines the frames between the pool and its decoders, and packs those of decoders. `reply` reads them for the pool.
+"""Defines the frames between the pool and its decoders, and packs the frames of decoders, which `reply` reads.
 
 Request: the length (8 bytes, little endian), then the file. Reply: the lengths of header and pixels (4 bytes each), the
 header in JSON, then the pixels of all slices one after the other. The header also states the processor time.

@@ -146,7 +146,7 @@ def grant_memory(memory_bytes: int) -> None:
 def grant_cpu(seconds: int) -> None:
     """Let this process use `seconds` more of processor time, and then die of SIGXCPU.
 
-    It may get up to one second more, because the kernel counts whole seconds.
+    The process may get up to one second more, because the kernel counts whole seconds.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -158,8 +158,8 @@ def drop_system_calls() -> str | None:
     """Allow only the system calls that are needed to compute and to use open pipes. Others fail with EPERM.
 
     From then on, this process cannot open a file (such as the SQLite ledger or the user's secrets) or a socket, start a
-    program or a process, or map executable memory. It can change only two limits: that of processor time, and that of
-    address space up to the limit of `limit_resources`.
+    program or a process, or map executable memory. It can change only two limits: the processor time, and the address
+    space up to the limit of `limit_resources`.
 
     Return None, or why the filter could not be set. In that case only the limits of `limit_resources` hold.
     """
