@@ -38,7 +38,7 @@ def json_lines(rows: Iterator[BaseModel]) -> Iterator[str]:
 
 
 def with_lack(notice: str, lack: str) -> str:
-    """Return the notice of an export that lacks something (`lacking`), or of one that lacks nothing."""
+    """Return the notice of an export, followed by what the export lacks. `lack`: a text from `lacking`."""
     return f"{notice} {lack}".strip()
 
 
