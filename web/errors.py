@@ -114,9 +114,9 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
 
 
 def as_problem(error: Exception) -> Problem:
-    """Turn an exception into a Problem. This is the only function that does so. An unexpected error becomes a 500.
+    """Turn an exception into a Problem. This is the only function that does so.
 
-    It is also logged.
+    An unexpected error becomes a 500 and is logged.
     """
     match error:
         case Problem():

@@ -27,8 +27,8 @@ def reap(yes: bool, as_json: bool) -> None:
     same every hour.
 
     Moves nothing if more than 1,000 files are unused. Also moves nothing if more than 100 files are unused and they are
-    more than 5 % of all files. In these two cases the settings may name the wrong database. Check them before you use
-    --yes. Files of deleted jobs are not counted as unused.
+    more than 5 % of all files. These limits do not count files of deleted jobs. If a limit is exceeded, the settings
+    may name the wrong database. Check the settings before you use --yes.
     """
     from dataclasses import asdict
 

@@ -14,8 +14,8 @@ from cli.output import safe
 from db.registry.tar_stream import END, tar_member, tar_size
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-MOST_LOOSE_FILES = 64  # more are sent as one TAR, because the server limits the parts of a request
-MOST_PARTS = 900  # the server accepts 1,000, with form fields
+MOST_LOOSE_FILES = 64  # more files are sent as one TAR, because the server limits the parts of a request
+MOST_PARTS = 900  # the server accepts 1,000, form fields included
 PIECE = 1024 * 1024
 JUNK = {"__MACOSX", "Thumbs.db"}
 LISTED = 3  # the most names of things that were left out

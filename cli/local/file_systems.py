@@ -8,7 +8,7 @@ NETWORK_FILE_SYSTEMS = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone",
     "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""Types of network file systems, by Linux's names. statfs(2) gives all FUSE file systems the same number."""
+"""Network file systems, by Linux's names. statfs(2) is not used: it gives all FUSE file systems the same number."""
 
 
 def file_system_of(path: Path) -> str:

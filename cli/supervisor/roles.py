@@ -20,7 +20,8 @@ CELERY = {  # by role: app, queues, processes
     # Separate from training. People wait for an evaluation or a dataset, which takes minutes. A run takes hours.
     "evaluation": ("training.app", "evaluation,datasets", 1),
 }
-CORES_AN_INGEST = 4  # a large machine runs one ingest process for this many cores; it uses 1.5 cores, decoders included
+# A large machine runs one ingest process for this many cores. An ingest process and its decoders use 1.5 cores.
+CORES_AN_INGEST = 4
 ENGINE_ROLES = ("inference", "evaluation")  # the roles that load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder of the top-level packages
 

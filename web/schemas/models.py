@@ -95,7 +95,7 @@ class ModelDetail(ModelOut):
 class PromoteIn(In):
     """Why a version becomes the champion.
 
-    `reason` may be empty only if the version passed. `force` promotes a version that is refused or not
+    `reason` may be empty only if the version passed the gate. `force` promotes a version that is refused or not
     compared yet.
     """
 
@@ -138,8 +138,8 @@ class ComparisonOut(Out):
     class_groups: dict[str, int] = Field(description="Groups that have a slice of each class.")
     engine: str | None = Field(description="The engine that scored the first version.")
     figures: dict[str, Any] = Field(
-        description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`, and"
-        " `p_lower`, its one-sided p-value."
+        description="By metric: `candidate` (the first version), `champion` (the other version), their `difference`,"
+        " its interval (`low`, `high`), and its one-sided p-value `p_lower`."
     )
     notes: list[str] = Field(
         description="Why metrics may be too good: which version was trained on some of these slices."

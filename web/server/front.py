@@ -1,9 +1,9 @@
 """Gives a request a thread when its whole body has arrived, so that the thread waits only for the application.
 
-The event loop waits for clients that are idle, send slowly, or do not read their answer, because it can wait for many.
-Requests that carry files take long and wait for the client in their thread, so they have separate threads. gunicorn's
-`gthread` worker is not used, because its threads wait for clients. a2wsgi is not used, because it has only one kind of
-threads, and no time limits.
+The event loop waits for clients that are idle, send slowly, or do not read their answer, because it can wait for many
+clients at once. Requests that carry files wait for the client in their thread. So these requests have separate threads.
+gunicorn's `gthread` worker is not used, because its threads wait for clients. a2wsgi is not used, because it has only
+one kind of threads, and no time limits.
 """
 
 import asyncio

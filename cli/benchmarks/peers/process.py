@@ -50,7 +50,7 @@ def run_peer(peer: Peer, package: Path, archive: Path, folder: Path) -> tuple[Ti
         Unavailable: the peer is not installed, or it ended before it was done.
     """
     if not peer.python.exists():
-        raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` does that")
+        raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` installs it")
     folder.mkdir()
     with ExitStack() as stack:
         broker = stack.enter_context(_broker()) if peer.needs_broker else ""

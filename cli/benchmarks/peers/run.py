@@ -37,7 +37,7 @@ def run(
     """
     for peer in peers:
         if not peer.python.exists():
-            raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` does that")
+            raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` installs it")
     package = package_for_peers(package)
     needed = {INT8_FILE, *(KERAS_FILES if any(peer.engine == "keras" for peer in peers) else ())}
     if missing := needed - read_package(package).files.keys():
@@ -84,7 +84,7 @@ def _ctbatch(package: Path, archive: Path, shown: bool) -> Row:
     verdicts = {row.name: Verdict(row.probability, row.positive) for row in rows}
     with zipfile.ZipFile(archive) as packed:
         if len(verdicts) != len(packed.infolist()):
-            raise Unavailable(f"ctbatch predicted {len(verdicts)} of {len(packed.infolist())} slices; use others")
+            raise Unavailable(f"ctbatch predicted {len(verdicts)} of {len(packed.infolist())} slices; use other slices")
     return _row(f"ctbatch, {rows[0].engine}", verdicts, seconds, ready, disturbance)
 
 
