@@ -265,8 +265,8 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
 
     A picture is ood (out of distribution) if it is unlike the slices that the model was trained on. PATH is a folder of
     slices that resemble the training slices. If possible, use slices that the model has not seen. Prints the share of
-    these slices that is flagged. Prints the same for other pictures. Some of the other pictures are made from the
-    slices (other windows, inverted, upside down). The rest are photographs, MR, noise and black pictures.
+    these slices that is flagged, and the share of other pictures that is flagged. Some of the other pictures are made
+    from the slices (other windows, inverted, upside down). The rest are photographs, MR, noise and black pictures.
     """
     from cli.benchmarks.ood import run
 

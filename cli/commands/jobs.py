@@ -121,8 +121,8 @@ def rm(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete ended jobs, with their results, findings and labels.
 
     Their files are removed from the disk days later. Files that another job or a dataset uses stay. If a JOB cannot be
-    deleted, the other JOBs are deleted, and the exit code says why. If several JOBs cannot be deleted, the exit code is
-    that of the first of them on the command line.
+    deleted, the other JOBs are still deleted. The exit code says why a JOB was not deleted. If several JOBs cannot be
+    deleted, the exit code is that of the first of them on the command line.
     """
     if not yes:
         which = f"job {job_ids[0]}" if len(job_ids) == 1 else f"{len(job_ids)} jobs"

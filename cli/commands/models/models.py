@@ -90,7 +90,8 @@ def show(version: str, as_json: bool) -> None:
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     """Make VERSION the champion, if the gate allows it. New jobs use the champion. Older jobs keep their version.
 
-    The gate compares VERSION with the champion on the test part of VERSION's own split. Its verdict is one of these:
+    The gate compares VERSION with the champion on the test part of VERSION's own split. The verdict of the gate is one
+    of these:
 
     \b
     refused: sensitivity is below 0.85 (or VERSION's own floor),
@@ -113,11 +114,12 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     not proven here: an imported VERSION has not passed its trial
 
     The trial of an imported VERSION runs on a machine of this installation. If no machine has tried VERSION yet, this
-    machine tries it now. The network must load and return finite numbers. Nothing overrides a failed trial.
+    machine tries it now. In the trial, the network must load and return finite numbers. Nothing overrides a failed
+    trial.
 
-    If the verdict is `passed`, no reason is needed. If it is `refused` or `not compared yet`, add --force and --reason.
-    In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code is 1 if
-    VERSION was not promoted.
+    If the verdict is `passed`, no reason is needed. If the verdict is `refused` or `not compared yet`, add --force and
+    --reason. In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code
+    is 1 if VERSION was not promoted.
 
     If VERSION is `demo`, the demo model of ctbatch is promoted. If there is no champion, this needs no reason.
     """
