@@ -54,7 +54,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class TarPart:
-    """A TAR of these files in this order. It is made while it is read. Every reading gives the same bytes.
+    """A TAR of the files `members`, in this order. It is made while it is read. Every reading gives the same bytes.
 
     `given`: as in `FilePart`.
     """

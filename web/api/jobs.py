@@ -49,7 +49,7 @@ def submit_job() -> tuple[JobOut, int, dict[str, str]]:
 def list_all(query_data: JobListQuery) -> JobPage:
     """List jobs
 
-    Lists your own jobs, newest first. An admin sees those of all users.
+    Lists your own jobs, newest first. An admin sees the jobs of all users.
     """
     state, key, cursor = query_data.state, query_data.idempotency_key, query_data.cursor
     with read_scope() as s:

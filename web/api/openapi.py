@@ -88,7 +88,7 @@ blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi
 
 
 def problems(*statuses: int) -> dict[int, Any]:
-    """Return the error responses of an operation: those of `statuses`, 401, and 422 for an unknown parameter."""
+    """Return the error responses of an operation: `statuses`, 401, and 422 for an unknown parameter."""
     return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, 422, *statuses)}
 
 

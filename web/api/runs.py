@@ -36,8 +36,8 @@ revalidate(blueprint)
 def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
-    The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. It is also a leak
-    if validation or test has slices on which the starting version was trained. `live` holds the estimate of time and
+    The dataset must be ready. If the split leaks, the run is refused. `allow_leaks` can allow leaks by name. Slices of
+    validation or test that the starting version was trained on are a leak too. `live` holds the estimate of time and
     disk. `POST /runs/estimate` gives the same estimate before the launch.
     """
     run_id, new = launch(require_admin(), json_data)

@@ -68,8 +68,8 @@ def check_gunicorn() -> None:
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """A web process. At the limit `--worker-connections`, it closes a connection to make room for a new one.
 
-    It closes a connection without a request, or else the one that has waited longest for its client to send a body or
-    to read an answer. If there is no such connection, it closes the new one.
+    It closes a connection without a request, or else the connection that has waited longest for its client to send a
+    body or to read an answer. If it finds no connection to close, it closes the new one.
     """
 
     loop: asyncio.AbstractEventLoop
