@@ -4,8 +4,8 @@ import click
 
 EXIT_CODES = """\
 Exit codes: 0: ok. 1: a job, run or evaluation failed, or ctbatch refused a change such as a promotion. 2: wrong usage.
-3: not found or denied. 4: unavailable. 5: a job ended, but predicted nothing or has quarantined or cancelled slices, or
-with --strict also rejected files. 130: interrupted."""
+3: not found or denied. 4: unavailable. 5: a job ended, but predicted nothing, or has quarantined or cancelled slices
+(with --strict also: rejected files). 130: interrupted."""
 
 
 class CommandError(click.ClickException):
@@ -33,7 +33,7 @@ class UsageError(CommandError):
 
 
 class NotFoundOrDenied(CommandError):
-    """The user named something that does not exist for them, or may not do this."""
+    """What the user named does not exist or is somebody else's, or the user may not do this."""
 
     exit_code = 3
 

@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("cli.commands.up", "up", "Run everything on this machine: database, broker, web and workers."),
     "demo": ("cli.commands.demo", "demo", "Run everything and classify a demo archive with the demo model."),
     "submit": ("cli.commands.submit", "submit", "Send files, archives or folders as one job."),
-    "jobs": ("cli.commands.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
+    "jobs": ("cli.commands.jobs", "jobs", "List, show, wait for, cancel, retry and delete jobs."),
     "results": ("cli.commands.results", "results", "Print or save the results of a job."),
     "findings": ("cli.commands.findings", "findings", "List the verdicts on patients and series. Tune their rule."),
     "datasets": ("cli.commands.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
@@ -120,7 +120,10 @@ def main() -> None:
 
 
 def _report_defect() -> NoReturn:
-    """Print the traceback of the present exception, and exit with 4. Python's own 1 would say that a job failed."""
+    """Print the traceback of the present exception, and exit with 4.
+
+    Python's own exit code 1 would say that a job failed.
+    """
     traceback.print_exc()
     click.echo("Error: ctbatch made an error. Report it with the lines above.", err=True)
     sys.exit(4)
@@ -142,7 +145,7 @@ def _problem_of_the_machine(error: OSError | ValueError) -> str | None:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{ascii(error.object)[:100]} is not UTF-8"
-    if getattr(error, "title", "") != "Settings":  # pydantic names its error for the class that it checked
+    if getattr(error, "title", "") != "Settings":  # the title of pydantic's error is the name of the checked class
         return None
     details = error.errors()  # type: ignore[attr-defined]  # naming the class would load pydantic
     return "; ".join(

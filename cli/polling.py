@@ -10,7 +10,8 @@ T = TypeVar("T")
 def poll(look: Callable[[], T], pause: Callable[[float], float] | float) -> Iterator[T]:
     """Yield the result of `look()` again and again, until the caller stops iterating.
 
-    `pause`: the seconds between two looks, or a function of the seconds since the first look that returns them.
+    `pause`: the seconds between two looks. Or a function that gets the seconds since the first look, and returns the
+    seconds until the next one.
     """
     started = monotonic()
     while True:

@@ -43,7 +43,7 @@ from web.views import (
 )
 
 HEALTH_THREADS = 2
-ALIVE = "/healthz"  # if it does not answer, the process is killed; so it must answer even if storage hangs
+ALIVE = "/healthz"  # must answer even if storage hangs, because a process that does not answer is killed
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:

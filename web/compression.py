@@ -1,8 +1,8 @@
 """Compresses answers that are text with gzip, if the client accepts it.
 
 The size of a compressed page can reveal a secret in it if an attacker can put text into the same page (BREACH). The
-only such secret is the CSRF token, which `web.security.csrf` masks anew in every answer. A new API token is shown only
-once, so an attacker cannot guess it by repeated requests.
+only secret that stays on pages is the CSRF token, which `web.security.csrf` masks anew in every answer. A new API token
+is shown only once, so an attacker cannot guess it by repeated requests.
 """
 
 import gzip

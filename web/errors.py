@@ -26,7 +26,7 @@ from worker.imaging.rejections import ArchiveRefused
 log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:ctbatch:problem:"
-"""A problem's `type` is this and its slug. Programs distinguish problems by it, and it does not change."""
+"""The `type` of a problem is this prefix and the problem's slug. Programs distinguish problems by it."""
 
 SAID_BY_CODE = frozenset(
     {"no_images", "deflate64", "truncated_archive", "trailing_data", "overlap", "password_protected"}
@@ -114,9 +114,9 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
 
 
 def as_problem(error: Exception) -> Problem:
-    """Turn an exception into a Problem. This is the only function that does so. An unexpected error becomes a 500.
+    """Turn an exception into a Problem. This is the only function that does so.
 
-    It is also logged.
+    An unexpected error becomes a 500 and is logged.
     """
     match error:
         case Problem():
@@ -137,7 +137,7 @@ def as_problem(error: Exception) -> Problem:
             return _from_werkzeug(error)
         case IdempotencyConflict():
             return Problem(422, "idempotency-conflict", "This key was used before with another request. Use a new key.")
-        case JobGone():  # it was deleted during this request
+        case JobGone():  # the job was deleted during this request
             return not_found()
         case NoModelVersion():
             return Problem(503, "no-model-version", "There is no model version yet. An admin must promote one.")
@@ -218,7 +218,7 @@ def _as_json(problem: Problem) -> Response:
 def _as_page(problem: Problem) -> ResponseReturnValue:
     if problem.status == 401:
         if request.headers.get("HX-Request"):
-            if request.method != "GET":  # the page keeps what was not sent, and reports it
+            if request.method != "GET":  # the page keeps the unsent values, and reports the failure
                 return Response(status=401)
             back = urlsplit(request.headers.get("HX-Current-URL", ""))._replace(scheme="", netloc="").geturl()
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=back or None)})

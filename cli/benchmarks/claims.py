@@ -28,7 +28,7 @@ from db.settings import get_settings
 from worker.engines.processor import read_processor
 
 OWNERS = 2
-FILES = 2  # uploads of a job; an upload holds one slice, and so becomes one chunk
+FILES = 2  # uploads of a job; each upload holds one slice, which becomes one chunk
 BATCH = 128  # the most slices that a worker claims at once; the default of CTBATCH_CHUNK_SLICES
 POLL_SECONDS = 0.1
 START_SECONDS = 300
@@ -133,7 +133,10 @@ def _counts(seconds: float) -> dict[str, float]:
 
 
 def _deadlocks() -> int:
-    """Return how many transactions PostgreSQL has aborted because of a deadlock. SQLite has no deadlocks: return 0."""
+    """Return how many transactions PostgreSQL has aborted because of a deadlock.
+
+    Return 0 for SQLite, which has no deadlocks.
+    """
     if get_engine().dialect.name != "postgresql":
         return 0
     time.sleep(1.5)  # PostgreSQL updates its counter with a delay
@@ -150,7 +153,7 @@ class _Worker:
     errors: Counter[str] = field(default_factory=Counter)
 
     def next(self) -> bool:
-        """Process one upload and one batch of chunks. Return False if there is neither."""
+        """Process one upload and one batch of chunks. Return False if no upload and no chunk is waiting."""
         uploaded, predicted = self._try(self._read), self._try(self._predict)
         return bool(uploaded or predicted)
 
@@ -201,7 +204,7 @@ class _Worker:
 
 
 def _work(name: str, ready: Any, stop: Any, results: Any) -> None:
-    """Claim and record until `stop` is set. Runs in a separate process."""
+    """Claim and record work until `stop` is set. Runs in a separate process."""
     database.use(get_settings())
     worker = _Worker(name)
     ready.wait(START_SECONDS)

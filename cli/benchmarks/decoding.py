@@ -29,7 +29,7 @@ from worker.phantoms.anatomy import make_patient
 from worker.phantoms.slices import hounsfield
 
 SIDE = 512
-ROUNDS = 5  # the quickest round counts, because other processes may disturb some
+ROUNDS = 5  # the quickest round counts, because other processes may slow down the others
 Stored = NDArray[np.uint16]
 CODECS: dict[str, tuple[UID, Callable[..., Any], Callable[..., Any]]] = {
     "JPEG Lossless": (
@@ -50,7 +50,7 @@ CODECS: dict[str, tuple[UID, Callable[..., Any], Callable[..., Any]]] = {
 def run(count: int, as_json: bool) -> None:
     """Read one slice (512 × 512 pixels, 16 bits) `count` times in each syntax.
 
-    Print the slices/s of the whole decoder, the slices/s of the codec alone, and the first divided by the second.
+    Print the slices/s of the whole decoder and of the codec alone. Also print the first speed divided by the second.
     """
     stored = (hounsfield(make_patient(7, 0, positive=True), 0.5, SIDE) + 1024).astype(np.uint16)
     report: dict[str, Any] = {"processor": read_processor().name, "uncompressed": _rate(_reader(_file(stored)), count)}

@@ -19,7 +19,8 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
 
     Also print the speed of the job divided by the mean speed of the engine.
 
-    Raise Unavailable if other processes disturbed the run. If `shown`, print the values with a mark instead.
+    Raise Unavailable if other processes disturbed the run. If `shown`, print the values and mark them as disturbed
+    instead.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive = Path(folder) / "slices.zip"
@@ -62,7 +63,7 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
 
 
 def _pack(path: Path | None, slices: int, archive: Path) -> None:
-    """Make an archive of at most `slices` slices. If `path` is an archive itself, link to it, whatever its size."""
+    """Make an archive of at most `slices` slices. If `path` is an archive, make a link to it, whatever its size."""
     if path is None:
         write_phantoms(archive, slices, seed=5)
     elif path.is_file():

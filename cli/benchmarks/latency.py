@@ -17,7 +17,8 @@ WARM_UP = 3  # jobs
 def run(jobs: int, package: Path | None, shown: bool, as_json: bool) -> None:
     """Submit jobs of one slice, one after the other. Print the times by the client's clock and by the database.
 
-    Raise Unavailable if other processes disturbed the run. If `shown`, print the values with a mark instead.
+    Raise Unavailable if other processes disturbed the run. If `shown`, print the values and mark them as disturbed
+    instead.
     """
     seen, recorded = [], []
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:

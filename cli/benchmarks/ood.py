@@ -28,7 +28,7 @@ def run(path: Path, package: Path, as_json: bool) -> None:
     for kind, pictures in {"the slices themselves": slices, **_other_pictures(slices)}.items():
         distance = engine.predict(pictures).distance
         if distance is None or limit is None:
-            raise UsageError(f"the package {package} has no out-of-distribution distance; name another one")
+            raise UsageError(f"the package {package} has no out-of-distribution distance; name another package")
         kinds[kind] = {
             "pictures": len(pictures),
             "flagged": float((distance > limit).mean()),

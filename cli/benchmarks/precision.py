@@ -1,4 +1,7 @@
-"""Measures how much the answers of a package's int8 and float32 networks differ. The slices should be new to both."""
+"""Measures how much the answers of a package's int8 and float32 networks differ.
+
+Use slices that are new to both networks.
+"""
 
 from pathlib import Path
 

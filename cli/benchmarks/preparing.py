@@ -29,8 +29,8 @@ WARM_UP = 32  # slices of a first job, which starts the decoders
 class Cost:
     """The processor time of a job, in seconds, and how many of its slices were prepared.
 
-    `receive`: of hashing, storing and checking the archive. `ingest`: of the ingest process. `decoders`: of its
-    decoders.
+    `receive`: the time to hash, store and check the archive. `ingest`: the time of the ingest process itself.
+    `decoders`: the time of its decoders.
     """
 
     receive: float

@@ -60,7 +60,10 @@ def serve(package: Path | None) -> Iterator[Bench]:
 
 
 def make_home(package: Path) -> None:
-    """Make the tables of the home in use, and make this package its champion. Wait until the disk is quick."""
+    """Make the tables of the home in use, and make this package its champion.
+
+    Wait until the disk makes new files quickly.
+    """
     migrate.upgrade()
     stored = versions.store_package(package)
     with session_scope() as session:
@@ -125,7 +128,7 @@ def our_environment() -> dict[str, str]:
 
 
 def use_home(home: Path, database_url: str | None = None) -> None:
-    """Use this home from now on, with a private broker. Use SQLite unless a database is named.
+    """Use this home from now on, with a private broker. Without `database_url`, use SQLite.
 
     Remove the environment variables that name another database or broker.
     """

@@ -90,7 +90,7 @@ def write_scans(archive: Path, slices: int, kind: str, size: tuple[int, int], se
     """Write a ZIP of synthetic CT slices, of which no two are alike.
 
     `kind`: PNG, or JPEG of quality 90. `size`: width and height in pixels. Each grain of the added noise is two pixels
-    wide. That makes the files as large as scans of real patients: a byte for 1.7 pixels of a PNG.
+    wide. So the files are as large as slices of real patients: a PNG has one byte for every 1.7 pixels.
     """
     rng = np.random.default_rng(seed)
     scans = [np.asarray(cut.resize(size), np.float32) for cut in _cuts()]

@@ -1,4 +1,4 @@
-"""Compares many small jobs with one large job of as many slices, with a worker that has loaded the model."""
+"""Compares many small jobs with one large job that has as many slices. The worker has loaded the model."""
 
 import tempfile
 import time
@@ -21,7 +21,8 @@ LOOK_SECONDS = 0.1
 def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
     """Predict one job of `jobs` × `slices` slices, then `jobs` jobs of `slices` slices. Print both times.
 
-    Raise Unavailable if other processes disturbed the run. If `shown`, print the values with a mark instead.
+    Raise Unavailable if other processes disturbed the run. If `shown`, print the values and mark them as disturbed
+    instead.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name, serve(package) as bench:
         folder = Path(name)

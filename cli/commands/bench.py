@@ -43,8 +43,8 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
     --wait` does: send, check, unpack, decode, predict and record. The speed is compared with the speed of the engine
-    alone, which gets the same slices prepared and in memory. Also prints how many core-milliseconds each stage takes
-    for a slice.
+    alone. The engine alone gets the same slices from memory, already prepared. Also prints how many core-milliseconds
+    each stage takes for a slice.
     """
     from cli.benchmarks.job_throughput import run
 
@@ -156,9 +156,7 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
 
 @bench.command()
 @count_option("--pages", 50, "Ask for this many pages, one by one, each over a new connection.")
-@count_option(
-    "--idle", 64, "Keep this many connections open. Half of them send nothing, half only begin a request.", least=0
-)
+@count_option("--idle", 64, "Keep this many connections open. Half send nothing, half only begin a request.", least=0)
 @count_option("--uploads", 16, "Upload this many files at once, at 2 Mbit/s each.", least=0)
 @count_option("--readers", 16, "Let this many clients ask for a long answer and read it very slowly.", least=0)
 @SERVER_PACKAGE
@@ -217,8 +215,8 @@ def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     """Train on DATASET in this process.
 
-    Prints slices/s, the time, and the metrics on unseen groups. Trains like `ctbatch train`, but stores only the
-    split, and no model version. Runs on Keras' backend and on the device that Keras chooses, so it can measure a GPU.
+    Prints slices/s, the time, and the metrics on unseen groups. Trains like `ctbatch train`, but stores only the split
+    and makes no model version. Trains with Keras' backend, on the device that Keras chooses, which may be a GPU.
     """
     check_installed()
     from cli.benchmarks.training.in_process import run
@@ -266,9 +264,9 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     """Measure how many pictures are flagged as ood.
 
     A picture is ood (out of distribution) if it is unlike the slices that the model was trained on. PATH is a folder of
-    slices that resemble the training slices. If possible, use slices that the model has not seen. Prints which share
-    of these slices is flagged, and which share of other pictures. Some of the other pictures are made from the slices
-    (other windows, inverted, upside down). The rest are photographs, MR, noise and black pictures.
+    slices that resemble the training slices. If possible, use slices that the model has not seen. Prints the share of
+    these slices that is flagged, and the share of other pictures that is flagged. Some of the other pictures are made
+    from the slices (other windows, inverted, upside down). The rest are photographs, MR, noise and black pictures.
     """
     from cli.benchmarks.ood import run
 
@@ -295,11 +293,11 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
 def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_json: bool) -> None:
     """Measure the slices/s of many simulated machines.
 
-    PostgreSQL, Redis, an S3 server, ingest and each inference worker run on simulated hosts, which are network
-    namespaces. So this needs root. A device is an inference worker whose engine (`fake`) waits instead of computing. No
-    slices are decoded, because the chunks are prepared before the time starts. All hosts share the cores of this
-    machine, which may limit the speed. So the command also prints how many core-milliseconds a slice takes on each kind
-    of host. Needs `pip install 'ctbatch[bench]'`.
+    PostgreSQL, Redis, an S3 server, ingest and each inference worker run on simulated hosts. A host is a network
+    namespace, which only root can make. A device is an inference worker whose engine (`fake`) waits instead of
+    computing. No slices are decoded, because the chunks are prepared before the time starts. All hosts share the cores
+    of this machine, which may limit the speed. So the command also prints how many core-milliseconds a slice takes on
+    each kind of host. Needs `pip install 'ctbatch[bench]'`.
     """
     from cli.benchmarks.many.devices import run
 
@@ -340,7 +338,7 @@ def ledger(
 @count_option(
     "--rows",
     1_000_000,
-    "Also query a job of this many slices, copied from the largest job. 0 leaves this out.",
+    "Also query a job of this many slices, copied from the largest job. With 0, there is no such job.",
     least=0,
 )
 @click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no neural network (engine `fake`).")

@@ -40,7 +40,7 @@ def datasets() -> None:
     type=click.Choice(["headers", "folders"]),
     default="headers",
     show_default=True,
-    help="Take the patient of a DICOM slice first from the file's header, or first from the folder names.",
+    help="Where to look first for the patient of a DICOM slice: in its header, or in the folder names.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for the dataset  [default: wait until it is built]")
 @json_option
@@ -67,7 +67,7 @@ def create(
       folder names: COVID, CT_COVID, positive or 1; and non-COVID,
         CT_NonCOVID, normal, negative, healthy or 0
 
-    A CSV may also be given as PATH or with --from. If the CSV is the only path, the images are looked up in its folder.
+    A CSV may also be given as PATH or with --from. If the CSV is the only path, it labels the images in its own folder.
 
     The patient of a slice comes from the CSV, or else from the DICOM header, or else from the folder: COVID/patient1 or
     patient1/COVID. The report warns if the headers do not distinguish the patients. In that case use --groups folders,
@@ -77,7 +77,7 @@ def create(
     if bool(sources) == bool(jobs):
         raise UsageError("name the slices: either --from PATH or --job JOB")
     if labels and jobs:
-        raise UsageError("--labels goes with --from: reviewed slices have their labels")
+        raise UsageError("--labels goes with --from: the slices of --job have labels already")
     settings_with_broker()  # without a broker, a worker hears of the dataset only from the sweeper, a minute later
     first = groups == "folders"
     label = _create_from_jobs(name, jobs, first) if jobs else _create_from_files(name, sources, labels, first)

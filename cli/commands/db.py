@@ -53,9 +53,9 @@ def current(as_json: bool) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def backup(file: Path, as_json: bool) -> None:
-    """Copy the SQLite database to the new file FILE, which only you can read. ctbatch can go on working meanwhile.
+    """Copy the SQLite database to the new file FILE, which only you can read. ctbatch may keep running.
 
-    Back up the stored files afterwards. Back up PostgreSQL with pg_dump.
+    Afterwards, also back up the stored files. If the database is PostgreSQL, use pg_dump instead of this command.
     """
     from db.backup import copy_database
 
@@ -71,9 +71,9 @@ def backup(file: Path, as_json: bool) -> None:
 def restore(file: Path, as_json: bool) -> None:
     """Replace the SQLite database with FILE, which `ctbatch db backup` or an upgrade made.
 
-    Stop all processes first: nothing is replaced while one of them uses the database. FILE is checked, and stays. The
-    replaced database is kept beside the new one. Restore the stored files too, from a backup that is not older than
-    FILE.
+    Stop all processes first. ctbatch replaces nothing while a process uses the database. FILE is checked first, and is
+    not changed. The replaced database is kept beside the new one. Also restore the stored files, from a backup that is
+    as new as FILE or newer.
     """
     from cli.remote.find_server import only_one
     from db import migrate

@@ -114,7 +114,7 @@ def check_complete(job: Json) -> None:
 
     Raises:
         JobFailed: the job failed.
-        PartialFailure: nothing was predicted, or a slice has no outcome, or was quarantined or cancelled.
+        PartialFailure: nothing was predicted, or some slices are open, quarantined or cancelled.
     """
     raise_for_outcome(job)
     counts = job["counts"]

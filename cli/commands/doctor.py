@@ -33,7 +33,7 @@ PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused"
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check. With `warn`, ctbatch still works."""
+    """The result of one check. If its state is `warn`, ctbatch still works."""
 
     check: str
     state: State
@@ -157,7 +157,10 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def _soundness(session: "Session", detail: str) -> Finding:
-    """Check that a SQLite database is not damaged, unless it takes long to read. `detail`: which database it is."""
+    """Check that a SQLite database is not damaged. Skip the check if the file is large.
+
+    `detail`: names the database.
+    """
     from sqlalchemy import text
 
     if not (database := session.connection().engine.url).drivername.startswith("sqlite"):
@@ -165,7 +168,7 @@ def _soundness(session: "Session", detail: str) -> Finding:
     file = Path(str(database.database))
     if file.stat().st_size > CHECKED_BYTES:
         advice = f"run `sqlite3 {file} 'PRAGMA quick_check'` to look for damage"
-        return Finding("database", "ok", f"{detail}; too large to be read through here, {advice}")
+        return Finding("database", "ok", f"{detail}; not checked for damage, because it is large; {advice}")
     damage = str(session.scalar(text("PRAGMA quick_check(1)")))
     if damage == "ok":
         return Finding("database", "ok", f"{detail}; no damage was found")
@@ -174,7 +177,7 @@ def _soundness(session: "Session", detail: str) -> Finding:
 
 
 def _storage_owner(session: "Session") -> Finding:
-    """Check that the storage belongs to this database. If it does not, ctbatch removes no files from it."""
+    """Check that the storage belongs to this database. If not, ctbatch removes no files from the storage."""
     from db.installation import ForeignStorage, check_storage
 
     try:
@@ -259,7 +262,7 @@ def training(_settings: Settings) -> Iterator[Finding]:
 
 
 def engine_proof(settings: Settings) -> Iterator[Finding]:
-    """Report the result of the champion's engine proof, from the last time a worker on this machine loaded it."""
+    """Report the result of the champion's engine proof, from the last time a worker here loaded the champion."""
     from cli.local.session import reading
     from db.registry import champions, engine_proofs
 
@@ -271,7 +274,7 @@ def engine_proof(settings: Settings) -> Iterator[Finding]:
             champion = champions.champion(session)
             version_id = champion.id if champion else None
             servings = engine_proofs.list_servings(session, host=host, version_id=version_id) if champion else []
-    except CommandError:  # `database` reports it
+    except CommandError:  # the check `database` reports this error
         return
     if champion is None:
         return
@@ -290,7 +293,7 @@ def tuning(settings: Settings) -> Iterator[Finding]:
         return
     try:
         tunings = tunings_of(champion_version())
-    except CommandError:  # `database` reports it
+    except CommandError:  # the check `database` reports this error
         return
     untuned = "not tuned on this machine; `ctbatch tune` does it in half a minute"
     yield Finding("tuning", "ok", "; ".join(describe(*one) for one in tunings.items()) or untuned)

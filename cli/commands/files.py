@@ -26,9 +26,9 @@ def reap(yes: bool, as_json: bool) -> None:
     A file is unused if the database does not refer to it. Also deletes old files from the trash. The sweeper does the
     same every hour.
 
-    No file is moved if more than 1,000 files are unused. No file is moved either if more than 100 are unused and these
-    are more than 5 % of all files. The settings may then name the wrong database. Check this before you use --yes.
-    Files of deleted jobs are not counted.
+    Moves nothing if more than 1,000 files are unused. Also moves nothing if more than 100 files are unused and they are
+    more than 5 % of all files. These limits do not count files of deleted jobs. If a limit is exceeded, the settings
+    may name the wrong database. Check the settings before you use --yes.
     """
     from dataclasses import asdict
 
@@ -39,7 +39,7 @@ def reap(yes: bool, as_json: bool) -> None:
 
     try:
         with database_errors():
-            migrate.check_revision()  # another program does not know all columns that refer to files
+            migrate.check_revision()  # a program of another revision does not know all columns that refer to files
             reaped = reap_files(confirmed=yes)
     except (ForeignStorage, TooManyOrphans) as error:
         raise Refused(str(error)) from error

@@ -50,7 +50,7 @@ def findings() -> None:
 def list_findings(
     job_id: str, form: str, as_json: bool, level: str | None, verdict: str | None, output: Path | None
 ) -> None:
-    """Print the findings of JOB. They exist only after JOB has ended. Before that, the exit code is 4.
+    """Print the findings of JOB. If JOB has not ended, there are no findings, and the exit code is 4.
 
     Below each patient are the patient's studies, and below each study its series. --level and --verdict work only with
     --format table.

@@ -61,8 +61,8 @@ def show(job_id: str, as_json: bool) -> None:
 def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
     """Wait until every JOB has ended.
 
-    If a JOB did not end well, the exit code says how. If several JOBs did not end well, the exit code is that of the
-    first of them on the command line. It is 5 if a JOB predicted nothing, or has quarantined or cancelled slices.
+    The exit code says how the JOBs ended. It is 5 if a JOB predicted nothing, or has quarantined or cancelled slices.
+    If several JOBs did not end well, the exit code is that of the first of them on the command line.
     """
     first: CommandError | None = None
     with Client() as client:
@@ -105,7 +105,8 @@ def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
         answer = client.post(f"/jobs/{job_id}/retry")
         job = answer["job"]
         if not as_json:
-            say(f"{answer['retried']} queued again; job {job['id']} is {job['state_text']}: {safe(job['name'])}")
+            name = safe(job["name"])
+            say(f"queued again: {answer['retried']}; job {job['id']} is {job['state_text']}: {name}")
         if wait_for_it:
             follow(client, job_id, strict=strict, as_json=as_json)
         elif as_json:
@@ -119,8 +120,9 @@ def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
 def rm(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete ended jobs, with their results, findings and labels.
 
-    Their files leave the disk days later. Files that another job or a dataset uses stay. If a JOB cannot be deleted,
-    the others are deleted all the same, and the exit code is that of the first such JOB on the command line.
+    Their files are removed from the disk days later. Files that another job or a dataset uses stay. If a JOB cannot be
+    deleted, the other JOBs are still deleted. The exit code says why a JOB was not deleted. If several JOBs cannot be
+    deleted, the exit code is that of the first of them on the command line.
     """
     if not yes:
         which = f"job {job_ids[0]}" if len(job_ids) == 1 else f"{len(job_ids)} jobs"

@@ -18,8 +18,8 @@ STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "series", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "upload", "frame", "series", "state", "reason", "label", "probability")
 SORT_HELP = (
-    "Sort slices. position: as submitted. series: by series, and from the feet to the head within each. Minus means"
-    " descending  [default: position]"
+    "Sort slices. position: as submitted. series: by series, and within a series from the feet to the head. A minus"
+    " sign reverses the order  [default: position]"
 )
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 100
@@ -58,7 +58,7 @@ def results(
     CSV and Parquet hold all slices. JSON holds all findings and all slices. `ctbatch findings ls` writes only findings.
 
     Findings exist only after JOB has ended. Before that, the table of findings gives exit code 4. CSV, JSON and Parquet
-    then hold the slices so far, and their notices and stderr say that they are incomplete.
+    then hold only the slices so far. The notice in the file and a line on stderr say that the file is incomplete.
     """
     form = "json" if as_json else form
     if form == "table" and output:
@@ -86,7 +86,7 @@ def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], l
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no rows")
     say(notice)
     if len(rows) == limit:
-        say(f"these are the first {limit} rows; --limit shows more, --format csv all")
+        say(f"these are the first {limit} rows; --limit shows more rows, --format csv all rows")
 
 
 def _cells(row: Json) -> list[object]:

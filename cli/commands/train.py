@@ -73,7 +73,7 @@ def _origin(start: str) -> dict[str, str]:
     """Return the field of RunRequest that `--from` fills. Copy a weights file into storage.
 
     Raises:
-        NotFoundOrDenied: there is neither such a model version nor such a file.
+        NotFoundOrDenied: no model version and no file has this name.
         UsageError: the file is too large, or does not hold a ResNet50.
     """
     with reading() as session:

@@ -31,7 +31,7 @@ from training.launch.installed import TrainingNotInstalled, is_installed
 
 WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
 WEB_GRACE_SECONDS = 15
-WORKER_GRACE_SECONDS = 30  # most chunks end in less; the others are claimed again under a new lease
+WORKER_GRACE_SECONDS = 30  # most chunks end in less time; the others are claimed again under a new lease
 READY_CHECK_SECONDS = 0.5
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}  # errors of an output that can be written to again later
 SHORT_OF_DISK = (
@@ -91,7 +91,7 @@ def make_home(settings: Settings) -> None:
     """Make the home folder and its run folder, which only this user can read.
 
     Raises:
-        Unavailable: they cannot be made.
+        Unavailable: one of the folders cannot be made.
     """
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -192,7 +192,7 @@ def _broker_process(broker: PrivateBroker) -> Process:
         ready=lambda: answers(broker.socket),
         starts=0,
         stops=BROKER_LAST,
-        death_signal=signal.SIGTERM,  # so that it flushes
+        death_signal=signal.SIGTERM,  # so that the broker writes its data to the disk
         before_start=before_start,
     )
 

@@ -16,7 +16,7 @@ from cli.supervisor.roles import ROLES, check_role, command_line, environment, r
 from db.settings import Settings
 
 CHECK_SECONDS = 10.0
-STALE_SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
+STALE_SWEEPS = 6  # after this many intervals without a sweep, the sweeper counts as hung
 
 
 @click.command()

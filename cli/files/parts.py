@@ -14,8 +14,8 @@ from cli.output import safe
 from db.registry.tar_stream import END, tar_member, tar_size
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-MOST_LOOSE_FILES = 64  # more are sent as one TAR, because the server limits the parts of a request
-MOST_PARTS = 900  # the server accepts 1,000, with form fields
+MOST_LOOSE_FILES = 64  # more files are sent as one TAR, because the server limits the parts of a request
+MOST_PARTS = 900  # the server accepts 1,000, form fields included
 PIECE = 1024 * 1024
 JUNK = {"__MACOSX", "Thumbs.db"}
 LISTED = 3  # the most names of things that were left out
@@ -25,7 +25,8 @@ LISTED = 3  # the most names of things that were left out
 class FilePart:
     """A file on disk: its path, the name to send it under, and its size at the first look.
 
-    `given`: the place, among the paths of the submission, of the folder that holds it, or None if no folder does.
+    `given`: the index of the submitted folder that holds the file, among the submitted paths. It is None if the file
+    itself was submitted.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class TarPart:
-    """A TAR of these files in this order. It is made while it is read. Every reading gives the same bytes.
+    """A TAR of the files `members`, in this order. It is made while it is read. Every reading gives the same bytes.
 
     `given`: as in `FilePart`.
     """
@@ -79,7 +80,7 @@ Part = FilePart | TarPart
 
 @dataclass
 class LeftOut:
-    """The names of what is not sent: links to folders, and hidden or unusable folders and files."""
+    """The names of what is not sent: links to folders, hidden folders, and hidden or unusable files."""
 
     links: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -106,8 +107,8 @@ def _listed(names: list[str]) -> str:
 def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
     """Return the parts of a submission, and what was left out. See `gather_below` for what is sent.
 
-    The name of each file begins with the name of its path in `paths`. If paths have the same name, or loose files lie
-    in several folders, folders above the paths are put in front of all names. They are as many as make these differ.
+    The name of each file begins with the name of its path in `paths`. If two paths have the same name, or loose files
+    lie in several folders, each name also gets folders above its path: as many as make the names differ.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
@@ -119,7 +120,8 @@ def gather(paths: Sequence[Path]) -> tuple[list[Part], LeftOut]:
 def gather_below(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], LeftOut]:
     """Return the parts to send, and what was left out.
 
-    The archives in a folder are named by the folder and their paths below it, the other files by their paths below it.
+    The name of an archive in a folder is the folder's name and the archive's path below the folder. The name of any
+    other file in the folder is its path below the folder.
 
     Walk each folder in the order of names. Each archive in the folder becomes a part. All other files of the folder
     become one TAR. Leave out the file `leave_out`, files and folders whose name begins with a dot or is in `JUNK`, and
@@ -156,7 +158,10 @@ def _gather(paths: Sequence[Path], names: Sequence[str] | None, leave_out: Path 
 
 
 def _with_different_names(parts: Sequence[Part]) -> list[Part]:
-    """Rename each TAR made here whose name another part has, such as that of a folder beside its archive."""
+    """Rename each TAR that was made here if another part has its name.
+
+    Example: the folder `scans` lies beside the archive `scans.tar`.
+    """
     names = {part.filename for part in parts if isinstance(part, FilePart)}
     renamed: list[Part] = []
     for part in parts:
@@ -171,7 +176,11 @@ def _with_different_names(parts: Sequence[Part]) -> list[Part]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of each path: as few as make different paths, and folders of loose files, differ."""
+    """Return the last parts of each path, joined: the same number of parts for each path.
+
+    Take as few parts as possible. Different paths must get different names, and loose files of different folders must
+    get names in different folders.
+    """
     parts = [_absolute(path).parts for path in paths]
     loose = {p for path, p in zip(paths, parts, strict=True) if not path.is_dir() and not _is_archive(path)}
 
@@ -195,7 +204,7 @@ def _folder_parts(name: str, members: list[FilePart], prefix: str) -> list[Part]
 
 
 def _walk(folder: Path, prefix: str, left_out: LeftOut) -> list[FilePart]:
-    """Return the files below `folder`, and add to what was left out. The order depends only on the files' names."""
+    """Return the files below `folder`, and add the others to `left_out`. The order depends only on the files' names."""
     members: list[FilePart] = []
     for here, folders, names in os.walk(folder, onerror=_unreadable):
         below = Path(here).relative_to(folder)

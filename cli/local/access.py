@@ -38,7 +38,7 @@ class LocalAccess:
                 raise Unavailable(
                     f"the account {user.name} is not an admin; {_IF_OURS} `ctbatch users role {user.name} admin`"
                 )
-            label = f"ctbatch up on {socket.gethostname()} in {current().home}"  # others may use this database too
+            label = f"ctbatch up on {socket.gethostname()} in {current().home}"  # others may use this database
             for token in tokens.list_tokens(session, user):
                 if token.label == label:
                     tokens.revoke_token(session, user, token.id)
@@ -57,7 +57,7 @@ class LocalAccess:
 
 
 def sign_in_link(url: str, next_path: str, name: str = accounts.LOCAL_USER) -> str:
-    """Return an address that signs a user in once, and then leads to `next_path`. Earlier links of the user end.
+    """Return an address that signs a user in once, and then leads to `next_path`. Earlier links stop working.
 
     Raises:
         NotFoundOrDenied: there is no such user.

@@ -30,7 +30,8 @@ def store_labels(path: Path) -> ReceivedFile:
 def store_files(paths: Sequence[Path], labels: Path | None) -> tuple[list[ReceivedFile], list[int | None]]:
     """Copy files, archives and folders into storage, with a progress bar. Leave out the file `labels`.
 
-    Return the files, and for each the place in `paths` of the folder that holds it, or None if no folder does.
+    Return the files. Also return for each file the index in `paths` of the folder that holds it, or None if `paths`
+    names the file itself.
 
     Raises:
         UsageError: there is nothing to copy, or an archive is refused.

@@ -16,7 +16,8 @@ from training.launch.installed import check_launch
 def ensure_demo_model(*, train: bool = False, reason: str = "") -> str:
     """Return the label of the champion. If there is no champion, first promote the demo model.
 
-    `train`: train that demo model now, and do not use the one that ships. `reason`: kept with the promotion.
+    `train`: train a new demo model now instead of using the one that ships with ctbatch. `reason`: kept with the
+    promotion.
 
     Raises:
         JobFailed: the training run failed.

@@ -8,7 +8,7 @@ NETWORK_FILE_SYSTEMS = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone",
     "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""Types, by the names that Linux gives them. The numbers of statfs(2) would not do: all of FUSE has the same one."""
+"""Network file systems, by Linux's names. statfs(2) is not used: it gives all FUSE file systems the same number."""
 
 
 def file_system_of(path: Path) -> str:
@@ -17,6 +17,6 @@ def file_system_of(path: Path) -> str:
     for line in MOUNTS.read_text().splitlines():
         before, _, after = line.partition(" - ")  # proc_pid_mountinfo(5)
         mount_point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
-        types[Path(mount_point)] = after.split(" ")[0]  # of several on one folder, the last one mounted is visible
+        types[Path(mount_point)] = after.split(" ")[0]  # if several are mounted on one folder, the last is used
     place = path.resolve()
     return next((types[folder] for folder in (place, *place.parents) if folder in types), "unknown")

@@ -9,7 +9,7 @@ from cli.output import Update, progress_bar
 from cli.polling import poll
 
 POLL_SECONDS = 0.5
-UNCLAIMED_SECONDS = 120  # if no worker takes the work in this time, there is no worker for it
+UNCLAIMED_SECONDS = 120  # if no worker has taken the work after this time, no worker runs for it
 ENDED = ("ready", "finished")
 FAILED = ("failed", "cancelled")
 

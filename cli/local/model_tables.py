@@ -42,7 +42,7 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
 
 
 def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]:
-    """Return nested members as lines that are named like `a.b`.
+    """Return nested members as pairs: a name such as `a.b`, and a value.
 
     A metric gets its interval. A list of names becomes one text.
     """

@@ -21,7 +21,7 @@ def database_errors() -> Iterator[None]:
 
     Raises:
         Refused: the database cannot be copied or replaced.
-        Unavailable: replaces the errors of the database driver.
+        Unavailable: the database cannot be used. Replaces the errors of the database driver.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def database_errors() -> Iterator[None]:
         raise Unavailable(str(error)) from error
     except BackupRefused as error:
         raise Refused(str(error)) from error
-    except sqlite3.Error as error:  # of a copy, which SQLAlchemy does not make
+    except sqlite3.Error as error:  # from db.backup, which copies without SQLAlchemy
         raise Unavailable(f"the database cannot be used: {error}") from error
     except IntegrityError:
         raise

@@ -18,25 +18,26 @@ from cli.remote.find_server import Server, find_server
 Json = dict[str, Any]
 API = "/api/v1"
 QUICK_SECONDS = 60.0  # time limit for the next bytes of a request that a person waits for
-# These wait for a thread of the server and for long work. The limits are those of our proxy, `.docker/nginx.conf`.
+# Submissions and downloads wait longer: for a free thread of the server, and for long work. `.docker/nginx.conf` has
+# the same limits.
 SUBMIT_SECONDS, DOWNLOAD_SECONDS = 3600.0, 600.0
 PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a person waits for
-PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # for requests that long work depends on, as the server may be restarting
+PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # for requests that long work depends on: the server may be restarting
 # The pause between two looks at a job. Each look takes server time from predicting, and a job that ends during a pause
-# is noticed late. So looks are rare while the end is surely far away.
+# is noticed late. So there are few looks while the end is far away.
 POLL_SECONDS, POLL_SECONDS_MOST = 0.03, 1.0
-POLL_SHARE_OF_AGE = 0.05  # the pause as a share of the job's age, if the end is not estimated
-POLL_SHARE_NOT_SURE = 0.3  # the end may come earlier by this share of the age, and by half of the estimated rest
+POLL_SHARE_OF_AGE = 0.05  # the pause as a share of the time since the first look, if the end is not estimated
+POLL_SHARE_NOT_SURE = 0.3  # the end may come earlier: by this share of that time and half of the time left
 PASSING = {429, 502, 503, 504}  # statuses of temporary failures
-PAGE = 200  # items that a request for a list asks for at most; the lists of the server allow at least as many
+PAGE = 200  # the most items that one request for a list asks for; the server allows at least as many
 PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is in PASSING
 LONGEST_RETRY_AFTER = 60.0
 JSON = "application/json"
-MEDIA_TYPES = {"csv": "text/csv", "json": JSON, "parquet": "application/vnd.apache.parquet"}  # of exports
+MEDIA_TYPES = {"csv": "text/csv", "json": JSON, "parquet": "application/vnd.apache.parquet"}  # of exports, by format
 
 
 class Client:
-    """A connection to one server. Every call that fails raises a kind of `CommandError`."""
+    """A connection to one server. A call that fails raises a subclass of `CommandError`."""
 
     def __init__(self, server: Server | None = None) -> None:
         """Use `server`, or else find a server. Nothing is sent yet."""
@@ -178,7 +179,7 @@ class Client:
     ) -> httpx.Response:
         """Send a request. After a temporary failure, send it again after each of `pauses`, in seconds.
 
-        Before the request is sent again, `instead` is called. If it returns an answer, return that one.
+        Before each repeat, call `instead`. If `instead` returns an answer, return this answer and do not repeat.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
         for pause in (*pauses, None):
@@ -234,7 +235,7 @@ def _timeout(seconds: float) -> httpx.Timeout:
 def _pause(age: float, expected_end: float | None) -> float:
     """Return the seconds until the next look at a job.
 
-    `age`: of the job, in seconds. `expected_end`: by the monotonic clock, or None if it is not known.
+    `age`: the seconds since the first look. `expected_end`: when it may end, by the monotonic clock, or None.
     """
     if expected_end is None:
         wanted = POLL_SHARE_OF_AGE * age

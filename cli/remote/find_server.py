@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # settings load slowly, and a client of a remote server does 
     from db.settings import Settings
 
 LOCAL_FILE = "local.json"
-LOCK_FILE = "up.lock"  # `ctbatch up` holds its lock while it runs
-LOCK_TRIES, LOCK_PAUSE = 10, 0.05  # in seconds; `read_local` takes the lock for a moment
+LOCK_FILE = "up.lock"  # `ctbatch up` keeps this file locked while it runs
+LOCK_TRIES, LOCK_PAUSE = 10, 0.05  # number of tries, and seconds between them; `read_local` holds the lock for a moment
 LAST_PORT = 65_535
 
 
@@ -53,7 +53,8 @@ class LocalServer:
 def read_local(run_dir: Path) -> LocalServer | None:
     """Return the running `ctbatch up` that has its file in `run_dir`, or None.
 
-    The file alone proves nothing: it stays if `up` is killed, and another process may get the same process id.
+    The file alone does not prove that `up` runs. If `up` is killed, the file stays, and another process may get the
+    process id in it.
     """
     try:
         local = LocalServer(**json.loads((run_dir / LOCAL_FILE).read_text()))
@@ -128,7 +129,7 @@ def find_server() -> Server:
 
     Raises:
         Unavailable: the environment names no server, and none runs here.
-        UsageError: the environment names a server, but not its token, or the address or the token cannot be right.
+        UsageError: the environment names a server without a token, or an address or a token that is not valid.
     """
     url = os.environ.get("CTBATCH_SERVER", "").rstrip("/")
     if url:

@@ -108,7 +108,7 @@ def _account(job: Json) -> str:
     counts = job["counts"]
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("predicted", *UNPREDICTED) if counts[name])
     if counts["quarantined"] or counts["cancelled"]:
-        return f"{numbers}. `ctbatch jobs retry {job['id']}` puts the quarantined and the cancelled ones back"
+        return f"{numbers}. `ctbatch jobs retry {job['id']}` queues the quarantined and cancelled slices again"
     if counts["rejected"]:
         return f"{numbers}. `ctbatch results {job['id']} --state rejected` lists the reasons"
-    return numbers or "it holds no slices. Check the files that were sent"
+    return numbers or "it has no slices. Check the files that were sent"

@@ -15,7 +15,7 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
     """Send paths with a progress bar, and return the job.
 
     Raises:
-        CommandError: there is nothing to send, or the server cannot be reached, or it refuses the paths.
+        CommandError: there is nothing to send, the server cannot be reached, or the server refuses the paths.
     """
     parts, left_out = gather(paths)
     if note := str(left_out):

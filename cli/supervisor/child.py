@@ -67,7 +67,8 @@ class Child:
     def start(self, cwd: Path) -> None:
         """Start the process in a new session, with `cwd` as its working folder.
 
-        Raises OSError and SubprocessError: it cannot be started now, because this machine lacks memory or processes.
+        Raises OSError and SubprocessError: the process cannot be started now, because this machine lacks memory or has
+        too many processes.
         """
         self.start_at, self.ready, self.started_at = None, False, time.monotonic()
         self.process.before_start(self.failed_starts)
@@ -99,7 +100,7 @@ class Child:
         return os.waitid(os.P_PID, self.running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, but not to its group, if it still runs."""
+        """If the process still runs, send a signal to it, but not to its group."""
         if self.running is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.running.pid, number)
@@ -141,7 +142,7 @@ class Child:
 
     def _close(self) -> None:
         if self._pipe is not None:
-            with contextlib.suppress(KeyError):  # it could not be registered
+            with contextlib.suppress(KeyError):  # the output may not have been registered
                 self._selector.unregister(self._pipe)
             os.close(self._pipe)
             self._pipe = None

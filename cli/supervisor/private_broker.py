@@ -30,7 +30,7 @@ class PrivateBroker:
     def argv(self) -> list[str]:
         """The command line that runs it in the foreground."""
         config = str(self.config)
-        if set(config) & set("*?["):  # unescaped, the path would be a pattern without a match
+        if set(config) & set("*?["):  # without the escapes, the broker would read the path as a pattern
             config = "".join(f"\\{c}" if c in "*?[\\" else c for c in config)
         return [str(self.binary), config]
 
@@ -133,7 +133,8 @@ def answers(socket_path: Path) -> bool:
 def set_aside(data: Path) -> Path:
     """Rename a folder that the broker cannot read, and return its new path.
 
-    Its messages are lost, but no work is: the sweeper sends new messages for the open rows of the database.
+    The folder's messages are lost, but no work is lost: the sweeper sends new messages for the open rows of the
+    database.
     """
     number = 1
     while (target := data.with_name(f"{data.name}.unreadable-{number}")).exists():

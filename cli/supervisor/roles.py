@@ -13,20 +13,21 @@ from training.launch.installed import TrainingNotInstalled, check_installed, is_
 from worker.engines.processor import usable_cores
 
 ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
-CELERY = {  # app, queues, processes
+CELERY = {  # by role: app, queues, processes
     "ingest": ("worker.app", "ingest", 2),  # at least two, so that a small archive need not wait for a large one
     "inference": ("worker.app", "inference", 1),
     "training": ("training.app", "training", 1),
     # Separate from training. People wait for an evaluation or a dataset, which takes minutes. A run takes hours.
     "evaluation": ("training.app", "evaluation,datasets", 1),
 }
-CORES_AN_INGEST = 4  # a large machine runs an ingest process for so many cores; with its decoders, it uses 1.5
+# A large machine runs one ingest process for this many cores. An ingest process and its decoders use 1.5 cores.
+CORES_AN_INGEST = 4
 ENGINE_ROLES = ("inference", "evaluation")  # the roles that load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder of the top-level packages
 
 GUNICORN_LIMITS = (
-    "--timeout=60",  # replace a worker whose loop is silent for so long; a request may take longer
-    "--graceful-timeout=10",  # the client sends an upload that is cut off here again, with the same key
+    "--timeout=60",  # seconds; replace a worker whose event loop is silent for longer. A request may take longer
+    "--graceful-timeout=10",  # seconds; if an upload is cut off, the client sends it again with the same key
     "--keep-alive=15",  # seconds until a request must begin, and until its head must be complete
     "--worker-connections=1000",
     "--asgi-lifespan=off",
@@ -35,7 +36,7 @@ GUNICORN_LIMITS = (
     "--limit-request-fields=64",
     "--limit-request-field_size=8190",
     "--forwarded-allow-ips=",  # web.security.proxies reads X-Forwarded-* of the trusted proxies
-    "--no-control-socket",  # nothing here uses it, and it would live outside CTBATCH_HOME
+    "--no-control-socket",  # nothing uses this socket, and it would be outside CTBATCH_HOME
 )
 
 

@@ -22,7 +22,7 @@ from cli.supervisor.child import Child, Emit, Process
 
 BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15, 30)
 STEADY_SECONDS = 60  # if a process lived this long, its next death counts as the first one
-FAILED_STARTS = 3  # deaths of a process that was never ready, after which all are stopped
+FAILED_STARTS = 3  # if a process that was never ready has died this often, all processes are stopped
 SLOW_START_SECONDS = 30  # after this time, `up` says which processes it waits for
 FORCED_SECONDS = 3  # after a second interruption, a process with a gentle death signal has this long to end
 
@@ -33,7 +33,7 @@ class Supervisor:
     def __init__(self, processes: Sequence[Process], emit: Emit, cwd: Path) -> None:
         """Keep the processes. Each line of their output goes to `emit(role, line)`. Their working folder is `cwd`.
 
-        If `emit` raises OSError, the line is lost, and nothing else.
+        If `emit` raises OSError, only this line is lost.
         """
         self._selector = selectors.DefaultSelector()
         self._write = emit
@@ -42,10 +42,12 @@ class Supervisor:
         self._stops_asked = 0
 
     def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
-        """Start all processes, call `on_ready` when all are ready, and keep them running until SIGTERM, SIGINT or
-        SIGHUP.
+        """Start all processes, and keep them running until SIGTERM, SIGINT or SIGHUP comes.
 
-        Then call `on_stop`, and stop the processes in order. A second signal stops all of them immediately.
+        Call `on_ready` when all processes are ready.
+
+        After the signal, call `on_stop`, and stop the processes in order. A second signal stops all of them
+        immediately.
 
         Raises:
             Unavailable: a process ended too often before it was ready, or cannot be started. The others are stopped.
@@ -79,7 +81,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         signal.signal(signal.SIGINT, self._asked_to_stop)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, so that processes go on
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup lets a process ignore SIGHUP, so that it goes on
             signal.signal(signal.SIGHUP, self._asked_to_stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 

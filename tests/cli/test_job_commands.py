@@ -105,7 +105,7 @@ def test_strict_retry_exits_5_for_a_rejected_file(ctbatch, api):
 def test_cancel_and_retry(ctbatch, api):
     api.add_job("running")
     assert json.loads(ctbatch("jobs", "cancel", "job1", "--json", env=api.env).stdout)["state"] == "cancelled"
-    assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "3 queued again; job job1 is queued: scan.zip\n"
+    assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "queued again: 3; job job1 is queued: scan.zip\n"
 
 
 def test_rm_deletes_what_it_can_and_exits_with_the_code_of_the_first_that_it_cannot(ctbatch, api):

@@ -21,7 +21,7 @@ LABELS_FIELD = "labels"
 MAX_LABEL_BYTES = 64 * 1024 * 1024
 MAX_JOBS = 1000
 GROUPS = ("headers", "folders")
-"""The first source of the groups of DICOM slices if the CSV names no groups."""
+"""Where to look first for the group of a DICOM slice if the CSV names no groups."""
 
 _JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
 
@@ -70,10 +70,10 @@ def _of_jobs(name: str, user: User, jobs: list[str], groups: str) -> tuple[int, 
 def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
     parts, tables = file_parts(FIELD), file_parts(LABELS_FIELD)
     if len(tables) > 1:
-        raise Problem(422, "invalid", "There is more than one CSV of labels. Send one at most.")
+        raise Problem(422, "invalid", "There is more than one CSV of labels. Send at most one.")
     files = inspect_parts(parts)
     labels = _labels(plain_part(tables[0])) if tables else None
-    if is_name(name):  # if not, nothing is kept, and create_dataset says why
+    if is_name(name):  # with a bad name, keep no files; create_dataset says what is wrong
         publish([*parts, *tables])
     first = groups == "folders"
     make = partial(create_dataset, name=name, user=user, files=files, labels=labels, folders_first=first)
@@ -88,7 +88,7 @@ def _labels(table: ReceivedFile) -> ReceivedFile:
 
 
 def split(dataset_id: int, options: SplitIn) -> None:
-    """Split a dataset, unless the same split exists already. Raises Problem 404 and 409 (it cannot be split)."""
+    """Split a dataset, unless the same split exists already. Raises Problem 404, and 409: it cannot be split."""
     try:
         with read_scope() as s:
             dataset = row_of(s, Dataset, dataset_id)

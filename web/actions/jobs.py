@@ -18,8 +18,8 @@ from web.security.auth import check_again, require_user
 def submit(owner: User) -> tuple[JobView, bool]:
     """Receive the files of this request, and make a job of them. Return the job, and whether it is new.
 
-    Raises what `receive` raises, IdempotencyConflict, and NoModelVersion. The last is raised before the body is read.
-    Raises Problem 401: the user was shut out while the files arrived.
+    Raises what `receive` raises, IdempotencyConflict, and NoModelVersion. NoModelVersion is raised before the body is
+    read. Raises Problem 401: the user lost access while the files arrived.
     """
     key = idempotency_key()
     with read_scope() as s:

@@ -26,7 +26,9 @@ def new_key() -> str:
 
 
 def idempotency_key() -> str | None:
-    """Return the `Idempotency-Key` header, or the hidden field of a page's form: 1 to 255 visible ASCII characters.
+    """Return the `Idempotency-Key` header, or the hidden field of a page's form, or None.
+
+    A key has 1 to 255 visible ASCII characters.
 
     For the API, only the header is read, because the body may be a whole upload. Raises Problem 400.
     """

@@ -20,7 +20,7 @@ ROW_IDS = range(1, 2**63)
 """Ids of slices that a database can hold. A larger number in an address is not found."""
 
 SMALL_IDS = range(1, MAX_INTEGER + 1)
-"""Ids of all other tables. PostgreSQL refuses to look for a larger one."""
+"""Ids of all other tables. PostgreSQL refuses to look for a larger id."""
 
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
@@ -34,7 +34,7 @@ def own_job(s: Session, job_id: str) -> Job:
 
 
 def row_of(s: Session, model: type[T], row_id: int) -> T:
-    """Return a row of a table whose rows all users of this address may see. Raises Problem 404."""
+    """Return a row. All users of this address may see all rows of the table. Raises Problem 404."""
     table: Any = model
     row: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
     if row is None:

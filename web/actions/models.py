@@ -103,7 +103,7 @@ def import_version() -> tuple[int, bool]:
     try:
         received = transfer.import_package(part_path(part), RECIPE, check_weights)
     except PackageRefused as error:
-        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # names no temporary file
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # without a temporary name
         filename = display_name(part.filename or "unnamed")
         raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
@@ -120,8 +120,8 @@ def tidy(reason: str) -> str:
 def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> Comparison | None:
     """Request the comparison of a version with another one.
 
-    `dataset`: compare on it, or if it is empty on the test part of the first version's split. Raises Problem 404, 409,
-    422 (no such version or dataset).
+    `dataset`: the dataset to compare on. If empty, compare on the test part of the first version's split. Raises
+    Problem 404, 409, 422 (no such version or dataset).
     """
     try:
         with session_scope() as s:

@@ -39,7 +39,7 @@ def takes_files_of(most: int) -> Callable[[View], View]:
 def sends_files(view: View) -> View:
     """Mark a view whose answers may be as long as a file.
 
-    Such a view may wait for slow clients. So it runs on the threads for transfers, not on those for pages.
+    Such a view may wait for slow clients. So it runs on the threads for transfers, not on the threads for pages.
     """
     setattr(view, _SENDS_FILES, True)
     return view

@@ -39,7 +39,7 @@ def prepare(run: RunIn) -> LaunchPlan:
 def receive_weights() -> str:
     """Receive a file of initial weights from this request. Return its SHA-256, with which a run names the file.
 
-    The file is kept for a day, or as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
+    The file is kept for a day, and as long as a run names it. Raises Problem 413, 415, 422: there is no file, or it
     does not hold a ResNet50. In these cases nothing is kept.
     """
     part = only_part("one file of weights")

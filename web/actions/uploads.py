@@ -56,7 +56,10 @@ def check_multipart() -> None:
 
 
 def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,)) -> None:
-    """Raise Problem 422 if the API gets a part of another name than these. The forms of pages have further fields."""
+    """Raise Problem 422 if a request to the API has a part with any other name.
+
+    Requests from pages are not checked, because their forms have further fields.
+    """
     if not request.path.startswith("/api/"):
         return
     unknown = [name for name in request.form if name not in fields]
@@ -64,7 +67,7 @@ def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,)) -> None:
     if unknown:
         kinds = (("files", files), ("text", fields))
         advice = f"Send {', and '.join(f'{kind} in {_quoted(names)}' for kind, names in kinds if names)}."
-        detail = f"There is a part named {unknown[0][:100]!r}, which is not known here. {advice}"
+        detail = f"There is a part named {unknown[0][:100]!r}, which this address does not take. {advice}"
         raise Problem(422, "invalid", detail, errors={"form": {name: [advice] for name in unknown}})
 
 
@@ -88,7 +91,7 @@ def only_part(what: str) -> FileStorage:
 
 
 def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
-    """Inspect each archive or image. Raises Problem 422: a file is refused, or none of them could hold an image."""
+    """Inspect each archive or image. Raises Problem 422: a file is refused, or no file can hold an image."""
     files = [_inspect(part) for part in parts]
     try:
         check_for_images(files)

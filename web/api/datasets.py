@@ -34,8 +34,9 @@ def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
 
     Send archives and images in parts named `files`. Label them with a CSV in the part `labels`, or with a folder for
-    each class. The CSV has the columns `file` and `label`, and optionally `group`, `split` and `source`. Or name
-    `jobs`: the dataset is then made of their reviewed slices. If one archive is refused, the whole request is refused.
+    each class. The CSV has the columns `file` and `label`, and optionally `group`, `split` and `source`. Instead of
+    files, you can name `jobs`. The dataset is then made of the reviewed slices of these jobs. If one archive is
+    refused, the whole request is refused.
     """
     view, new = datasets.create(require_admin())
     return shown(view.id), 202 if new else 200, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
@@ -75,8 +76,8 @@ def show(dataset_id: int) -> DatasetOut:
 def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """Split a dataset
 
-    Splits it by group into train, validation and test. The same seed gives the same split. A run also splits its
-    dataset. So this is needed only to see the parts and the leaks before training.
+    Splits the dataset by group into train, validation and test. The same seed gives the same split. Training does not
+    need this request, because a run splits its dataset. Use it to see the parts and the leaks before training.
     """
     datasets.split(dataset_id, json_data)
     return shown(dataset_id)

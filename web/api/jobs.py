@@ -49,7 +49,7 @@ def submit_job() -> tuple[JobOut, int, dict[str, str]]:
 def list_all(query_data: JobListQuery) -> JobPage:
     """List jobs
 
-    Lists your own jobs, newest first. An admin sees those of all users.
+    Lists your own jobs, newest first. An admin sees the jobs of all users.
     """
     state, key, cursor = query_data.state, query_data.idempotency_key, query_data.cursor
     with read_scope() as s:
@@ -76,8 +76,8 @@ def delete_job(job_id: str) -> tuple[str, int]:
     """Delete an ended job
 
     Deletes its results, findings and labels at once, and its files days later. Files that another job or a dataset uses
-    stay. If the job has not ended, the answer is 409 with the `code` `job_open`: cancel it first. If
-    a dataset is being built from it, the `code` is `dataset_building`.
+    stay. If the job has not ended, the answer is 409 with the `code` `job_open`: cancel the job first. If a dataset is
+    being built from the job, the answer is 409 with the `code` `dataset_building`.
     """
     delete(job_id)
     return "", 204
@@ -100,7 +100,9 @@ def cancel(job_id: str) -> JobOut:
 def retry(job_id: str) -> RetryOut:
     """Retry what failed in a job
 
-    Puts back slices that were quarantined or cancelled, and files that could not be unpacked or decoded.
+    Queues quarantined slices, cancelled slices and failed uploads again. Also queues files again that were rejected as
+    `decoder_budget`. If the job has no `decoder_budget` files, queues files again that were rejected as
+    `decoder_crash` or `decoder_timeout`.
     """
     with writing_job(job_id) as (s, job):
         if job.finished_at is None:

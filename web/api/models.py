@@ -90,35 +90,35 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 def rollback(json_data: RollbackIn) -> ModelDetail:
     """Roll back to the previous champion
 
-    Needs a reason, but does not ask the gate. Each further rollback goes back one more champion, until no earlier one
-    is left (409). `champion` names the champion to roll back; if another one is the champion by now, the answer is 409.
-    For admins.
+    Needs a reason. The gate is not asked. Each further rollback goes back by one more champion. If there is no earlier
+    champion, the answer is 409. `champion` names the champion to roll back. If another version is the champion by now,
+    the answer is 409. For admins.
     """
     return shown(models.roll_back(require_admin(), json_data.reason, json_data.champion))
 
 
 @blueprint.post("/<int:model_id>/checks")
 @blueprint.input(CheckIn)
-@blueprint.output(CheckOut, status_code=202, description="Queued, or its result if it was asked for before.")
+@blueprint.output(CheckOut, status_code=202, description="The check is queued, or has a result from before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
 def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
     The verdict says, with intervals, whether the version may be used there. If the version's rule of findings has
-    changed since, the check is carried out again. For admins.
+    changed since an earlier check, the check is carried out again. For admins.
     """
     return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
 
 
 @blueprint.post("/<int:model_id>/comparisons")
 @blueprint.input(CompareIn)
-@blueprint.output(ComparisonOut, status_code=202, description="Queued, or its result if it was asked for before.")
+@blueprint.output(ComparisonOut, status_code=202, description="The comparison is queued, or has a result from before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
 def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 
     Compares them on the test part of the first version's split, or on a whole dataset. The same groups are resampled
-    for both. Repeat the request to get the result. For admins.
+    for both versions. Repeat the request to get the result. For admins.
     """
     comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
     return ComparisonOut.model_validate(comparison and comparison.as_dict())
@@ -134,8 +134,8 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
 def export(model_id: int, query_data: ExportQuery) -> Response:
     """Download a model version as one file
 
-    `POST /models/import` or `ctbatch models import` at another site reads this file. Each export has the same bytes.
-    Without `with_slices`, the report and the figures that show slices are left out. For admins.
+    `POST /models/import` or `ctbatch models import` at another site reads this file. Each export of a version has the
+    same bytes. Without `with_slices`, the report and the figures that show slices are left out. For admins.
     """
     require_admin()
     return model_files.export_response(_version(model_id), with_slices=query_data.with_slices == "1")

@@ -15,9 +15,9 @@ DESCRIPTION = """Bulk classification of CT slices. **Research use only, not for 
 
 This description needs no sign-in; everything else does.
 
-Errors are problem details (RFC 9457) with a stable `type`. Lists come in pages: pass `next_cursor` on as `cursor`.
-Send an `Idempotency-Key` with a submission, a dataset or a run: the same request with the same key makes nothing new.
-An import, a split, a check or a comparison gives the same result each time it is asked for, without a key.
+Errors are problem details (RFC 9457) with a stable `type`. Lists come in pages. To get the next page, send
+`next_cursor` as `cursor`. Send an `Idempotency-Key` with a submission, a dataset or a run: a repeated request with
+the same key makes nothing new. A repeated import, split, check or comparison needs no key: it gives the same result.
 Make a token on the tokens page or by `ctbatch tokens`, and send it as `Authorization: Bearer …`."""
 
 REPEATED = {"jobs": "JobOut", "models/import": "ModelDetail", "runs": "RunOut", "datasets": "DatasetOut"}
@@ -58,12 +58,12 @@ SUBMIT_BODY = _multipart(
         "minimum": PRIORITIES[0],
         "maximum": PRIORITIES[-1],
         "default": 0,
-        "description": "Above 0 for admins only.",
+        "description": "Only admins may use a priority above 0.",
     },
 )
 DATASET_BODY = _multipart(
     "name",
-    name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. A new number is added."},
+    name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. The dataset also gets a new number."},
     files={"type": "array", "items": FILE},
     labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
     jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
@@ -71,7 +71,7 @@ DATASET_BODY = _multipart(
     | {
         "enum": ["headers", "folders"],
         "default": "headers",
-        "description": "Group DICOM slices by the patient of their headers, or by folders first.",
+        "description": "Where to look first for the patient of a DICOM slice.",
     },
 )
 FILE_BODY = _multipart("files", files=FILE)
@@ -88,7 +88,7 @@ blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi
 
 
 def problems(*statuses: int) -> dict[int, Any]:
-    """Return the error responses of an operation: those of `statuses`, 401, and 422 for an unknown parameter."""
+    """Return the error responses of an operation: `statuses`, 401, and 422 for an unknown parameter."""
     return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, 422, *statuses)}
 
 
@@ -131,7 +131,7 @@ def complete(spec: Any) -> Any:
 
 
 def _without_null(schema: Any) -> Any:
-    """Return the schema of a parameter without null and its default. An address leaves out such a parameter instead."""
+    """Return a parameter's schema without null and the default null. A client leaves out the parameter instead."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema

@@ -61,7 +61,9 @@ def list_series(job_id: str, query_data: ListQuery) -> SeriesListOut:
 
 @blueprint.get("/results.csv")
 @sends_files
-@blueprint.output(FileSchema(type="string", format="binary"), content_type="text/csv", description="One row a slice.")
+@blueprint.output(
+    FileSchema(type="string", format="binary"), content_type="text/csv", description="A row for each slice."
+)
 @blueprint.doc(responses=problems(404))
 def results_csv(job_id: str) -> Response:
     """Download all results as CSV
@@ -96,7 +98,7 @@ def results_json(job_id: str) -> Response:
 
 @blueprint.get("/results.parquet")
 @sends_files
-@blueprint.output(FileSchema(type="string", format="binary"), content_type=PARQUET, description="One row a slice.")
+@blueprint.output(FileSchema(type="string", format="binary"), content_type=PARQUET, description="A row for each slice.")
 @blueprint.doc(responses=problems(404))
 def results_parquet(job_id: str) -> Response:
     """Download all results as Parquet

@@ -36,8 +36,8 @@ revalidate(blueprint)
 def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
-    The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. It is also a leak
-    if validation or test has slices on which the starting version was trained. `live` holds the estimate of time and
+    The dataset must be ready. If the split leaks, the run is refused. `allow_leaks` can allow leaks by name. Slices of
+    validation or test that the starting version was trained on are a leak too. `live` holds the estimate of time and
     disk. `POST /runs/estimate` gives the same estimate before the launch.
     """
     run_id, new = launch(require_admin(), json_data)
@@ -52,7 +52,7 @@ def estimate(json_data: RunIn) -> EstimateOut:
     """Estimate a training run
 
     Takes the same request as a launch, and refuses it for the same reasons, but launches nothing. The dataset's split
-    is drawn and kept.
+    is made and stored.
     """
     return EstimateOut(**prepare(json_data).as_dict())
 
@@ -127,7 +127,7 @@ def stop(run_id: int) -> RunOut:
 
     The version gets the weights of the best epoch so far. In a stage with `keep: last` (as in scratch and quick), it
     gets the current weights, or the weights of the previous stage if that stage ended with a lower validation loss. A
-    run that waits can be stopped only if it has a checkpoint.
+    run that waits for a worker or for disk space can be stopped only if it has a checkpoint.
     """
     with session_scope() as s:
         run = row_of(s, TrainingRun, run_id)

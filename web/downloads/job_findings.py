@@ -17,9 +17,9 @@ MOST_UPLOADS = 20  # in a cell; a name has at most 500 characters, and a cell of
 def csv_lines(job: Job, notice: str) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
 
-    `uploads` are separated by semicolons. It names at most `MOST_UPLOADS`, because spreadsheets limit the length of a
-    cell, and then says how many more there are. `left_out` has the form `truncated: 2; little_lung: 40`. `notice` is
-    the last column of each row.
+    The cell `uploads` names at most `MOST_UPLOADS` uploads, separated by semicolons, because spreadsheets limit the
+    length of a cell. After the names, the cell says how many more uploads there are. `left_out` has the form
+    `truncated: 2; little_lung: 40`. `notice` is the last column of each row.
     """
     text = io.StringIO()
     writer = csv.writer(text)

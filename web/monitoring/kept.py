@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """Finds a value at the first call, and keeps it for some seconds. Threads that call together share one search."""
+    """Finds a value at the first call, and keeps it for some seconds. Other threads that call meanwhile wait."""
 
     def __init__(self, find: Callable[[], T], seconds: Callable[[T], float]) -> None:
         """Find the value with `find`, and keep it for `seconds(value)`."""

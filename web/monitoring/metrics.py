@@ -75,13 +75,13 @@ class LedgerCollector(KeptCollector):
         )
         outcomes = {outcome.value: slices.get(outcome, 0) for outcome in Outcome}
         yield _family("ctbatch_slices", "Slices by outcome.", "outcome", outcomes)
-        waits = "How often open work was put off since its last progress because something was not available."
+        waits = "How often open work was put off since its last progress, because something was not available."
         yield _family("ctbatch_put_offs", waits, "work", put_offs)
         for name, help_, field in (
             ("ctbatch_ready", "Pieces of work that may be claimed now.", "ready"),
             (
                 "ctbatch_oldest_ready_seconds",
-                "Longest time since the message for one of them was last sent.",
+                "Longest time since the last message for a piece of work that may be claimed now.",
                 "oldest_seconds",
             ),
             ("ctbatch_running", "Pieces of work under a lease that holds.", "running"),
@@ -89,7 +89,8 @@ class LedgerCollector(KeptCollector):
         ):
             yield _family(name, help_, "work", {kind: getattr(found, field) for kind, found in backlogs.items()})
         yield GaugeMetricFamily("ctbatch_damaged_files", "Stored files that were found damaged.", value=damaged)
-        since = GaugeMetricFamily("ctbatch_last_sweep_seconds", "Seconds since the last sweep ended; absent before it.")
+        ended = "Seconds since the last sweep ended. Absent before the first sweep."
+        since = GaugeMetricFamily("ctbatch_last_sweep_seconds", ended)
         if swept is not None:
             since.add_metric([], swept)
         yield since
@@ -102,7 +103,7 @@ class StageCollector(KeptCollector):
         """Yield the family. A stage without time has the value 0."""
         with read_scope() as s:
             sums = published.sums(s)
-        help_ = "Processor time of each stage for one slice; of receive for one submission."
+        help_ = "Processor time of a stage for one slice. For the stage receive: for one submission."
         family = HistogramMetricFamily("ctbatch_stage_core_seconds", help_, labels=["stage"])
         for stage, spent in sums.items():
             totals = accumulate(spent.counts)

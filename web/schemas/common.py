@@ -48,5 +48,5 @@ Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 class ListQuery(In):
     """The page of a list to return."""
 
-    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+    cursor: Cursor | None = Field(None, description="The `next_cursor` of the previous page.")
     limit: int = Field(50, ge=1, le=200)

@@ -25,7 +25,7 @@ class JobListQuery(ListQuery):
 class ImageQuery(In):
     """How to draw a slice."""
 
-    heat: Literal["0", "1"] = Field("0", description="1: draw the heat map over it.")
+    heat: Literal["0", "1"] = Field("0", description="1: draw the heat map over the slice.")
     size: int = Field(224, ge=32, le=1024, description="Pixels of the longest side.")
     shape: Literal["square", "received"] = Field(
         "square", description="`square`: as the model saw it. `received`: with the aspect of the received picture."

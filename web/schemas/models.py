@@ -21,7 +21,7 @@ class CalibrationOut(Out):
 class ExportQuery(In):
     """What an export holds."""
 
-    with_slices: Literal["0", "1"] = Field("0", description="1: the report and the figures that show slices too.")
+    with_slices: Literal["0", "1"] = Field("0", description="1: include the report and the figures that show slices.")
 
 
 class ModelOut(Out):
@@ -35,7 +35,7 @@ class ModelOut(Out):
     recipe: str
     threshold: float
     temperature: float
-    calibration: dict[str, CalibrationOut] = Field(description="By name, of the engines that have their own.")
+    calibration: dict[str, CalibrationOut] = Field(description="Engines with a calibration of their own, by name.")
     metrics: dict[str, Any]
     parity: dict[str, Any]
     dataset_hash: str | None
@@ -59,7 +59,7 @@ class CheckOut(Out):
     model_version: str
     dataset: str
     part: str | None
-    precision: str | None = Field(description="Of the engine that was asked for. Null: the engine that serves.")
+    precision: str | None = Field(description="The requested precision of the engine. Null: the engine that serves.")
     result: dict[str, Any]
     error: str | None
     created_at: Moment
@@ -74,7 +74,7 @@ class PromotionOut(Out):
     reason: str
     verdict: str
     overridden: bool
-    champion: str | None = Field(description="The champion that it replaced.")
+    champion: str | None = Field(description="The champion that the version replaced.")
     figures: dict[str, Any] = Field(description="The gate's comparison with that champion.")
 
 
@@ -82,10 +82,10 @@ class ModelDetail(ModelOut):
     """A model version: how it was made, its files, and its comparison with the champion."""
 
     ood: dict[str, Any]
-    finding_rule: dict[str, Any] = Field(description="How slices become findings, and how that rule was tuned.")
+    finding_rule: dict[str, Any] = Field(description="The rule by which slices become findings, and how it was tuned.")
     facts: dict[str, Any]
     files: dict[str, str] = Field(description="SHA-256 by file name.")
-    used_by: int = Field(description="Jobs that were predicted with it.")
+    used_by: int = Field(description="How many jobs were predicted with the version.")
     checks: list[CheckOut]
     gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and metrics.")
     promotions: list[PromotionOut] = Field(description="Newest first.")
@@ -95,7 +95,7 @@ class ModelDetail(ModelOut):
 class PromoteIn(In):
     """Why a version becomes the champion.
 
-    `reason` may be empty only if the version passed. `force` promotes a version that is refused or not
+    `reason` may be empty only if the version passed the gate. `force` promotes a version that is refused or not
     compared yet.
     """
 
@@ -138,8 +138,8 @@ class ComparisonOut(Out):
     class_groups: dict[str, int] = Field(description="Groups that have a slice of each class.")
     engine: str | None = Field(description="The engine that scored the first version.")
     figures: dict[str, Any] = Field(
-        description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`, and"
-        " `p_lower`, its one-sided p-value."
+        description="By metric: `candidate` (the first version), `champion` (the other version), their `difference`,"
+        " its interval (`low`, `high`), and its one-sided p-value `p_lower`."
     )
     notes: list[str] = Field(
         description="Why metrics may be too good: which version was trained on some of these slices."

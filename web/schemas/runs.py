@@ -27,11 +27,13 @@ class RunIn(In):
         json_schema_extra={"pattern": rf"^({NAME.pattern})?$"},
         description="The name of the model version that the run makes. Default: the dataset's name.",
     )
-    settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
+    settings: list[Setting] = Field(
+        default_factory=list, max_length=100, description="As `key=value`. Each setting replaces the one of the preset."
+    )
     from_model: ModelLabel | None = Field(
         None,
-        description="`name/number` of the version that the run starts from. Slices that trained it stay in train, and"
-        " those that tested it in test.",
+        description="`name/number` of the version that the run starts from. Slices that it was trained on stay in"
+        " train. Slices that it was tested on stay in test.",
     )
     from_weights: Sha256 | None = Field(
         None, description="The `sha256` that `POST /runs/weights` gave for the file that the run starts from."
@@ -50,10 +52,10 @@ class EstimateOut(Out):
     """An estimate of the time and disk that a run would take if it does not stop early."""
 
     dataset: str
-    slices: dict[str, int] = Field(description="By part of the split.")
+    slices: dict[str, int] = Field(description="How many slices each part of the split has.")
     estimate: dict[str, float] = Field(
-        description="`seconds`: at the speed of the last run, else of two cores with bfloat16. `disk`: bytes while it"
-        " runs."
+        description="`seconds`: at the speed of the last run. Without one, at the speed of two cores with"
+        " bfloat16. `disk`: the bytes on disk that the run needs."
     )
 
 
@@ -67,7 +69,7 @@ class RunOut(Out):
     stage: str
     progress: float
     message: str
-    live: dict[str, Any] = Field(description="Its progress: stage, epoch, step, loss, rate, eta_seconds.")
+    live: dict[str, Any] = Field(description="The progress: stage, epoch, step, loss, rate, eta_seconds.")
     dataset: str | None
     seed: int
     config: dict[str, Any]
@@ -98,7 +100,7 @@ class EpochOut(Out):
 
     stage: int
     epoch: int
-    metrics: dict[str, Any] = Field(description="loss, accuracy, val_loss, val_accuracy, val_auc, rate; as measured.")
+    metrics: dict[str, Any] = Field(description="loss, accuracy, val_loss, val_accuracy, val_auc, rate.")
     seconds: float
 
 

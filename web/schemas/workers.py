@@ -8,7 +8,10 @@ from web.schemas.common import Out
 
 
 class ProofOut(Out):
-    """The result of an engine's proof on a machine. `largest_difference`: the largest of a calibrated probability."""
+    """The result of an engine's proof on a machine.
+
+    `largest_difference`: how far a calibrated probability of the engine is from float32's, at most.
+    """
 
     engine: str
     precision: str
@@ -26,12 +29,12 @@ class WorkerOut(Out):
     model_version: str
     in_use: bool = Field(description="Whether the version is the champion, or open jobs are predicted with it.")
     state: ServingState = Field(
-        description="`used`: the fastest engine predicts. `fallen back`: a slower one does. `refused`: no engine does,"
-        " and slices wait for another worker."
+        description="`used`: the fastest engine predicts. `fallen back`: a slower engine predicts."
+        " `refused`: no engine predicts, and slices wait for another worker."
     )
     engine: str | None = Field(description="The engine that predicts.")
     message: str
-    advice: str = Field(description="What to do about it; empty if the fastest engine predicts.")
+    advice: str = Field(description="What to do if the fastest engine does not predict. Otherwise empty.")
     checked_at: Moment
     proofs: list[ProofOut] = Field(description="The fastest engine first.")
     links: dict[str, str]

@@ -32,8 +32,8 @@ _SESSION_KEY = "token"
 def current_user() -> User | None:
     """Return the user of this request, or None if nobody is signed in. The user is looked up only once.
 
-    If there is an `Authorization: Bearer` header, only this header decides. With a bad token, a cookie does not help.
-    Other schemes are for a proxy in front of ctbatch, and are ignored.
+    If there is an `Authorization: Bearer` header, only this header decides. If the token is not valid, nobody is
+    signed in, whatever the cookie says. Other schemes are ignored, because they are for a proxy in front of ctbatch.
     """
     if "user" not in g:
         g.user = _find_user()
@@ -107,7 +107,7 @@ def _only_admins(s: Session) -> Problem:
 
 
 def check_again(s: Session) -> None:
-    """Check the user of this request once more: an upload may take an hour, and its user may be shut out meanwhile.
+    """Check the user of this request once more. An upload may take an hour, and its user may lose access meanwhile.
 
     A token or session may have expired since the request began. Raises Problem 401: the user is disabled, or the token
     or session was revoked. Raises Problem 403: the request is for admins, and the user is no longer one.
@@ -156,7 +156,10 @@ def _check_api_request() -> None:
 
 
 def _check_parameters() -> None:
-    """Raise Problem 422 if an address of the API has parameters but its view takes none. Others check their own."""
+    """Raise Problem 422 if a request to the API has parameters, but its view takes none.
+
+    Views that take parameters check the parameters themselves.
+    """
     if not request.args or "query_data" in signature(current_app.view_functions[request.endpoint or ""]).parameters:
         return
     advice = "This address takes no parameters. Leave them out."

@@ -1,7 +1,7 @@
-"""Recognises browsers that have signed in to an account before. They have a signed cookie for each such account.
+"""Recognises browsers that have signed in to an account before. A browser has a signed cookie for each such account.
 
-The cookie does not sign anybody in. With it, failed sign-ins of strangers do not count for this browser (OWASP, "Slow
-Down Online Guessing Attacks with Device Cookies").
+The cookie does not sign anybody in. In a browser with the cookie, failed sign-ins of strangers do not count (OWASP,
+"Slow Down Online Guessing Attacks with Device Cookies").
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""Handles the proxies in front of the web server. The settings say how many are trusted. Mistakes are noticed."""
+"""Handles the proxies in front of the web server.
+
+The settings say how many proxies are trusted. Reports wrong settings.
+"""
 
 import contextlib
 import logging
@@ -24,7 +27,9 @@ _WITH_PORT = re.compile(r"\[(.+)\](?::\d+)?|([\d.]+):\d+")
 
 
 def client_address() -> IPv4Address | IPv6Address | None:
-    """Return the address that the request comes from, or None: a Unix socket, or a proxy that writes no IP address.
+    """Return the IP address that the request comes from.
+
+    Return None if the request comes through a Unix socket, or if the proxy writes no IP address.
 
     Some proxies add the port: `192.0.2.7:40001` or `[2001:db8::1]:40001`.
     """

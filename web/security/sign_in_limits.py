@@ -1,7 +1,7 @@
 """Limits failed sign-ins: to one account from one network, to one account, and from one network.
 
 Each limit has three windows, so that the wait grows from a minute to an hour to a day. A browser that has signed in to
-the account before is counted separately, so that strangers cannot lock out the owner there.
+the account before is counted separately, so that strangers cannot lock the owner out of this browser.
 """
 
 from ipaddress import IPv6Address

@@ -14,7 +14,7 @@ from web.server.body import Message
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-HELD_BYTES = 1024 * 1024  # if the client has not read so much of an answer, the thread waits
+HELD_BYTES = 1024 * 1024  # while the client has not read this much of an answer, the thread waits
 
 
 class ClientGone(ConnectionError):

@@ -29,7 +29,7 @@ class Body:
             return b""
         async with asyncio.timeout(seconds):
             message = await self._receive()
-        self.ended = not message.get("more_body", False)  # a disconnect has no such field
+        self.ended = not message.get("more_body", False)  # the message of a disconnect has no such field
         return bytes(message.get("body", b""))
 
     async def whole(self, limit: int, seconds: float) -> bytes:

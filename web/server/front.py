@@ -1,9 +1,9 @@
 """Gives a request a thread when its whole body has arrived, so that the thread waits only for the application.
 
-The event loop waits for clients that are idle, send slowly, or do not read their answer, because it can wait for many.
-Requests that carry files take long and wait for the client in their thread, so they have separate threads. gunicorn's
-`gthread` worker is not used, because its threads wait for clients. a2wsgi is not used, because it has only one kind of
-threads, and no time limits.
+The event loop waits for clients that are idle, send slowly, or do not read their answer, because it can wait for many
+clients at once. Requests that carry files wait for the client in their thread. So these requests have separate threads.
+gunicorn's `gthread` worker is not used, because its threads wait for clients. a2wsgi is not used, because it has only
+one kind of threads, and no time limits.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from web.server.body import Body, BodyFile, Message, Receive
 Send = Callable[[Message], Awaitable[None]]
 
 BODY_SECONDS = 30.0  # time limit for the whole body of a request for a page
-LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # a body of so many bytes is large; so many large ones are held at once
+LARGE_BODY = 64 * 1024  # bytes; a longer body counts as large
+LARGE_BODIES = 64  # the most large bodies that are received at the same time
 BUSY_SECONDS = 10  # after this time, the client may repeat a request that found no room
 SEND_SECONDS = 30.0  # time limit for the client to read 64 KiB
 DISCARD_SECONDS = 5.0  # time limit for the client to send the rest of a body that nobody reads
@@ -43,7 +44,7 @@ BUSY: dict[str, object] = {
 
 
 class NoRoom(Exception):
-    """The limit of large bodies that are received at the same time is reached."""
+    """As many large bodies as are allowed are being received already."""
 
 
 class Kind(StrEnum):

@@ -1,4 +1,7 @@
-"""Records when a request began to wait for its client. Its connection can be closed to make room for another one."""
+"""Records when a request began to wait for its client.
+
+If the server needs room, it may close the connection of the request that has waited longest.
+"""
 
 import time
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
 """gunicorn's asyncio worker for the front, with limits on connections.
 
-gunicorn 27 has no time limit for the first request of a connection, nor for a client that reads the end of an answer.
-It does not limit the number of connections. When it stops, it waits even for connections without a request.
+gunicorn 27 has no time limit for the first request of a connection. It has no time limit for a client that reads the
+end of an answer. It does not limit the number of connections. When it stops, it waits even for connections without a
+request.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Start the time limit for the first request."""
         self.waiting = waiting.Waiting()
-        waiting.current.set(self.waiting)  # the next line starts the task of this connection, which reads this
+        waiting.current.set(self.waiting)  # the next line starts the task of this connection, which reads `current`
         super().connection_made(transport)
         self._arm_keepalive_timer()
         self.worker.admit(self)
@@ -67,8 +68,8 @@ def check_gunicorn() -> None:
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     """A web process. At the limit `--worker-connections`, it closes a connection to make room for a new one.
 
-    It closes a connection without a request, or else the one that has waited longest for its client to send a body or
-    to read an answer. If there is no such connection, it closes the new one.
+    It closes a connection without a request, or else the connection that has waited longest for its client to send a
+    body or to read an answer. If it finds no connection to close, it closes the new one.
     """
 
     loop: asyncio.AbstractEventLoop

@@ -111,7 +111,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def priority(number: int) -> str:
-    """Write a job's priority in the words of the submit page. Add the number if that page does not offer it."""
+    """Write a job's priority in the words of the submit page. Add the number if the page does not offer it."""
     words = "low priority" if number < 0 else "high priority" if number > 0 else "normal priority"
     return words if number in (-5, 0, 5) else f"{words} ({number})"
 
@@ -133,7 +133,7 @@ def shown_size(width: int | None, height: int | None, longer: int) -> tuple[int,
 
 
 def without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the parameters of an address, but not `name`."""
+    """Return the parameters of an address without the parameter `name`."""
     return {key: value for key, value in values.items() if key != name}
 
 

@@ -1,4 +1,4 @@
-"""Checks the fields of forms and of addresses by the schemas of the API, and makes pages that show what is wrong."""
+"""Checks form fields and query parameters by the schemas of the API. Makes pages that show what is wrong."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -48,7 +48,7 @@ def form_errors(
 
 
 def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
-    """Return the parameters of the address, or the defaults if a parameter is not valid."""
+    """Return the query parameters. If one of them is not valid, return the defaults for all."""
     try:
         return model.model_validate(_given(model, args))
     except ValidationError:
@@ -66,5 +66,5 @@ def form_values(model: type[Q], form: MultiDict[str, str], **lists: list[str]) -
 
 
 def _given(model: type[BaseModel], values: MultiDict[str, str]) -> dict[str, str | list[str]]:
-    """Return the fields of the model that are filled in. Pages have further ones, such as `csrf_token`."""
+    """Return the fields of the model that are filled in. Leave out further fields of pages, such as `csrf_token`."""
     return {name: value for name, value in values.items() if value and name in model.model_fields}

@@ -70,7 +70,7 @@ def live(job_id: str) -> str:
 def results(job_id: str) -> Response:
     """Return the results part of a job's page. The address bar then shows the filters, the order and the page.
 
-    If blind review was switched on or off, load the whole page anew, because the switch is for all its parts.
+    If blind review was switched on or off, load the whole page anew, because the switch affects all parts of the page.
     """
     query = asked()
     if switches_blind():

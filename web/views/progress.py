@@ -96,7 +96,8 @@ def _end(job: JobView) -> Stage:
 def run_stages(run: RunView) -> list[Stage]:
     """Return the training stages of a run, and a last stage for its model version.
 
-    Return [] before a worker has claimed the run. If training was stopped early, only the stages before that are done.
+    Return [] before a worker has claimed the run. If training was stopped early, only the stages before the stop are
+    done.
     """
     current = run.live.get("stage")
     if not isinstance(current, int):
@@ -127,7 +128,7 @@ def has_much_ood(job: JobView) -> bool:
 def thresholds(job: JobView) -> str:
     """Write the threshold of a job. If its engines have several, write each with its engine.
 
-    Before the first prediction, nobody knows the engine. Then it is the threshold of float32.
+    Before the first prediction, the engine is not known. In that case write the threshold of float32.
     """
     of_engines = job.thresholds or {"": job.threshold}
     if len(set(of_engines.values())) == 1:

@@ -52,7 +52,7 @@ def switches_blind() -> bool:
 def asked() -> ResultsQuery:
     """Return the query for results in this request's address, with the page size of the web pages.
 
-    In a blind review leave out the filter and the orders that would tell the model's answers.
+    In a blind review, leave out the filter and the orders that would show the model's answers.
     """
     query = parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
     if not Switches.of_request().blind:
@@ -69,7 +69,7 @@ def _default_sort(query: ResultsQuery) -> str:
 def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows the first page of these results."""
     values = query.model_dump(mode="json", exclude={"limit", "cursor", "sort"}, exclude_defaults=True)
-    if query.sort != _default_sort(query):  # the default in a series must not stay outside it
+    if query.sort != _default_sort(query):  # a default must not stay when the filter by series changes
         values["sort"] = query.sort
     values |= {name: int(value) for name, value in values.items() if isinstance(value, bool)}
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}

@@ -24,7 +24,7 @@ guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
 OLD_FORM = "This form was out of date. Sign in again. If you see this again, allow cookies for this site."
-USED_LINK = "That sign-in link was used, replaced or is too old. Sign in with your password, or ask for a new link."
+USED_LINK = "That sign-in link was used or replaced, or is too old. Sign in with your password, or ask for a new link."
 
 
 @blueprint.get("/sign-in")
@@ -112,7 +112,7 @@ def password_form(problem: Problem | None = None) -> Response:
 
 @blueprint.post("/password")
 def change_password() -> ResponseReturnValue:
-    """Change the user's own password, who must know the present one. Then only this browser is signed in."""
+    """Change the user's own password. The form must hold the present one. Then only this browser is signed in."""
     user, new = require_user(), request.form.get("new", "")
     if new != request.form.get("again", ""):
         return password_form(Problem(422, "invalid", "The two new passwords differ. Type both again."))

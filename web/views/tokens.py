@@ -27,7 +27,7 @@ _MADE, _REVOKED = "token_made", "token_revoked"
 
 @blueprint.get("")
 def index() -> Response:
-    """List the user's valid tokens. State only once what was just made or revoked, and not after a reload."""
+    """List the user's valid tokens. Report a new or revoked token only once, not again after a reload."""
     made, revoked = session.pop(_MADE, None), session.pop(_REVOKED, False)
     with read_scope() as s:
         tokens = api_tokens.list_tokens(s, require_user())

@@ -62,11 +62,11 @@ def run(counts: Sequence[int], rate: float, seconds: float, shown: bool, as_json
     """Measure each number of devices in `counts` for about `seconds`, and print the results.
 
     Each device predicts `rate` slices/s. Raise Unavailable if other processes disturbed a run. If `shown`, print the
-    values with a mark instead.
+    values and mark them as disturbed instead.
     """
     names = ["postgres", "redis", "s3", "ingest", *(f"device{n}" for n in range(1, max(counts) + 1))]
     measured: list[dict[str, Any]] = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the exit ends all processes and removes the hosts
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # this exit ends all processes and removes the hosts
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))
         hosts = stack.enter_context(network(names))

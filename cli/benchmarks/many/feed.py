@@ -32,7 +32,7 @@ from db.registry import versions
 from db.storage import storage
 from worker.decoding import npy_bytes
 
-FILES = 127  # chunk files; several chunks share one. As 127 is a prime, a device seldom gets the same file again
+FILES = 127  # chunk files, which the chunks share. 127 is a prime, so a device seldom gets the same file twice
 HELD_SECONDS = leases.FAR_SECONDS
 LIMIT_SECONDS = 300.0
 
@@ -82,7 +82,7 @@ def feed(files: list[str], chunks: int) -> dict[str, Any]:
     closing = time.monotonic()
     with session_scope() as s:
         recording.close_upload(s, claim, upload)
-    completion.finish_in_steps(upload.job_id)  # no sweeper runs here
+    completion.finish_in_steps(upload.job_id)  # because no sweeper runs here
     return {
         "job": upload.job_id,
         "recorded_per_second": round(chunks * rows.CHUNK / seconds, 1),

@@ -29,11 +29,11 @@ MIB = 1024 * 1024
 def run(sizes: Sequence[int], rows: int, tiny: bool, plot: Path | None, shown: bool, as_json: bool) -> None:
     """Classify a job of each size. Print times and memory.
 
-    Then repeat the rows of the largest job, up to about `rows` slices, and measure the queries on them.
+    Then copy the rows of the largest job into a job of about `rows` slices, and measure the queries about this job.
 
     `tiny`: use slices of 16 × 16 pixels and the engine `fake`, so that ctbatch itself takes most of the time. `plot`:
     draw a figure into this file. Raise Unavailable if other processes disturbed the run. If `shown`, print the values
-    with a mark instead.
+    and mark them as disturbed instead.
     """
     if tiny:
         os.environ["CTBATCH_ENGINE"] = "fake"

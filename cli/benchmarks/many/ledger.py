@@ -40,8 +40,8 @@ def run(url: str | None, own: bool, slices: int, processes: int, shown: bool, as
     """Record one job in each process, in three phases: record the slices, close the upload, record the predictions.
 
     Print the slices/s of each phase, and of all three together. `url`: an empty database. `own`: start a PostgreSQL
-    server. Without either, use SQLite. Raise Unavailable if other processes disturbed the run. If `shown`, print the
-    values with a mark instead.
+    server. Without `url` and `own`, use SQLite. Raise Unavailable if other processes disturbed the run. If `shown`,
+    print the values and mark them as disturbed instead.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))

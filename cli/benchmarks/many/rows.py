@@ -49,7 +49,7 @@ def _row(ordinal: int, array_row: int, salt: str) -> ReadSlice:
 
 
 def scores(slice_ids: Iterable[int]) -> list[PredictedSlice]:
-    """Return made-up scores of these slices. They differ from slice to slice, and about a third are positive."""
+    """Return made-up scores of these slices. The scores differ from slice to slice, and about a third are positive."""
     return [_scores(id_) for id_ in slice_ids]
 
 

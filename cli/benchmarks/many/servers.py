@@ -27,7 +27,7 @@ def running(
     is_up: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
-    """Start a process and wait until `is_up` holds. Stop the process at the end of the block.
+    """Start a process and wait until `is_up` returns True. Stop the process at the end of the block.
 
     `name` names the process in errors. `log` gets the output of the process. Raises Unavailable if the process does not
     come up.

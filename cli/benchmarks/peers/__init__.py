@@ -1,6 +1,8 @@
-"""Runs systems that people could use instead of ctbatch. They get the same weights and slices, and write the same rows.
+"""Runs the peers: systems that people could use instead of ctbatch.
 
-`notebook`, `celery_tasks`, `bentoml_service`, `litserve_api` and `ray_data` each run in an environment of their own,
-which `make peers` makes. Of ctbatch, they import only `network`, `exchange` and `over_http`. The other modules run them
-and compare them with ctbatch.
+A peer gets the same weights and slices as ctbatch, and writes the same rows.
+
+The peers are `notebook`, `celery_tasks`, `bentoml_service`, `litserve_api` and `ray_data`. Each peer runs in its own
+environment, which `make peers` makes. From ctbatch, a peer imports only `network`, `exchange` and `over_http`. The
+other modules run the peers and compare them with ctbatch.
 """

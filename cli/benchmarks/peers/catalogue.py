@@ -21,7 +21,10 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """Return the interpreter of the peer's environment, or that of this process if `environment` is empty."""
+        """Return the interpreter of the peer's environment.
+
+        If `environment` is empty, return the interpreter of this process.
+        """
         return ENVIRONMENTS / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
 
 

@@ -18,7 +18,7 @@ from celery.signals import worker_process_init
 from cli.benchmarks.peers.exchange import Job, done, insert, open_database, wait_for_go
 from cli.benchmarks.peers.network import Network, prepare
 
-WARM_UP = 8  # tasks, so that each process has run one
+WARM_UP = 8  # tasks before the measurement, enough for each process to run one
 
 app = Celery("peer", broker=os.environ.get("PEER_BROKER", "memory://"))
 app.conf.task_ignore_result = True

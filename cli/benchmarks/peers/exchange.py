@@ -49,14 +49,14 @@ class Job:
 
 
 def wait_for_go() -> None:
-    """Report that everything is loaded, and wait until the clock is started. Exit if the caller is gone."""
+    """Report that everything is loaded, and wait until the caller starts the clock. Exit if the caller is gone."""
     print(READY, flush=True)
     if sys.stdin.readline().strip() != GO:
         sys.exit()
 
 
 def done() -> None:
-    """Report that the last row is written, and wait until the clock is stopped."""
+    """Report that the last row is written, and wait until the caller stops the clock."""
     print(DONE, flush=True)
     sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""Runs a package's network as a peer does: with ctbatch's files and calibration, but by calling the library itself."""
+"""Runs a package's network as a peer does: with the package's files and calibration, by calling Keras or OpenVINO."""
 
 import base64
 import json

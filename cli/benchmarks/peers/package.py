@@ -15,7 +15,10 @@ KERAS_FILES = (KERAS_FILE,)
 
 
 def package_for_peers(package: Path | None) -> Path:
-    """Return `package`, or else the demo model with its float32 files, or else a package made here.
+    """Return the package for the comparison.
+
+    This is `package` if it is given. Otherwise it is the demo model with its float32 files, if `make demo-model` has
+    made it. Otherwise make a package here.
 
     Raises:
         UsageError: the package cannot be read.
@@ -33,7 +36,7 @@ def package_for_peers(package: Path | None) -> Path:
 
 
 def _make() -> Path:
-    """Train ctbatch's network briefly on phantoms. The weights do not change its speed."""
+    """Train ctbatch's network briefly on phantoms. The speed of a network does not depend on its weights."""
     check_installed()
     from training.config import ALL, STEADY_RULE, Augment, Config, Stage
     from training.demo.model import Plan, make_demo_package

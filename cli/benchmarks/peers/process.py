@@ -26,7 +26,7 @@ from worker.linux_process import die_with_parent
 END_SECONDS = 60.0
 MOST_SECONDS = 1800.0  # a peer that runs longer is stopped
 LOG_LINES = 15  # the last lines of the log, which are shown if a peer fails
-QUIET = {  # no peer reports its use to its makers
+QUIET = {  # no peer sends usage statistics to its makers
     "BENTOML_DO_NOT_TRACK": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONPATH": str(PROJECT),
@@ -50,7 +50,7 @@ def run_peer(peer: Peer, package: Path, archive: Path, folder: Path) -> tuple[Ti
         Unavailable: the peer is not installed, or it ended before it was done.
     """
     if not peer.python.exists():
-        raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` does that")
+        raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` installs it")
     folder.mkdir()
     with ExitStack() as stack:
         broker = stack.enter_context(_broker()) if peer.needs_broker else ""
@@ -70,7 +70,10 @@ def run_peer(peer: Peer, package: Path, archive: Path, folder: Path) -> tuple[Ti
 
 @contextmanager
 def _started(peer: Peer, job: Job, log: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the peer's module during the block. At the end, let it stop by itself. Then kill what is left of it."""
+    """Run the peer's module during the block.
+
+    At the end, let the peer stop by itself. Then kill those of its processes that still run.
+    """
     home = {"HOME": str(log.parent), "BENTOML_HOME": str(log.parent / "bentoml")}
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603  our own modules
@@ -95,7 +98,7 @@ def _started(peer: Peer, job: Job, log: Path) -> Iterator[subprocess.Popen[str]]
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Wait until a peer that is done has ended. Kill it if it does not end, and kill the processes that it left."""
+    """Wait until a finished peer has ended. If it does not end, kill it. Also kill what it started."""
     left = [os.pidfd_open(pid) for pid in descendants(process.pid) if Path(f"/proc/{pid}").exists()]
     _stdin(process).close()
     try:

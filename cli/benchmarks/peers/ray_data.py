@@ -14,7 +14,7 @@ Batch = dict[str, Any]
 
 
 class Predict:
-    """Predicts batches. Each process of the stage has one such object."""
+    """Predicts batches. Each process of the stage has one `Predict` object."""
 
     def __init__(self, package: str, engine: str) -> None:
         self.network = Network(Path(package), engine)

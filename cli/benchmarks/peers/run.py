@@ -24,7 +24,7 @@ from db.registry.manifest import INT8_FILE
 from worker.engines.package import read_package
 from worker.engines.processor import read_processor
 
-SIZE, SEED = (400, 300), 21  # of synthetic slices
+SIZE, SEED = (400, 300), 21  # of synthetic slices: width and height in pixels, and random seed
 
 
 def run(
@@ -32,12 +32,12 @@ def run(
 ) -> None:
     """Measure ctbatch, each peer, and ctbatch again. Print the table.
 
-    Raise Unavailable if other processes disturbed a run. If `shown`, print the values with a mark instead. Also raise
-    Unavailable if a peer is not installed or fails.
+    Raise Unavailable if other processes disturbed a run. If `shown`, print the values and mark them as disturbed
+    instead. Also raise Unavailable if a peer is not installed or fails.
     """
     for peer in peers:
         if not peer.python.exists():
-            raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` does that")
+            raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` installs it")
     package = package_for_peers(package)
     needed = {INT8_FILE, *(KERAS_FILES if any(peer.engine == "keras" for peer in peers) else ())}
     if missing := needed - read_package(package).files.keys():
@@ -53,7 +53,10 @@ def run(
 
 
 def _write(archive: Path, path: Path | None, slices: int) -> None:
-    """Write an archive of at most `slices` slices: from all over the folder `path`, or synthetic if `path` is None."""
+    """Write an archive of at most `slices` slices.
+
+    Take the slices from all over the folder `path`. If `path` is None, make synthetic slices.
+    """
     if path is None:
         write_scans(archive, slices, "PNG", SIZE, SEED)
         return
@@ -81,7 +84,7 @@ def _ctbatch(package: Path, archive: Path, shown: bool) -> Row:
     verdicts = {row.name: Verdict(row.probability, row.positive) for row in rows}
     with zipfile.ZipFile(archive) as packed:
         if len(verdicts) != len(packed.infolist()):
-            raise Unavailable(f"ctbatch predicted {len(verdicts)} of {len(packed.infolist())} slices; use others")
+            raise Unavailable(f"ctbatch predicted {len(verdicts)} of {len(packed.infolist())} slices; use other slices")
     return _row(f"ctbatch, {rows[0].engine}", verdicts, seconds, ready, disturbance)
 
 

@@ -35,7 +35,7 @@ class EpochPrinter(TrainingObserver):
 class StageSpeed:
     """The speed of a stage.
 
-    `size`: side of the slices in pixels. `rate`: median of the slices/s. `seconds`: of all epochs together.
+    `size`: side of the slices in pixels. `rate`: median of the slices/s. `seconds`: the time of all epochs together.
     """
 
     name: str
@@ -63,8 +63,8 @@ class FitReport:
 def run(request: RunRequest, as_json: bool) -> None:
     """Train as a training run does, but in this process. Print the speed of each stage, the time and the metrics.
 
-    Only the split is kept. There is no worker and no package, and the metrics have no intervals. Probabilities are not
-    calibrated, and the threshold is 0.5.
+    Only the split is stored. No worker runs and no package is made. The metrics have no intervals. Probabilities are
+    not calibrated, and the threshold is 0.5.
 
     Raises:
         JobFailed: training failed.

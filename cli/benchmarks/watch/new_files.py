@@ -1,7 +1,7 @@
 """Waits until the disk makes new files quickly.
 
-On ext4, making a file takes five to ten times as long for about a minute after many files were removed nearby. Each
-benchmark removes its home at its end, so it would slow down the next one.
+On ext4, making a file takes five to ten times as long for about a minute after many files were removed nearby. At its
+end, a benchmark removes its home, which would slow down the next benchmark.
 """
 
 import time
@@ -38,7 +38,7 @@ def wait_until_quick(
 
 
 def _cost_of_a_file(folder: Path) -> float:
-    place = folder / "new-files" / str(time.monotonic_ns())  # they stay, because removing them would slow down others
+    place = folder / "new-files" / str(time.monotonic_ns())  # not removed, because that would slow down new files
     place.mkdir(parents=True)
     began = time.process_time()
     for number in range(FILES):

@@ -56,7 +56,7 @@ class Disturbance:
 
 
 def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
-    """Refuse the measured values if other processes disturbed the run. If `shown`, accept them: they get a mark.
+    """Refuse the measured values if other processes disturbed the run. If `shown`, accept the values, which get a mark.
 
     Raises:
         Unavailable: other processes took more than `MOST_TAKEN`, and `shown` is False.
@@ -116,7 +116,7 @@ def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> di
     """Return the core-seconds that other processes used between `before` and `after`, by the name of the process.
 
     Count only processes that lived at both times and are not below this process. Leave out the time of their ended
-    children, because it may contain time from before the first look: a parent gets all the time of a child that ends.
+    children. When a child ends, its parent gets all the time of the child, also the time before the first look.
     """
     own = own_tree(after)
     seconds: dict[str, float] = {}

@@ -31,7 +31,7 @@ def users() -> None:
 @click.option(
     "--no-password",
     is_flag=True,
-    help="Make an account without a password. It signs in with a token or a sign-in link.",
+    help="Set no password. The user signs in with a token or a sign-in link.",
 )
 @json_option
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:

@@ -37,7 +37,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     \b
     may be used: the lower ends of all three intervals reach their floors,
       and DATASET has at least 20 groups of each class
-    may not be used: the upper end of an interval is below its floor
+    may not be used: the upper end of an interval is below the floor of
+      its metric
     not enough evidence: all other cases. If possible, the command prints
       how many more groups would give a clear verdict
 

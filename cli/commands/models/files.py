@@ -25,8 +25,8 @@ def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
 
     FILE holds package.json and the files that it lists. Each export of a version gives the same bytes.
 
-    FILE does not hold the report, nor the two figures that show slices (augmented.png, mistakes.png). Add --with-slices
-    to include them.
+    FILE lacks the report and the two figures that show slices (augmented.png, mistakes.png). Add --with-slices to
+    include them.
     """
     if file.exists():
         raise UsageError(f"{file} exists already; name another file")
@@ -51,7 +51,7 @@ def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
 def import_file(file: Path, as_json: bool) -> None:
     """Register the model version in FILE.
 
-    `ctbatch models export` writes such a file. Every hash is checked first. FILE is refused if it is damaged, is not an
+    `ctbatch models export` writes FILE. Every hash is checked first. FILE is refused if it is damaged, is not an
     export, was made for another recipe, or could run code. The version keeps its name. Its number is the next one for
     this name in this database. If you import the same FILE again, you get the same version.
 

@@ -90,7 +90,8 @@ def show(version: str, as_json: bool) -> None:
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     """Make VERSION the champion, if the gate allows it. New jobs use the champion. Older jobs keep their version.
 
-    The gate compares VERSION with the champion on the test part of VERSION's own split. Its verdict is one of these:
+    The gate compares VERSION with the champion on the test part of VERSION's own split. The verdict of the gate is one
+    of these:
 
     \b
     refused: sensitivity is below 0.85 (or VERSION's own floor),
@@ -103,9 +104,9 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
       of these four metrics
     not shown: the evidence does not show whether VERSION is as good as
       the champion
-    not enough evidence: a class has fewer than 20 groups, or more than
-      1 % of the slices trained VERSION or an ancestor, or belong to the
-      groups of slices that did
+    not enough evidence: a class has fewer than 20 groups
+    not enough evidence: more than 1 % of the slices are training slices of
+      VERSION or an ancestor, or are in the groups of training slices
     not compared yet: an evaluation failed, or its scores are gone
     nothing to compare on: there is no champion, VERSION is the champion
       already, the test part is not in this database, or no engine runs
@@ -113,13 +114,14 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     not proven here: an imported VERSION has not passed its trial
 
     The trial of an imported VERSION runs on a machine of this installation. If no machine has tried VERSION yet, this
-    machine tries it now. The network must load and return finite numbers. Nothing overrides a failed trial.
+    machine tries it now. In the trial, the network must load and return finite numbers. Nothing overrides a failed
+    trial.
 
-    If the verdict is `passed`, no reason is needed. If it is `refused` or `not compared yet`, add --force and --reason.
-    In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code is 1 if
-    VERSION was not promoted.
+    If the verdict is `passed`, no reason is needed. If the verdict is `refused` or `not compared yet`, add --force and
+    --reason. In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code
+    is 1 if VERSION was not promoted.
 
-    If VERSION is `demo`, the demo model of ctbatch is promoted. It needs no reason if there is no champion.
+    If VERSION is `demo`, the demo model of ctbatch is promoted. If there is no champion, this needs no reason.
     """
     if version == DEMO:
         version = _promote_demo(reason, as_json)
@@ -160,7 +162,7 @@ def _promote_demo(reason: str, as_json: bool) -> str:
 
 
 def _try_imported(version: str) -> None:
-    """Try an imported version that no machine has passed yet. If it fails, the gate reports this later."""
+    """Try an imported version that has not passed its trial yet. If the trial fails, the gate reports this later."""
     from worker.engines.trial import try_version
 
     with reading() as session:

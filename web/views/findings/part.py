@@ -42,7 +42,10 @@ class PartQuery(BaseModel):
 
     @property
     def wanted(self) -> FindingsQuery:
-        """Return the query: for series if `find` is set, else for patients if `verdict` is set, else for both."""
+        """Return the query.
+
+        It asks for series if `find` is set, or else for patients if `verdict` is set. Otherwise it asks for both.
+        """
         level = Level.SERIES if self.find else Level.PATIENT if self.verdict else None
         cursor = None if self.after is None else paging.encode(self.after)
         return FindingsQuery(

@@ -23,8 +23,8 @@ TITLES = {
 class Drawing:
     """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words.
 
-    `placed`: whether the slices run from the feet to the head. `threshold`: the probability from which on a slice is
-    COVID, or None if the slices have several thresholds.
+    `placed`: whether the slices run from the feet to the head. `threshold`: a slice is COVID if its probability is at
+    least this number. It is None if the slices have several thresholds.
     """
 
     width: int
