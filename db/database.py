@@ -133,7 +133,7 @@ def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) 
 def lift_time_limits(session: Session) -> None:
     """Let the statements of this transaction take as long as they need. SQLite has no such limits.
 
-    Use it if a transaction grows with a job: if it were ended at the limit, it would be ended there each time.
+    Use it for a transaction that takes longer for a larger job. A time limit would end this transaction at each try.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL statement_timeout = 0"))
@@ -141,7 +141,7 @@ def lift_time_limits(session: Session) -> None:
 
 
 def lock_briefly(session: Session) -> None:
-    """Let this transaction wait only a second for each lock, and then break off. SQLite waits at BEGIN."""
+    """Let this transaction fail if it waits longer than a second for a lock. SQLite waits at BEGIN."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL lock_timeout = '1s'"))
 

@@ -71,7 +71,7 @@ def _check_known(revision: str | None) -> None:
 
 
 def _lacks_a_column() -> bool:
-    """Return whether a column is missing, though no migration is. Development versions had fewer columns."""
+    """Return whether a column is missing although no migration is missing. Development versions had fewer columns."""
     with get_engine().connect() as connection:
         tables = inspect(connection).get_multi_columns()
     found = {(table, column["name"]) for (_, table), columns in tables.items() for column in columns}

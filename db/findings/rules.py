@@ -21,8 +21,8 @@ first of these that holds:
 A series that abstains does not decide about its study, and a study that abstains does not decide about its patient. The
 slices of such a series or study do not count there. If all series of a study abstain, the study abstains too, with the
 first of their reasons in this order. The same holds for the studies of a patient. A single series is enough for COVID,
-because no other slices could lower the highest score. But a study or patient is not non-COVID if one of its parts
-abstains because slices of it are missing or in conflict: the disease may show on those.
+because no other slices could lower the highest score. But a study or patient does not get the verdict non-COVID if one
+of its parts abstains because slices are missing or in conflict. The disease may show on these slices.
 
 Up to these limits, slices that are out of distribution are used like the others. Slices with much disease are often
 unlike the training slices, so leaving them out would hide the disease.

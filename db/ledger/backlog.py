@@ -18,7 +18,7 @@ KINDS: dict[str, type[LeaseMixin]] = {
     "training_run": TrainingRun,
     "evaluation": Evaluation,
 }
-PATIENCE_SECONDS = 300.0  # if work waits longer and none of its kind is running, no worker serves that kind
+PATIENCE_SECONDS = 300.0  # if work waits longer, and no work of its kind is running, no worker serves this kind
 SWEEPS = 6  # a sweeper that has not swept for so many intervals counts as hung
 
 

@@ -25,7 +25,7 @@ from db.series.settle import settle, settling
 
 LARGE = 50_000  # slices; in one transaction, 200,000 held SQLite's lock for 5 s, and 1,000,000 for longer than it waits
 
-PAUSE_SECONDS = 0.1  # SQLite's waiting writers look so often whether they may write
+PAUSE_SECONDS = 0.1  # a writer that waits for SQLite looks this often whether it may write
 
 Ending = tuple[JobTally, Sequence[Mapping[str, Any]]]
 """What the end of a job stores: the tally, and the rows of the findings."""

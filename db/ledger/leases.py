@@ -12,7 +12,7 @@ from db.clock import from_now
 from db.database import current
 from db.models import OPEN_WORK, LeaseMixin, Work
 
-FAR_SECONDS = 3600.0  # nobody sets the end of a lease or of a put-off so far ahead
+FAR_SECONDS = 3600.0  # no lease ends so far in the future, and no work is put off for so long
 
 L = TypeVar("L", bound=LeaseMixin)
 Ts = TypeVarTuple("Ts")

@@ -86,8 +86,8 @@ def record_read(
     """Record the entries of a chunk and make the chunk, in one transaction.
 
     `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
-    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. If none of the
-    entries is new, this is not progress of the upload. Return whether the job was cancelled meanwhile. Raises
+    decoder or used up its time. `dicomdirs`: how many DICOMDIR files were skipped so far since this claim. If none of
+    the entries is new, this is not progress of the upload. Return whether the job was cancelled meanwhile. Raises
     StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)

@@ -161,7 +161,7 @@ class FindingRule(Document):
 
     @property
     def untuned(self) -> Self:
-        """Return the rule without how it was chosen."""
+        """Return a copy of the rule without `tuned`."""
         return self.model_copy(update={"tuned": None})
 
 

@@ -102,7 +102,7 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
         if uid in patient_of and patient_of[uid].is_known:
             of_study.add(patient_of[uid].key)
         fullest = max(of_study, key=len, default="")
-        differ = not all(fullest.startswith(key) for key in of_study)  # a key without an issuer begins those with one
+        differ = not all(fullest.startswith(key) for key in of_study)  # a key with an issuer begins with the ID's key
         in_conflict = differ or (uid in studies and studies[uid].conflict is not None)
         conflicts[uid] = PATIENT_CONFLICT if in_conflict else None
         keys[uid] = fullest if fullest and not in_conflict else f"{STUDY}{uid}"

@@ -71,8 +71,8 @@ class Storage(Removal):
         """Store bytes, and return their SHA-256. If the file exists already, compare it, and set its time to now.
 
         `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file. `alive` is
-        called while a remote store is waited for. A folder is not waited for in this way, because a thread for each
-        small file would take half as long as the file. Raises OSError, and what `alive` raises.
+        called while this process waits for a remote store. It is not called for a folder, because a thread for each
+        small file would take half as long as storing the file. Raises OSError, and what `alive` raises.
         """
         if self.is_local:
             return self._put(data, durable=durable)

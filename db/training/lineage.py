@@ -52,7 +52,8 @@ class KnownCounts:
 
 Counted = dict[tuple[object, ...], KnownCounts]
 _counted: WeakKeyDictionary[Engine, Counted] = WeakKeyDictionary()
-"""What `count_known` counted in each database. It stays true, because neither built datasets nor splits change."""
+"""What `count_known` counted in each database. The counts stay true, because built datasets and splits do not
+change."""
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -198,10 +199,10 @@ def tuning_dataset(s: Session, rule: FindingRule) -> str | None:
 
 
 def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandidate]:
-    """Return the slices of a dataset on which a rule of findings was tuned, and others of groups with such a name.
+    """Return the slices of a dataset on which a rule of findings was tuned, and slices of the same groups.
 
-    Also return slices that are near-identical to such a slice of the dataset. If the dataset on which the rule was
-    tuned is not in this database, return nothing.
+    Groups are the same if they have the same name. Also return slices that are near-identical to a slice on which the
+    rule was tuned. If the dataset on which the rule was tuned is not in this database, return nothing.
     """
     if (source_id := _same_slices(s, tuning_dataset(s, rule))) is None:
         return []
@@ -302,9 +303,10 @@ def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
 
 
 def compared_by_pixels(s: Session, version: ModelVersion, dataset: Dataset) -> list[str]:
-    """Return the labels of other datasets that trained the version or an ancestor, if only pixels compare them.
+    """Return the labels of the other training datasets of the version that only pixels can compare with `dataset`.
 
-    Names of groups compare two datasets if they come from a CSV or folders.
+    The version or an ancestor was trained on these datasets. Names of groups could compare two datasets too, if the
+    names in both come from a CSV or folders.
     """
     others = [other for other in trained_on(s, version) if other.id != dataset.id]
     return [other.label for other in others if not (names_patients(dataset) and names_patients(other))]
