@@ -122,7 +122,7 @@ def after_commit(session: Session, action: Callable[[], None]) -> None:
 
 
 def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) -> None:
-    """Lock a row, so that only one transaction at a time changes what depends on it, such as the splits of a dataset.
+    """Lock a row, so that only one transaction at a time changes rows that depend on it, such as a dataset's splits.
 
     Rows that refer to it can still be added. SQLite needs no lock, because its writers queue at BEGIN.
     """
@@ -149,8 +149,8 @@ def lock_briefly(session: Session) -> None:
 def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
     """Lock a table, so that only one transaction at a time adds rows to it.
 
-    Use it if a new row depends on the newest one, for example the next number of a name, or the next champion. If there
-    is a single row to lock instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
+    Use it if a new row depends on the newest one, for example the next number of a name, or the next champion. If you
+    can lock a single row instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f'LOCK TABLE "{model.__tablename__}" IN SHARE ROW EXCLUSIVE MODE'))

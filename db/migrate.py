@@ -52,7 +52,7 @@ def upgrade() -> Path | None:
         command.upgrade(_config(), "head")
     except BaseException:
         if copy is not None and current() == revision:
-            copy.unlink()  # otherwise each new try would leave one
+            copy.unlink()  # without this, each new try would leave a copy
         raise
     if get_engine().dialect.name == "sqlite":
         _keep_log_ahead()

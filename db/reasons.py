@@ -128,7 +128,7 @@ SLICE_NOTES = {
     "hu_1024": "The 16-bit grey values were read as HU + 1024.",
     "hu_32768": "The 16-bit grey values were read as HU + 32768.",
 }
-"""What was odd about a slice that was read all the same."""
+"""Notes on what was odd about a slice that was read."""
 
 SERIES_NOTES = {
     "gap": "Slices are missing: the distance between some slices is much larger than usual.",
@@ -138,7 +138,7 @@ SERIES_NOTES = {
     "tilted": "The slices are tilted against the axis of the body, as with a tilted gantry.",
     "mixed_orientation": "The slices have different orientations.",
 }
-"""What is odd about a series whose slices are predicted all the same."""
+"""Notes on what is odd about a series whose slices are predicted."""
 
 NOTES = SLICE_NOTES | SERIES_NOTES
 

@@ -1,7 +1,7 @@
 """Counts recent failed sign-ins, by name and by network.
 
-A sign-in is counted when it begins, so that many guesses at the same time cannot pass a limit together. If it succeeds,
-it is subtracted again.
+A sign-in is counted when it begins, so that many guesses at the same time cannot pass a limit together. If the sign-in
+succeeds, it is subtracted again.
 """
 
 from collections.abc import Iterable

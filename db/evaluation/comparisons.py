@@ -60,7 +60,7 @@ class Comparison(Kept):
 def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dataset | None = None) -> Pair:
     """Pair two versions for a comparison on `dataset`. None means the test part of the first version's split.
 
-    Raises EvaluationError: the two versions are the same, or that test part is not in this database.
+    Raises EvaluationError: the two versions are the same, or the test part is not in this database.
     """
     if version.id == other.id:
         raise EvaluationError(f"{version.label} and {other.label} are the same model version")

@@ -69,7 +69,7 @@ def request(
     carries out the evaluation. An evaluation that failed, or whose scores are lost, is carried out again.
     `notify=False` sends no message, for callers that carry out the evaluation at once.
 
-    Raises EvaluationError: the dataset is not ready, or there is no such part.
+    Raises EvaluationError: the dataset is not ready, or the split has no part of this name.
     """
     if dataset.state != Work.DONE:
         why = dataset.error or "it is still being built"

@@ -234,7 +234,7 @@ def _evidence(
 
 
 def _within(level: Level) -> list[Level]:
-    """Return a level and those inside it: a patient has studies, which have series."""
+    """Return a level and the levels inside it: a patient has studies, and a study has series."""
     return list(Level)[list(Level).index(level) :]
 
 
@@ -250,7 +250,7 @@ def _conflict(level: Level, places: list[Place]) -> str | None:
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of the share of such verdicts that were right when the rule was tuned.
+    """Return the 95 % interval of the share of verdicts with this label that were right when the rule was tuned.
 
     Both ends are None if there is no verdict, or the rule was not tuned.
     """

@@ -18,7 +18,7 @@ from db.models import Chunk, Job, Outcome, Slice, Work
 
 
 def close_slices(s: Session, chunk_ids: Collection[int], outcome: Outcome, reason: str | None = None) -> None:
-    """Give this outcome to those slices of chunks that have no outcome yet."""
+    """Give this outcome to the slices of chunks that have no outcome yet."""
     still_open = update(Slice).where(one_of(s, Slice.chunk_id, chunk_ids), Slice.state == Outcome.OPEN)
     s.execute(still_open.values(state=outcome, reason=reason))
 

@@ -1,7 +1,7 @@
 """Ends jobs: locks the row of a job, and ends the job if none of its uploads and chunks is open.
 
 The transaction that closes the last upload or chunk of a job also ends the job. A large job is left to the sweeper. It
-ends the job in many short transactions, because nobody else can write to SQLite during a transaction.
+ends the job in many short transactions, because no other process can write to SQLite during a transaction.
 """
 
 import time
@@ -131,7 +131,7 @@ def _step(job: Job) -> Iterator[tuple[Session, Job]]:
 
 
 def _cancel_rest(job: Job) -> None:
-    """Cancel the slices of the job's cancelled chunks. `cancel_job` leaves those of a large job open."""
+    """Cancel the slices of the job's cancelled chunks. `cancel_job` leaves the slices of a large job open."""
     left = select(Slice.id).join(Chunk, Chunk.id == Slice.chunk_id)
     left = left.where(Slice.job_id == job.id, Slice.state == Outcome.OPEN, Chunk.state == Work.CANCELLED)
     while True:

@@ -29,7 +29,7 @@ PRIORITIES = range(-10, 11)
 
 
 class NoModelVersion(Exception):
-    """No model version is champion yet, so there is nothing to predict with."""
+    """No model version is the champion yet, so no job can be predicted."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def visible_job(s: Session, job_id: str, user: User) -> Job | None:
 def cancel_job(s: Session, job: Job) -> bool:
     """Cancel an open job. Return False if it has ended. Raises JobGone.
 
-    Waiting chunks and loose files are cancelled now, running ones when their workers report. If an archive is not
-    unpacked yet, an ingest worker records each remaining entry as cancelled. The slices of a large job are cancelled
-    when it ends.
+    Waiting chunks and loose files are cancelled now. Chunks and files that a worker has claimed are cancelled when the
+    worker reports. If an archive is not unpacked yet, an ingest worker records each remaining entry as cancelled. The
+    slices of a large job are cancelled when it ends.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:

@@ -56,7 +56,7 @@ class _Turns:
     def write(self, s: Session) -> None:
         """Write the served jobs and owners into the tables. Skip rows that another transaction has locked.
 
-        Usually that transaction claims work of the same job, or records its results.
+        Usually the other transaction claims work of the same job, or records results of this job.
         """
         jobs = s.scalars(leases.locked(select(Job.id).where(Job.id.in_(self.served)), s, of=Job)).all()
         started = {
@@ -136,9 +136,9 @@ def claim_chunks(
 ) -> list[tuple[Chunk, Claim]]:
     """Claim the next chunk, and then more chunks of the same model version as long as all fit into `slices`.
 
-    So the engine takes the same time for a hundred jobs of one slice as for one job of a hundred slices. `without`: the
-    ids of model versions whose chunks are left to other workers. `suspects`: also claim suspect chunks. A suspect chunk
-    is claimed alone.
+    So a hundred jobs of one slice take the engine as long as one job of a hundred slices. `without`: the ids of model
+    versions whose chunks are left to other workers. `suspects`: also claim suspect chunks. A suspect chunk is claimed
+    alone.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     turns = _Turns()

@@ -83,7 +83,7 @@ def _own_study(owner: Owner, patients: "_Patients") -> str:
 
 
 def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, int]:
-    """Return the ids of the studies by UID. Make missing ones, and bring the others up to date."""
+    """Return the ids of the studies by UID. Make missing studies, and update existing studies."""
     stated: dict[str, set[str]] = {uid: set() for uid in study_uids.values()}
     births: dict[str, set[str]] = {uid: set() for uid in stated}
     sexes: dict[str, set[str]] = {uid: set() for uid in stated}
@@ -134,7 +134,7 @@ def _only(keys: set[str | None]) -> str | None:
 
 
 class _Patients:
-    """Finds the patients of a job by key, and makes missing ones."""
+    """Finds the patients of a job by key, and makes missing patients."""
 
     def __init__(self, s: Session, job_id: str) -> None:
         self._session, self._job_id = s, job_id

@@ -27,7 +27,8 @@ HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
 
 HELD_OR_CANCELLED = (*HELD, Outcome.CANCELLED)
-"""The outcomes that bolus tracking replaces. A retry may have opened such slices again before the job was cancelled."""
+"""The outcomes that bolus tracking replaces. A retry may have opened bolus tracking slices again before the job was
+cancelled."""
 MOVED = 1.0
 """Least span of locations in mm if the table moved. Locations of bolus tracking may differ by some hundredths."""
 

@@ -213,7 +213,7 @@ def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandid
 
 
 def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> list[SplitCandidate]:
-    """Return the slices with one of these pixels, and those in a cluster with such a slice."""
+    """Return the slices with one of these pixels, and the slices in a cluster with one of them."""
     clusters = {one.cluster for one in slices if one.pixels_sha256 in pixels} - {None}
     return [one for one in slices if one.pixels_sha256 in pixels or one.cluster in clusters]
 
@@ -256,7 +256,7 @@ def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
 
 
 def candidate_number(s: Session, version: ModelVersion) -> int:
-    """Return the place of a version among those that were trained on the same split. The oldest is number 1."""
+    """Return the place of a version among the versions that were trained on its split. The oldest is number 1."""
     same = [one.id for one in list_versions(s) if one.facts.split == version.facts.split]
     return sum(one <= version.id for one in same)
 

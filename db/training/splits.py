@@ -76,8 +76,8 @@ def plan_split(
 ) -> SplitPlan:
     """Read the data from which to draw a split of a dataset into train, validation and test.
 
-    The same seed gives the same split. Groups that share identical or near-identical slices stay together, unless
-    `groups_as_given`. If the CSV names parts, they are used, and the seed has no effect. Slices that the version
+    The same seed gives the same split. Groups that share identical or near-identical slices stay together, except with
+    `groups_as_given`. If the CSV names parts, these parts are used, and the seed has no effect. Slices that the version
     `after` has seen stay in their earlier parts, with all slices that must stay together with them. If `after` was
     trained on a split of this dataset that does not leak, that split is used again.
 
@@ -225,11 +225,12 @@ def joined_groups(
 def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:
     """Draw the part of each group.
 
-    Units that keep their part come first, then large units before small ones. Units of about the same size (the same
-    power of two) are in random order. Each unit goes to the part that is least full in the unit's classes. For this
-    comparison, half of the unit counts as if it were in the part already. This is Sainte-Laguë's method for seats in a
-    parliament, which favours neither large nor small parts. A choice is not taken if it would leave too few units to
-    give each part both classes. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep parts.
+    Units that keep their part come first, then large units before small ones. Units of about the same size (between the
+    same two powers of two) are in random order. Each unit goes to the part that is least full in the unit's classes.
+    For this comparison, half of the unit counts as if it were in the part already. This is Sainte-Laguë's method for
+    seats in a parliament, which favours neither large nor small parts. A choice is not taken if it would leave too few
+    units to give each part both classes. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep
+    parts.
     """
     order = list(units)
     random.Random(seed).shuffle(order)  # noqa: S311  (a random draw, not a secret)
