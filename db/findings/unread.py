@@ -76,16 +76,17 @@ class Unread:
 def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[int, set[Files]]) -> Unread:
     """Return what is missing because of files without a series. `files`: the predicted files of each series.
 
-    A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
-    in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient. In
-    all other cases, the file is not counted. If the file was not read, it then cuts off the series in its folder.
-    Copies have the same name and the same bytes, and count as `copy`. A failed upload that is not an archive is a file
-    without a series, too. If the folder of a loose file holds no slices, all loose files are taken as its folder.
+    A file counts for one unit. If its folder holds slices of only one series, the file counts for this series. If all
+    series in the folder are of one study, the file counts for this study. If they are of one patient, the file counts
+    for this patient. In all other cases, the file is not counted. If the file was not read, it then cuts off the series
+    in its folder. Copies have the same name and the same bytes, and count as `copy`. A failed upload that is not an
+    archive is a file without a series, too. If the folder of a loose file holds no slices, all loose files are taken as
+    its folder.
 
     An archive that failed cuts off the series that have slices from it. If not all its files were listed, it cuts off
     all series that its files could state. A damaged archive inside an upload cuts off the series that have slices from
-    it. If no series has slices from it, it cuts off the series that have slices in its folder or below, also in other
-    archives there.
+    this archive. If no series has any, the archive cuts off the series that have slices in its folder or below, also in
+    other archives there.
     """
     lost: defaultdict[Folder, list[_Lost]] = defaultdict(list)
     archives: defaultdict[Folder, list[_Lost]] = defaultdict(list)

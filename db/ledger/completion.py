@@ -159,7 +159,7 @@ def _end(s: Session, job: Job, ending: Ending) -> None:
         state = JobState.CANCELLED
     else:
         state = JobState.FAILED if error else JobState.FINISHED
-    started = func.coalesce(Job.started_at, from_now())  # a claim does not set it if the row is locked
+    started = func.coalesce(Job.started_at, from_now())  # a claim does not set `started_at` if the row is locked
     ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now(), "tally": tally}
     s.execute(update(Job).where(Job.id == job.id).values(**ended))
     s.refresh(job)

@@ -1,7 +1,7 @@
 """Claims uploads and chunks in turn: by priority, then by the owner and the job that were served longest ago.
 
-Other transactions lock a job first and then its uploads and chunks. A claim locks them in the opposite order. It skips
-rows that others have locked instead of waiting for them, so it is never part of a deadlock.
+Other transactions lock a job first and then its uploads and chunks. A claim locks them in the opposite order. But a
+claim does not wait for locked rows: it skips them. So a claim is never part of a deadlock.
 """
 
 from collections.abc import Collection

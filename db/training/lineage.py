@@ -170,7 +170,7 @@ def known_in(
     """Return the slices of a dataset, or of parts of its split, that the version may know: see `seen_in` and `Known`.
 
     Names connect datasets only if they come from a CSV or folders. The group of a DICOM patient is named after one of
-    the patient's studies, so its name connects datasets only if both have this study.
+    the patient's studies. The name of this group connects datasets only if both have this study.
     """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
         return Known([], [])  # nothing connects the parts of the split, so its slices need not be read
@@ -249,8 +249,8 @@ def _count_known(
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
     """Count the slices in a split's test part that the version may know.
 
-    The version or an ancestor was trained on them or on a group of this name, or other slices of their group are in
-    train.
+    The version may know a slice if the version or an ancestor was trained on it, or on a group with the name of its
+    group. The version may also know a slice if other slices of its group are in train.
     """
     return count_known(s, version, split.dataset_id, split, TEST).connected
 
