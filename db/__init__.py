@@ -21,7 +21,8 @@ PARTS = (TRAIN, VALIDATION, TEST)
 """The parts of a split, in order."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""The name of a dataset or a model. A dataset's name may not be digits alone, which are read as an id."""
+"""The name of a dataset or a model. A dataset's name may not consist of digits only, because digits are read as an
+id."""
 LABEL = re.compile(rf"{NAME.pattern}/[0-9]{{1,9}}")
 """How people and the API name one version of a dataset or a model: `name/number`."""
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 1.0
-STORAGE_SECONDS = 1800.0  # after this time without an answer, storage is taken to hang
+STORAGE_SECONDS = 1800.0  # storage that gives no answer for this long counts as hanging
 SLOWEST_BYTES = 10_000_000  # bytes/s of the slowest storage on which a large file can be read
 
 

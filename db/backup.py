@@ -120,7 +120,7 @@ def _used_by_nobody(database: Path) -> Iterator[None]:
 
 
 def _open_copy(copy: Path) -> sqlite3.Connection:
-    """Open a copy for reading. Do not write anything beside it, unless it has a log that belongs to it."""
+    """Open a copy for reading. Files beside the copy are written only if it has a log of its own."""
     has_log = any(Path(f"{copy}{end}").exists() for end in ("-wal", "-journal"))
     return sqlite3.connect(f"{copy.absolute().as_uri()}?mode={'rw' if has_log else 'ro&immutable=1'}", uri=True)
 

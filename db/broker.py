@@ -102,7 +102,7 @@ def wake_after_commit(session: Session, queue: Queue) -> None:
 
 
 def _wake_all(queues: list[Queue]) -> None:
-    """Send the messages of a transaction. Stop at the first failure, because others would wait for the same broker."""
+    """Send the messages of a transaction. Stop at the first failure, because the others would fail too."""
     for queue in queues:
         crash_point("after-commit-before-publish")
         if not wake(queue):

@@ -122,7 +122,7 @@ def after_commit(session: Session, action: Callable[[], None]) -> None:
 
 
 def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) -> None:
-    """Lock a row, so that only one transaction at a time changes what depends on it, such as the splits of a dataset.
+    """Lock a row, so that only one transaction at a time changes rows that depend on it, such as a dataset's splits.
 
     Rows that refer to it can still be added. SQLite needs no lock, because its writers queue at BEGIN.
     """
@@ -133,7 +133,7 @@ def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) 
 def lift_time_limits(session: Session) -> None:
     """Let the statements of this transaction take as long as they need. SQLite has no such limits.
 
-    Use it if a transaction grows with a job: if it were ended at the limit, it would be ended there each time.
+    Use it for a transaction that takes longer for a larger job. A time limit would end this transaction at each try.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL statement_timeout = 0"))
@@ -141,7 +141,7 @@ def lift_time_limits(session: Session) -> None:
 
 
 def lock_briefly(session: Session) -> None:
-    """Let this transaction wait only a second for each lock, and then break off. SQLite waits at BEGIN."""
+    """Let this transaction fail if it waits longer than a second for a lock. SQLite waits at BEGIN."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL lock_timeout = '1s'"))
 
@@ -149,8 +149,8 @@ def lock_briefly(session: Session) -> None:
 def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
     """Lock a table, so that only one transaction at a time adds rows to it.
 
-    Use it if a new row depends on the newest one, for example the next number of a name, or the next champion. If there
-    is a single row to lock instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
+    Use it if a new row depends on the newest one, for example the next number of a name, or the next champion. If you
+    can lock a single row instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f'LOCK TABLE "{model.__tablename__}" IN SHARE ROW EXCLUSIVE MODE'))

@@ -26,7 +26,7 @@ def this_installation(s: Session) -> Installation:
 
 
 def check_storage(s: Session) -> None:
-    """Check that the storage does not have another database's mark, and still has the mark of this database, if any.
+    """Check that the storage has no mark of another database, and has not lost the mark of this database.
 
     Raises ForeignStorage, StorageAway, OSError.
     """

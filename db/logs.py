@@ -47,7 +47,7 @@ def configure(role: str) -> None:
 def format_exception(
     exc_info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
 ) -> str:
-    """Return the stack, the type and the message of an exception, after those of its cause.
+    """Return the stack, the type and the message of an exception, after the stack, type and message of its cause.
 
     Leave out messages that may quote a value, such as the name of a file or a patient.
     """

@@ -52,7 +52,7 @@ def upgrade() -> Path | None:
         command.upgrade(_config(), "head")
     except BaseException:
         if copy is not None and current() == revision:
-            copy.unlink()  # otherwise each new try would leave one
+            copy.unlink()  # without this, each new try would leave a copy
         raise
     if get_engine().dialect.name == "sqlite":
         _keep_log_ahead()
@@ -71,7 +71,7 @@ def _check_known(revision: str | None) -> None:
 
 
 def _lacks_a_column() -> bool:
-    """Return whether a column is missing, though no migration is. Development versions had fewer columns."""
+    """Return whether a column is missing although no migration is missing. Development versions had fewer columns."""
     with get_engine().connect() as connection:
         tables = inspect(connection).get_multi_columns()
     found = {(table, column["name"]) for (_, table), columns in tables.items() for column in columns}

@@ -25,7 +25,8 @@ class Page(Generic[T]):
     """Some items, and the cursor of the next page, or None on the last page.
 
     `first`: the number of the first item, from 1. `total`: the number of all items. `previous_cursor`: the cursor of
-    the previous page, or None if that is the first page. Lists that do not count their items leave these out.
+    the previous page, or None if the previous page is the first page. Lists that do not count their items leave these
+    three out.
     """
 
     items: list[T]

@@ -1,24 +1,24 @@
-"""Every reason code that an archive, a slice, an upload or a file of a dataset can get, with its sentence for people,
-and every note that a slice can have.
+"""All reason codes and notes, each with its sentence for people.
 
-This module imports nothing: the sandboxed decoders load it too.
+Archives, files, slices, uploads, files of datasets and findings can have a reason code. Slices and series can have
+notes. This module imports nothing, because the sandboxed decoders load it too.
 """
 
 OF_ARCHIVES = {
     "too_many_entries": "The archive holds more entries than are accepted in one submission. Send several archives.",
     "overlap": "Entries of the archive share the same bytes, as decompression bombs do. Pack the files again.",
-    "password_protected": "The archive is encrypted; send it without a password.",
+    "password_protected": "The archive is encrypted. Send it without a password.",
     "bad_zip64": "The archive's ZIP64 records contradict each other. Pack the files again.",
     "deflate64": (
         "The ZIP uses Deflate64, as Windows Explorer does for large files. Pack it with another program, or as TAR."
     ),
     "malformed_archive": "The archive's own structure is damaged. Copy or pack it again.",
     "truncated_archive": "The archive has no end: it was cut off, or it is not an archive. Copy or pack it again.",
-    "trailing_data": "The archive is followed by bytes that do not belong to it. Pack the files again.",
-    "unsupported_archive": "This kind of archive is not read; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
+    "trailing_data": "Other bytes follow after the end of the archive. Pack the files again.",
+    "unsupported_archive": "This kind of archive is not read. Send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
     "no_images": "The archive holds no file that could be an image. Send PNG, JPEG, TIFF, BMP, DICOM or NIfTI files.",
 }
-"""A whole archive: nothing of it is taken. An archive can be `too_large_unpacked` too."""
+"""Reasons of a whole archive, which is refused. An archive can also be `too_large_unpacked`."""
 
 SET_APART = {
     "localizer": "This is a localiser (scout), not a slice.",
@@ -27,10 +27,10 @@ SET_APART = {
     "not_chest": "The header names a part of the body that is not the chest.",
     "bolus_tracking": "This slice was taken to time the contrast agent. It is not part of the scan.",
 }
-"""A DICOM file that is CT but not an axial slice of the chest. Each is a rule of `CTBATCH_SET_APART`."""
+"""Reasons of a DICOM file that is CT but not an axial slice of the chest. Each is a rule of `CTBATCH_SET_APART`."""
 
 OF_FILES = SET_APART | {
-    "too_large_unpacked": "After unpacking, it is larger than the limit.",
+    "too_large_unpacked": "The unpacked archive or file is larger than the limit.",
     "size_mismatch": "The file is not as long as the archive says. Pack it again.",
     "corrupt": "The file's bytes are damaged. Export or copy it again.",
     "not_regular": "This is a link or a device, not a file. Send the file itself.",
@@ -42,45 +42,45 @@ OF_FILES = SET_APART | {
     "empty": "The file is empty. Export or copy it again.",
     "format": "This is not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image.",
     "truncated": "The image ends too early. Export or copy it again.",
-    "pixels": "The image has more pixels than are accepted, or not as many as it says.",
+    "pixels": "The image has more pixels than are accepted, or not as many as it states.",
     "pages": "The file has more pages than are accepted. Save them in several files.",
     "malformed": "The DICOM structure is damaged, or what a CT slice must state is missing. Export it again.",
     "no_orientation": "The volume does not state how it lies in the patient. Convert it again with its orientation.",
     "volumes": "The file holds several volumes. Save each in a file of its own.",
     "not_hu": "The values of the volume are not Hounsfield units of CT. Masks, labels and scaled greys are not read.",
     "not_ct": "This DICOM object is not a CT slice.",
-    "decoder_crash": "Decoding this file crashed the decoder.",
-    "decoder_timeout": "Decoding this file took too long.",
-    "decoder_memory": "Decoding this file takes more memory than is allowed.",
+    "decoder_crash": "Decoding this file crashed. The file or the machine may be the cause.",
+    "decoder_timeout": "Decoding this file took too long. The file or a busy machine may be the cause.",
+    "decoder_memory": "Decoding this file needs more memory than is allowed.",
     "decoder_budget": (
-        "It was not decoded: other files of this upload crashed the decoder too often or used up its time."
-        " Retry the job, or send it again without them."
+        "The file was not decoded: other files of this upload crashed the decoder too often or used up its time."
+        " Retry the job, or send the upload without those other files."
     ),
 }
-"""One file: it is rejected, and the other files of its archive go on."""
+"""Reasons of one rejected file. The other files of its archive are processed."""
 
 DAMAGED = {"truncated", "pixels", "malformed"}
 """The reasons of a file whose header may be whole. Such a DICOM file is missing from the series that it states."""
 
 DECODER_FAILED = ("decoder_crash", "decoder_timeout")
-"""The codes of files whose decoder was ended. The file may be at fault, or the machine."""
+"""The reasons of files whose decoder was ended. The file or the machine may be at fault."""
 
 OF_CONFLICTS = {
-    "patient_conflict": "The files of this study name different patients. Correct the patient IDs and send it again.",
-    "uid_conflict": "Another file has the same SOP Instance UID but other contents. Send the right one alone.",
+    "patient_conflict": "The files of this study name different patients. Correct the IDs and send the study again.",
+    "uid_conflict": "Another file has the same SOP Instance UID but other bytes. Send only the right file.",
 }
-"""Files that contradict each other: all of them are rejected, once every upload of the job is read."""
+"""Reasons of files that contradict each other. All of them are rejected after every upload of the job is read."""
 
 _OF_SLOW_DATABASE = {
-    "database_slow": "The database took too long for a statement and ended it. Retry the job when it is quicker.",
+    "database_slow": "The database took too long for a statement and ended it. Retry the job later.",
 }
 
 OF_QUARANTINE = _OF_SLOW_DATABASE | {
-    "worker_lost": "The worker was lost each time it predicted this slice.",
-    "engine_error": "The engine failed each time on this slice.",
+    "worker_lost": "The worker died twice while it predicted this slice alone.",
+    "engine_error": "The engine failed each time it predicted this slice.",
     "file_lost": "A stored file that this slice needs is missing or damaged. Retry the job.",
 }
-"""A slice that was read but could not be predicted."""
+"""Reasons of a slice that was read but could not be predicted."""
 
 OF_UPLOADS = _OF_SLOW_DATABASE | {
     "file_missing": "The stored file of this upload is missing. Send it again.",
@@ -89,9 +89,9 @@ OF_UPLOADS = _OF_SLOW_DATABASE | {
         "An archive inside this upload needs more disk space than is free. Free space and retry the job, or send its"
         " contents instead."
     ),
-    "not_listed": "The job was cancelled while not all files of this upload could be listed. Retry the job.",
+    "not_listed": "The job was cancelled before all files of this upload could be listed. Retry the job.",
 }
-"""An upload that was accepted but could not be unpacked."""
+"""Reasons of an upload that was accepted but could not be unpacked."""
 
 OF_DATASETS = {
     "no_label": (
@@ -100,11 +100,11 @@ OF_DATASETS = {
     ),
     "burned_in": "The header states that text is burned into the pixels. A network might learn from this text.",
 }
-"""A file that is left out of a dataset. It can also have any reason of a file."""
+"""Reasons of a file that is left out of a dataset. It can also have any reason of `OF_FILES`."""
 
 SLICE_NOTES = {
     "no_preamble": "The file has no DICOM preamble or states no transfer syntax.",
-    "other_vr": "The data set states the types of its elements, but the file says that it does not, or the reverse.",
+    "other_vr": "The data set states the types of its elements although the file says otherwise, or the reverse.",
     "no_vr": "An element states no type.",
     "stray_delimiter": "An item or a delimiter lies outside of a sequence. It was skipped.",
     "no_sop_class": "The data set states no SOP class. It was taken from the file meta information.",
@@ -128,17 +128,17 @@ SLICE_NOTES = {
     "hu_1024": "The 16-bit grey values were read as HU + 1024.",
     "hu_32768": "The 16-bit grey values were read as HU + 32768.",
 }
-"""What was odd about a slice that was read all the same."""
+"""Notes on what was odd about a slice that was read."""
 
 SERIES_NOTES = {
-    "gap": "Slices are missing: the distance between some is much larger than usual.",
+    "gap": "Slices are missing: the distance between some slices is much larger than usual.",
     "uneven": "The distances between slices are not equal.",
     "doubled": "Several slices are at the same position.",
     "no_position": "Some slices do not state their position. They come last, by number and name.",
     "tilted": "The slices are tilted against the axis of the body, as with a tilted gantry.",
     "mixed_orientation": "The slices have different orientations.",
 }
-"""What is odd about a series whose slices are predicted all the same."""
+"""Notes on what is odd about a series whose slices are predicted."""
 
 NOTES = SLICE_NOTES | SERIES_NOTES
 
@@ -147,11 +147,11 @@ REASONS = OF_ARCHIVES | OF_FILES | OF_CONFLICTS | OF_QUARANTINE | OF_UPLOADS | O
 
 OF_FINDINGS = {
     "patient_unclear": (
-        "The files of this patient ID state different birth dates or sexes, so it may stand for several people."
-        " Correct the patient IDs and send it again."
+        "The files of this patient ID state different birth dates or sexes, so the ID may stand for several people."
+        " Correct the patient IDs and send the files again."
     ),
     "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
-    "missing": "More than a quarter of the slices, or of those of one series, were rejected, quarantined or cancelled.",
+    "missing": "More than a quarter of the slices, or of one series, were rejected, quarantined or cancelled.",
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",
     "ood": "More than a quarter of the slices that show lung are out of distribution.",
@@ -159,7 +159,7 @@ OF_FINDINGS = {
     "copy": "The same slice came more than once. It counts once.",
     "cancelled": "The job was cancelled before the slice was predicted.",
 }
-"""Why a finding gives no verdict, or leaves a slice out. It can also be any reason of a file."""
+"""Reasons why a finding gives no verdict, or leaves a slice out. A reason of a file is possible too."""
 
 
 def explain(code: str | None) -> str:

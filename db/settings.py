@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     def _read_secret_files(cls, values: Any) -> Any:
         """Read the secrets and the two URLs from files, because containers get their secrets in files.
 
-        Raises ValueError: a secret is also set without a file, so that it is not clear which one is right. Or its file
-        is empty: without the secret, a server would be open, or use another database.
+        Raises ValueError: a secret is also set without a file, so it is not clear which value is right. Or the file is
+        empty. Without the secret, a server would be open, or would use another database.
         """
         for name, key, *without_file in (
             ("CTBATCH_SECRET_KEY_FILE", "secret_key", "CTBATCH_SECRET_KEY"),

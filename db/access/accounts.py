@@ -13,7 +13,7 @@ from db.clock import moment
 from db.models import User
 
 password_hasher = PasswordHasher()
-# Verified if the user is unknown, so that the answer takes as long as for a known user.
+# This hash is verified if the user is unknown, so that the answer takes as long as for a known user.
 _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6DcpwoIW6vMvry0nZ37n/B77zm2tQJ5v74"
 
 

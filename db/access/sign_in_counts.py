@@ -1,7 +1,7 @@
 """Counts recent failed sign-ins, by name and by network.
 
-A sign-in is counted when it begins, so that many guesses at the same time cannot pass a limit together. If it succeeds,
-it is subtracted again.
+A sign-in is counted when it begins, so that many guesses at the same time cannot pass a limit together. If the sign-in
+succeeds, it is subtracted again.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from db.models import SignInCount
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest number of failures within `seconds` after the first.
+    """How many sign-ins may fail within `seconds`, counted from the first failure.
 
     `key`: the account, network or browser that is counted. Only its hash is stored.
     """
@@ -31,7 +31,7 @@ class Limit:
 
 
 class TooManyFailures(Exception):
-    """Limits are reached. `limit`: the one that lasts longest. `seconds`: how long it lasts."""
+    """At least one limit is reached. `limit`: the reached limit that lasts longest. `seconds`: how long it lasts."""
 
     def __init__(self, limit: Limit, seconds: float) -> None:
         super().__init__(limit.key)
@@ -42,7 +42,7 @@ class TooManyFailures(Exception):
 def count(s: Session, limits: Iterable[Limit]) -> None:
     """Count a sign-in that begins. Raises TooManyFailures. The transaction must then be rolled back."""
     now, closed = moment(s), []
-    for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):  # always in the same order, against deadlocks
+    for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):  # the same order each time prevents deadlocks
         counted, ends_at = _count_one(s, limit)
         if counted > limit.failures:
             closed.append(TooManyFailures(limit, (ends_at - now).total_seconds()))

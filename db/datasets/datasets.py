@@ -76,7 +76,7 @@ def create_dataset(
     `given`: for each file, the number of the given folder that holds it, or None if the file itself was given.
     `folders_first`: folders name the groups of DICOM slices. Headers name a group only if no folder does.
 
-    Raises DatasetError: the name is not allowed, or there is no file.
+    Raises DatasetError: the name is not allowed, or no file is given.
     """
     if not files:
         raise DatasetError("a dataset needs at least one archive or image")
@@ -230,7 +230,7 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 
 @dataclass(frozen=True)
 class ReviewedSlice:
-    """A slice of a job, and the label that counts: the newest label by an admin, or else that of the job's owner."""
+    """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one."""
 
     slice: Slice
     owner_id: int

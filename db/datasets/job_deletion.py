@@ -1,6 +1,6 @@
 """Deletes ended jobs. A request marks the job, the sweeper removes its rows in batches, and the reaper its files.
 
-This is a room above the ledger, because a job stays while a dataset is being built from it.
+This module is above the ledger, because a job cannot be deleted while a dataset is being built from it.
 """
 
 import logging
@@ -79,7 +79,8 @@ def delete_job(s: Session, job: Job, user: User) -> None:
 def days_until_files_are_gone() -> int:
     """Return after about how many days the files of a deleted job leave the disk, if nothing else uses them.
 
-    They go to the trash when they are old enough. They leave it on the day after they were in it for `trash_days`.
+    The files go to the trash when they are older than `orphan_seconds`. They are deleted from the trash on the day
+    after they were there for `trash_days`.
     """
     settings = current()
     return settings.trash_days + 1 + math.ceil((settings.orphan_seconds + settings.reap_every_seconds) / DAY_SECONDS)
@@ -121,7 +122,7 @@ def _remove(s: Session, table: Any, ids: Sequence[int]) -> None:
 
 
 def released(s: Session, names: Sequence[str]) -> set[str]:
-    """Return those of these files that rows of a deleted job referred to."""
+    """Return the files among `names` to which rows of a deleted job referred."""
     return set(s.scalars(select(ReleasedFile.sha256).where(one_of(s, ReleasedFile.sha256, names))))
 
 

@@ -11,7 +11,7 @@ from db.models import Dataset, LabelledSlice, Split, SplitRule
 
 BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same name in each dataset
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
-EACH_SLICE = "each_slice_a_patient"  # the problem of DICOM headers by which nearly each slice is a patient
+EACH_SLICE = "each_slice_a_patient"  # a problem: by the DICOM headers, nearly each slice is a separate patient
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
@@ -72,8 +72,8 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 def without_patient(dataset: Dataset) -> int:
     """Count the slices without a known patient, series or folder. Several of their groups may be the same patient.
 
-    If nearly each slice is a patient by the headers, all slices that headers group count. One patient ID for all
-    patients is not counted: it joins patients, but separates no slices of one patient.
+    If the headers make nearly each slice a separate patient, all slices that were grouped by headers count. If the
+    headers state one patient ID for all patients, this does not count, because it separates no slices of one patient.
     """
     identity = dataset.report.identity
     by_header = identity.slices if identity.problem == EACH_SLICE else 0
@@ -114,7 +114,7 @@ def count_parts(s: Session, split: Split) -> dict[str, int]:
 
 
 def part_of(split: Split, slice_: SplitCandidate) -> str:
-    """Return the part of the split in which a slice of its dataset is."""
+    """Return the part of the split that contains this slice of its dataset."""
     return (slice_.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[slice_.group])
 
 

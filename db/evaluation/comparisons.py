@@ -17,7 +17,7 @@ from db.training.lineage import optimism_notes, training_split_of
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions, and the slices to compare them on: the test part of `split`, or else the whole dataset."""
+    """Two versions, and the slices to compare them on: the test part of `split`, or the whole dataset."""
 
     version: ModelVersion
     other: ModelVersion
@@ -58,9 +58,9 @@ class Comparison(Kept):
 
 
 def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dataset | None = None) -> Pair:
-    """Pair two versions for a comparison on a whole dataset, or without one on the test part of the first's split.
+    """Pair two versions for a comparison on `dataset`. None means the test part of the first version's split.
 
-    Raises EvaluationError: the two versions are the same, or that test part is not in this database.
+    Raises EvaluationError: the two versions are the same, or the test part is not in this database.
     """
     if version.id == other.id:
         raise EvaluationError(f"{version.label} and {other.label} are the same model version")

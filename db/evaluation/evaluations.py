@@ -1,7 +1,7 @@
 """Evaluations of model versions on datasets: requests, claims, reports, finishes and finds them.
 
 Versions are compared in pairs on the same slices. When an evaluation ends, it is compared with each finished evaluation
-of another version on these slices. Both results get the comparison in `against`, by the label of the other version.
+of another version on these slices. Both results store the comparison in `against`, by the label of the other version.
 """
 
 from collections.abc import Mapping
@@ -65,11 +65,11 @@ def request(
 ) -> Evaluation:
     """Request the evaluation of a version on these slices, and return it. The same request gives the same evaluation.
 
-    `precision`: of the engine that must score, or None for the engine that serves on the machine that carries out the
-    evaluation. An evaluation that failed, or whose scores are lost, is carried out again. `notify=False` sends no
-    message, for callers that carry out the evaluation at once.
+    `precision`: the precision of the engine that must score. None means the engine that serves on the machine that
+    carries out the evaluation. An evaluation that failed, or whose scores are lost, is carried out again.
+    `notify=False` sends no message, for callers that carry out the evaluation at once.
 
-    Raises EvaluationError: the dataset is not ready, or there is no such part.
+    Raises EvaluationError: the dataset is not ready, or the split has no part of this name.
     """
     if dataset.state != Work.DONE:
         why = dataset.error or "it is still being built"
@@ -100,7 +100,8 @@ def request_check(
 ) -> Evaluation:
     """Request a site check, which is the evaluation of a version on a whole dataset by the engine that serves.
 
-    It is carried out again also if its metrics of groups are not by the rule of findings that the version has now.
+    It is carried out again if its metrics of groups were computed with another rule of findings than the present rule
+    of the version.
 
     Raises EvaluationError as `request` does.
     """
@@ -114,7 +115,7 @@ def request_check(
 
 
 def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVersion) -> bool:
-    """Return whether the rule that the version has now gave the metrics of groups. True if there are none.
+    """Return whether the version's present rule gave the metrics of groups. Return True if there are none.
 
     Do not read slices, because this takes seconds for large datasets, and other writers may have to wait.
     """

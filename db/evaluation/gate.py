@@ -1,14 +1,15 @@
 """The promotion gate, which decides whether a candidate may become the champion. `db.evaluation.rule` states the rule.
 
-Candidate and champion are measured on the test part of the candidate's own split, in the same precision. Notes say
-which of the two was trained on some of these slices, and how many candidates were tested on them before.
+Candidate and champion are measured on the test part of the candidate's own split, in the same precision. Notes state
+which of the two versions was trained on some of these slices, and how many candidates were tested on these slices
+before.
 
 An imported version is promoted only after an engine has passed its trial or proof with it on a machine of this
 installation (`worker.engines.trial`). No reason overrides this, because jobs with the version would fail.
 
 The verdict is `nothing to compare on` if there is no champion, if the candidate's test part is not in this database
-(for example of an imported version or the demo model), or if no engine can run both. A promotion needs a reason unless
-the candidate passed. With a reason, an admin may override a refusal or a missing evaluation.
+(for example of an imported version or the demo model), or if no engine can run both. A promotion needs a reason, except
+if the candidate passed. With a reason, an admin may override a refusal or a missing evaluation.
 """
 
 from collections.abc import Sequence

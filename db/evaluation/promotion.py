@@ -124,7 +124,7 @@ def rollback(
     """Make the previous champion the champion again, without the gate, and return it.
 
     `who`: the name of a person without an account here. `champion_seen`: the label of the champion that the person saw,
-    or None. With it, two people who roll back at the same time go back one step, not two.
+    or None. If two people roll back at the same time and give this label, the champion goes back one step, not two.
 
     Raises RollbackRefused: a reason is missing, or the champion has changed. Raises NoEarlierChampion.
     """

@@ -6,8 +6,8 @@ A candidate and the champion are measured on the same slices, by the same engine
   end of its interval, because with few groups the interval is so wide that any candidate would pass. If a candidate is
   below a floor only by chance, an admin can override the refusal with a reason. That costs less than missed disease;
 - refused if it is worse than the champion, and not by chance, in one of four metrics: AUC, accuracy, sensitivity and
-  specificity. Four tests give chance four opportunities. So Holm's correction keeps the error of all four together at
-  2.5 % (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
+  specificity. With four tests, a false alarm is more likely than with one. So Holm's correction keeps the error of all
+  four together at 2.5 % (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
 - otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if the candidate or an ancestor
   was trained on more than 1 % of the slices, or on other slices of their groups;
 - otherwise passed if the evidence shows that it is at most a margin worse than the champion: in each of the four
@@ -115,7 +115,10 @@ def _seen(seen: Seen) -> list[str]:
 
 
 def _worse(pairs: PairedMetrics, margin: float) -> list[str]:
-    """Return a line for each metric that is worse, not by chance. Leave it out if its interval is within the margin."""
+    """Return a line for each metric that is worse, and not by chance.
+
+    Leave out a metric if the interval of its difference is within the margin.
+    """
     tested = [(key, pairs[key]) for key in COMPARED if key in pairs]
     return [
         f"its {METRICS[key].name} is {Difference.WORSE}: the difference is"

@@ -30,7 +30,7 @@ class VersionPage:
 
     `lineage`: its ancestors in this database. `lineage_elsewhere`: ancestors in the database where an imported version
     was made. Both begin with the oldest. `dataset` and `run`: the dataset and the run that made the version, or None if
-    they are not here. `has_test_part`: the split of its training is here, and so is a test part. `other_versions` and
+    they are not here. `has_test_part`: the split of its training, which has a test part, is here. `other_versions` and
     `ready_datasets`: labels.
     """
 
@@ -50,7 +50,7 @@ class VersionPage:
 class VersionChecks:
     """The present comparison of a version with the champion, and its site checks.
 
-    `open`: an evaluation of the version or of the champion is still open. `comparing`: such an evaluation is on a part
+    `open`: an evaluation of the version or of the champion is still open. `comparing`: an open evaluation is on a part
     of a split, as the gate needs it.
     """
 

@@ -137,7 +137,7 @@ def _read_slices(s: Session, job: Job, series_ids: Sequence[int]) -> Iterator[_R
 
 
 def _without_copies(rows: Iterable[_Row], slices: defaultdict[Any, _Slices]) -> Iterable[_Row]:
-    """Return one slice for each different slice of a series. Count the copies in `slices`, and note all files there.
+    """Return each slice of a series once. Note the copies and the files of predicted slices in `slices`.
 
     Copies have the same bytes and the same frame. If the copies differ in their outcome, prefer one that was predicted.
     """
@@ -160,7 +160,7 @@ def _preferred(row: _Row) -> tuple[bool, float, str]:
 def _engine_of(s: Session, job: Job) -> str | None:
     """Return the engine that made most predictions of a job, or None without predictions. Break ties by name.
 
-    A picture that an earlier job predicted keeps its engine, so a job may have predictions of several.
+    A prediction that was copied from an earlier job keeps its engine, so a job may have predictions of several engines.
     """
     by_engine = select(Prediction.engine).where(Prediction.job_id == job.id).group_by(Prediction.engine)
     return s.scalars(by_engine.order_by(func.count().desc(), Prediction.engine).limit(1)).first()
@@ -174,7 +174,7 @@ def _concluded(
     unread: Mapping[tuple[Level, int], Counter[str]],
     concluded: Mapping[tuple[Level, int], Conclusion],
 ) -> Conclusion:
-    """Return the conclusion on the unit of these series. `concluded`: those on the units inside it."""
+    """Return the conclusion on the unit of these series. `concluded`: the conclusions on the units inside this unit."""
     inner = _within(level)[1:]
     deciding = [p for p in places if all(concluded[one, p.id_at(one)].verdict is not None for one in inner)]
     evidence = replace(_evidence(level, deciding, slices, unread), conflict=_conflict(level, places))
@@ -216,8 +216,8 @@ def _evidence(
 ) -> Evidence:
     """Combine the slices of the series in `places`, and the files that were lost before their series was known.
 
-    `level`: whether the finding is on a patient, a study or a series. `unread`: those files, by the unit that they
-    belong to. Files that belong to a study or series inside of the finding's unit count too.
+    `level`: whether the finding is on a patient, a study or a series. `unread`: the lost files, by the unit that they
+    belong to. Files of a study or series inside the finding's unit count too.
     """
     parts = [slices[place.series_id] for place in places if place.series_id in slices]
     ood = [part.ood for part in parts if part.ood is not None]
@@ -234,14 +234,14 @@ def _evidence(
 
 
 def _within(level: Level) -> list[Level]:
-    """Return a level and those inside it: a patient has studies, which have series."""
+    """Return a level and the levels inside it: a patient has studies, and a study has series."""
     return list(Level)[list(Level).index(level) :]
 
 
 def _conflict(level: Level, places: list[Place]) -> str | None:
     """Return the code of the conflict of a unit, or None.
 
-    A patient is unclear if the files state several birth dates or sexes, and so is a study. A series keeps its verdict.
+    A patient or a study is unclear if its files state several birth dates or sexes. A series keeps its verdict.
     """
     of_study = next((place.conflict for place in places if place.conflict is not None), None)
     keys: tuple[set[str | None], ...] = ({place.birth_key for place in places}, {place.sex_key for place in places})
@@ -250,7 +250,7 @@ def _conflict(level: Level, places: list[Place]) -> str | None:
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of the share of such verdicts that were right when the rule was tuned.
+    """Return the 95 % interval of the share of verdicts with this label that were right when the rule was tuned.
 
     Both ends are None if there is no verdict, or the rule was not tuned.
     """

@@ -34,7 +34,7 @@ class Ribbon:
 
     `placed`: whether they run from the feet to the head. If not, they are in the order of their numbers and names.
     `slices`, `predicted`: how many slices there are, and how many of them were predicted. `positive`: how many were
-    predicted as COVID, without those that are out of distribution or show little lung. `highest`: the probability of
+    predicted as COVID, without slices that are out of distribution or show little lung. `highest`: the probability of
     the slice that `_highest` chooses, and `highest_at`: its place, from 1. Both are None if no slice was predicted.
     """
 

@@ -19,10 +19,10 @@ first of these that holds:
   twenty slices is flagged so.
 
 A series that abstains does not decide about its study, and a study that abstains does not decide about its patient. The
-slices of such a series or study do not count there. If all series of a study abstain, the study abstains too, with the
-first of their reasons in this order. The same holds for the studies of a patient. A single series is enough for COVID,
-because no other slices could lower the highest score. But a study or patient is not non-COVID if one of its parts
-abstains because slices of it are missing or in conflict: the disease may show on those.
+slices of a series or study that abstains do not count there. If all series of a study abstain, the study abstains too,
+with the first of their reasons in this order. The same holds for the studies of a patient. A single series is enough
+for COVID, because no other slices could lower the highest score. But a study or patient does not get the verdict
+non-COVID if one of its parts abstains because slices are missing or in conflict. The disease may show on these slices.
 
 Up to these limits, slices that are out of distribution are used like the others. Slices with much disease are often
 unlike the training slices, so leaving them out would hide the disease.
@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """The slices of one series, or those that decide about a study or patient.
+    """The slices of one series, or the slices that decide about a study or patient.
 
     `probabilities`: float64[n], in any order, of the slices that were predicted and have enough lung. `ood`: how many
     of these slices are out of distribution, or None if the model does not measure this. `left_out`: the other slices,
@@ -144,7 +144,7 @@ def conclude(rule: FindingRule, evidence: Evidence, parts: Collection[Conclusion
     """Apply the rule to these slices. If the rule abstains, the conclusion states why.
 
     `parts`: the conclusions on all series of the study, or on all studies of the patient. `evidence` then has only the
-    slices of the parts that give a verdict. Empty if the slices are those of one series.
+    slices of the parts that give a verdict. `parts` is empty for a single series.
     """
     scores = [part.score for part in parts if part.score is not None]
     reasons = sorted((part.reason for part in parts if part.reason is not None), key=_ORDER.index)

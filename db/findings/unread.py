@@ -18,19 +18,19 @@ from db.series.rows import FOLDER, LOOSE
 
 FORMAT, NO_IMAGES = "format", "no_images"
 NO_SLICE = {"not_ct", "nested", "not_regular", *SET_APART}
-"""Reasons of files that are not slices of a scan: reports, links. A scan is complete without such files. Nor is a file
-of another format a slice (`FORMAT`), unless its suffix is that of slices in its folder."""
+"""Reasons of files that are not slices of a scan, such as reports and links. A scan is complete without these files. A
+file of another format (`FORMAT`) is not a slice either, unless slices in its folder have the same suffix."""
 NOT_READ = {Outcome.CANCELLED, "decoder_budget", UPLOAD_FAILED, *OF_UPLOADS}
-"""Reasons of files that were not read. Often these are all the files that were left of an archive."""
+"""Reasons of files that were not read. Often these are all remaining files of an archive."""
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 
-_LOOSE_UPLOADS = 0  # stands for all of them; ids begin at 1
+_LOOSE_UPLOADS = 0  # stands for all loose uploads; ids of uploads begin at 1
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
 _ALL_LOOSE: Folder = (-1, "")
-"""Holds all loose files of a job, whatever their folders."""
+"""The folder that stands for all loose files of a job, whatever their real folders."""
 
 
 class Place(NamedTuple):
@@ -49,14 +49,14 @@ class Place(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The files of a folder with one suffix, in lower case. Numbers are not suffixes: names may be UIDs."""
+    """The files of a folder with one suffix, in lower case. A number is not a suffix, because names may be UIDs."""
 
     folder: Folder
     suffix: str
 
 
 def files_of(upload_id: int, name: str) -> Files:
-    """Return which files a file of an upload belongs to."""
+    """Return the group of files to which a file of an upload belongs."""
     folder, _, file = slashed(name).rpartition("/")
     suffix = file.rpartition(".")[2].lower() if "." in file else ""
     return Files((upload_id, folder), "" if suffix.isdigit() else suffix)
@@ -76,15 +76,17 @@ class Unread:
 def find_unread(s: Session, job: Job, places: Iterable[Place], files: Mapping[int, set[Files]]) -> Unread:
     """Return what is missing because of files without a series. `files`: the predicted files of each series.
 
-    A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
-    in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
-    Otherwise it is not counted. If it was not read, it cuts off the series in its folder instead. Copies have the same
-    name and the same bytes, and count as `copy`. An upload that is not an archive and failed is such a file. If the
-    folder of a loose file holds no slices, all loose files are taken as its folder.
+    A file counts for one unit. If its folder holds slices of only one series, the file counts for this series. If all
+    series in the folder are of one study, the file counts for this study. If they are of one patient, the file counts
+    for this patient. In all other cases, the file is not counted. If the file was not read, it then cuts off the series
+    in its folder. Copies have the same name and the same bytes, and count as `copy`. A failed upload that is not an
+    archive is a file without a series, too. If the folder of a loose file holds no slices, all loose files are taken as
+    its folder.
 
     An archive that failed cuts off the series that have slices from it. If not all its files were listed, it cuts off
     all series that its files could state. A damaged archive inside an upload cuts off the series that have slices from
-    it. If none has, it cuts off the series that have slices in its folder or below, also in other archives there.
+    this archive. If no series has any, the archive cuts off the series that have slices in its folder or below, also in
+    other archives there.
     """
     lost: defaultdict[Folder, list[_Lost]] = defaultdict(list)
     archives: defaultdict[Folder, list[_Lost]] = defaultdict(list)
@@ -149,9 +151,9 @@ def _lost_uploads(s: Session, job: Job) -> Iterator[_Lost]:
 
 
 def _of_failed_uploads(s: Session, job: Job) -> set[int]:
-    """Return the series of which slices may be in uploads that were not unpacked to their end.
+    """Return the series that may have slices in uploads that were not unpacked to their end.
 
-    If not all files of an archive were listed, these are all series that are stated by files, and not by a folder.
+    If not all files of an archive were listed, these are all series of the job that are not folders.
     """
     failed = (
         Upload.job_id == job.id,
@@ -169,7 +171,7 @@ def _of_failed_uploads(s: Session, job: Job) -> set[int]:
 
 
 def _together(files: Files, loose: Set[int]) -> Files:
-    """Return the files as files of one upload if they were sent loose."""
+    """Return loose files as files of one upload. Return other files unchanged."""
     upload_id, path = files.folder
     return Files((_LOOSE_UPLOADS, path), files.suffix) if upload_id in loose else files
 
@@ -215,7 +217,7 @@ def _counted(files: Iterable[list[str]]) -> Counter[str]:
 
 
 def _below(tops: Set[Folder], folders: Mapping[int, set[Folder]]) -> tuple[set[int], set[Folder]]:
-    """Return the series that have slices in one of the `tops` or below it, and the tops that have such slices."""
+    """Return the series with slices in one of the folders `tops` or below it, and the `tops` that hold slices."""
     series: set[int] = set()
     hit: set[Folder] = set()
     for series_id, own in folders.items() if tops else ():

@@ -109,7 +109,7 @@ def study_numbers(s: Session, job: Job, study_ids: Iterable[int]) -> dict[int, i
 
 
 def count_within(s: Session, job: Job, patients: Iterable[int]) -> dict[tuple[int, str], int]:
-    """Count the findings of these patients of a job, which are given by number: by patient and level."""
+    """Count the findings of these patients of a job, by patient and level. `patients`: their numbers within the job."""
     columns = (Patient.ordinal, Finding.level)
     query = select(*columns, func.count()).join(Patient, Patient.id == Finding.patient_id)
     query = query.where(Finding.job_id == job.id, Patient.ordinal.in_(set(patients))).group_by(*columns)

@@ -18,7 +18,7 @@ KINDS: dict[str, type[LeaseMixin]] = {
     "training_run": TrainingRun,
     "evaluation": Evaluation,
 }
-PATIENCE_SECONDS = 300.0  # if work waits longer and none of its kind is running, no worker serves that kind
+PATIENCE_SECONDS = 300.0  # if work waits longer, and no work of its kind is running, no worker serves this kind
 SWEEPS = 6  # a sweeper that has not swept for so many intervals counts as hung
 
 
@@ -26,8 +26,8 @@ SWEEPS = 6  # a sweeper that has not swept for so many intervals counts as hung
 class Backlog:
     """The open work of one kind.
 
-    `ready`: rows that may be claimed now. `oldest_seconds`: the longest time since a message was sent for such a row,
-    or 0 if no row is ready. `running`: rows with a valid lease. `expired`: rows whose lease ran out.
+    `ready`: rows that may be claimed now. `oldest_seconds`: the longest time since the message for a ready row was
+    sent, or 0 if no row is ready. `running`: rows with a valid lease. `expired`: rows whose lease ran out.
     """
 
     ready: int

@@ -18,13 +18,13 @@ from db.models import Chunk, Job, Outcome, Slice, Work
 
 
 def close_slices(s: Session, chunk_ids: Collection[int], outcome: Outcome, reason: str | None = None) -> None:
-    """Give this outcome to those slices of chunks that have no outcome yet."""
+    """Give this outcome to the slices of chunks that have no outcome yet."""
     still_open = update(Slice).where(one_of(s, Slice.chunk_id, chunk_ids), Slice.state == Outcome.OPEN)
     s.execute(still_open.values(state=outcome, reason=reason))
 
 
 def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int], *, suspect: bool = False) -> None:
-    """Make a chunk of these open slices, and wake an inference worker after the commit. They are rows of one array.
+    """Make a chunk of these open slices of one array, and wake an inference worker after the commit.
 
     Existing predictions of the same pixels are copied. If every slice has one, the chunk is done. If the job is
     cancelled, the chunk and its slices are cancelled too. The caller has locked the job.
@@ -58,7 +58,7 @@ def offer_chunk(s: Session, job: Job, chunk: Chunk) -> None:
 def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
     """Halve a chunk whose lease expired or whose engine failed, so that one bad slice cannot block the others.
 
-    A single slice that is lost twice while it is predicted alone is quarantined. The caller has locked the job.
+    A single slice is quarantined if it is lost twice while it is predicted alone. The caller has locked the job.
     """
     open_ids = list(open_slices(s, chunk.id))
     if chunk.job.cancel_requested_at is not None:

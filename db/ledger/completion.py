@@ -1,7 +1,7 @@
 """Ends jobs: locks the row of a job, and ends the job if none of its uploads and chunks is open.
 
 The transaction that closes the last upload or chunk of a job also ends the job. A large job is left to the sweeper. It
-ends the job in many short transactions, because nobody else can write to SQLite during a transaction.
+ends the job in many short transactions, because no other process can write to SQLite during a transaction.
 """
 
 import time
@@ -25,7 +25,7 @@ from db.series.settle import settle, settling
 
 LARGE = 50_000  # slices; in one transaction, 200,000 held SQLite's lock for 5 s, and 1,000,000 for longer than it waits
 
-PAUSE_SECONDS = 0.1  # SQLite's waiting writers look so often whether they may write
+PAUSE_SECONDS = 0.1  # a writer that waits for SQLite looks this often whether it may write
 
 Ending = tuple[JobTally, Sequence[Mapping[str, Any]]]
 """What the end of a job stores: the tally, and the rows of the findings."""
@@ -131,7 +131,7 @@ def _step(job: Job) -> Iterator[tuple[Session, Job]]:
 
 
 def _cancel_rest(job: Job) -> None:
-    """Cancel the slices of the job's cancelled chunks. `cancel_job` leaves those of a large job open."""
+    """Cancel the slices of the job's cancelled chunks. `cancel_job` leaves the slices of a large job open."""
     left = select(Slice.id).join(Chunk, Chunk.id == Slice.chunk_id)
     left = left.where(Slice.job_id == job.id, Slice.state == Outcome.OPEN, Chunk.state == Work.CANCELLED)
     while True:
@@ -159,7 +159,7 @@ def _end(s: Session, job: Job, ending: Ending) -> None:
         state = JobState.CANCELLED
     else:
         state = JobState.FAILED if error else JobState.FINISHED
-    started = func.coalesce(Job.started_at, from_now())  # a claim does not set it if the row is locked
+    started = func.coalesce(Job.started_at, from_now())  # a claim does not set `started_at` if the row is locked
     ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now(), "tally": tally}
     s.execute(update(Job).where(Job.id == job.id).values(**ended))
     s.refresh(job)

@@ -21,7 +21,7 @@ from db.registry.engine_proofs import refusals
 Ended = tuple[datetime, int]
 """When a chunk ended, and how many slices it had."""
 
-FEW, ALONE = 4, 0.9  # so many patients at least, and so many for each slice that was read, make each slice a patient
+FEW, ALONE = 4, 0.9  # from so many patients, and so many patients per slice, each slice is a patient
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
@@ -129,12 +129,12 @@ class JobView(View):
 
 
 def count_jobs(s: Session) -> dict[str, int]:
-    """Count the jobs that are not deleted by state."""
+    """Count the jobs by state, without deleted jobs."""
     return dict(s.execute(select(Job.state, func.count()).where(Job.deleted_at.is_(None)).group_by(Job.state)).all())
 
 
 def count_slices(s: Session) -> dict[str, int]:
-    """Count the slices of these jobs by outcome."""
+    """Count the slices by outcome, without those of deleted jobs."""
     kept = Slice.job_id.not_in(deleted_jobs())
     return dict(s.execute(select(Slice.state, func.count()).where(kept).group_by(Slice.state)).all())
 
@@ -235,9 +235,9 @@ def _is_foreseeable(job: Job, tally: JobTally) -> bool:
 def _rate(job: Job, predicted: int, recent: Sequence[Ended], now: datetime | None) -> float:
     """Return the slices/s of a job: over the last minute while it runs, over the whole time once it has ended.
 
-    While the job runs, the time begins with the first chunk that ended within the last minute. So the start of workers
-    does not lower the rate, and neither does the time for which a job was cancelled. An ended job that was retried has
-    no rate, because nothing happened between its first end and the retry.
+    While the job runs, the time begins with the first chunk that ended within the last minute. So the rate is not
+    lowered by the start of workers, or by the time for which a job was cancelled. An ended job that was retried has no
+    rate, because nothing happened between its first end and the retry.
     """
     if job.started_at is None or (job.finished_at is not None and job.retried_at is not None):
         return 0.0

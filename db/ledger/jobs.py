@@ -29,7 +29,7 @@ PRIORITIES = range(-10, 11)
 
 
 class NoModelVersion(Exception):
-    """No model version is champion yet, so there is nothing to predict with."""
+    """No model version is the champion yet, so no job can be predicted."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def create_job(
     priority: int = 0,
     idempotency_key: str | None = None,
 ) -> tuple[Job, bool]:
-    """Make a job of a submission. Return it, and whether it is new. A repeated request with the same key gets the same.
+    """Make a job of a submission. Return it, and whether it is new. A repeated request with a key gets the same job.
 
     Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside -10..10).
     """
@@ -111,9 +111,9 @@ def visible_job(s: Session, job_id: str, user: User) -> Job | None:
 def cancel_job(s: Session, job: Job) -> bool:
     """Cancel an open job. Return False if it has ended. Raises JobGone.
 
-    Waiting chunks and loose files are cancelled now, running ones when their workers report. If an archive is not
-    unpacked yet, an ingest worker records each remaining entry as cancelled. The slices of a large job are cancelled
-    when it ends.
+    Waiting chunks and loose files are cancelled now. Chunks and files that a worker has claimed are cancelled when the
+    worker reports. If an archive is not unpacked yet, an ingest worker records each remaining entry as cancelled. The
+    slices of a large job are cancelled when it ends.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
@@ -136,11 +136,12 @@ def cancel_job(s: Session, job: Job) -> bool:
 def retry_job(s: Session, job: Job) -> int:
     """Open an ended job again, and retry quarantined slices, cancelled slices, and uploads that were not unpacked.
 
-    Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets.
-    Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. If anything
-    is read again, bolus tracking slices are opened too: with more slices, they may be a series over time. Return how
-    many other slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry. Raises
-    JobGone.
+    Also retry files that could not be decoded (`_to_decode_again`). Their uploads get new budgets. Slices that were not
+    prepared, or whose prepared pixels may be lost, are read from their uploads again. If anything is read again, bolus
+    tracking slices are opened too, because with more slices they may be a series over time.
+
+    Return how many slices and uploads are retried. Bolus tracking slices do not count. Return 0 if the job has not
+    ended, or if there is nothing to retry. Raises JobGone.
     """
     lift_time_limits(s)
     job = lock_job(s, job.id)
@@ -180,8 +181,8 @@ def retry_job(s: Session, job: Job) -> int:
 def _to_decode_again(s: Session, job: Job) -> ColumnElement[bool]:
     """Return the SQL condition of the rejected slices that are decoded again.
 
-    A retry first decodes the files that had no turn, because others had used up their upload's budget. The next retry
-    decodes the files whose decoder was ended. These come later, because they may use up the budget again.
+    A retry first decodes the files that were not decoded because other files had used up the budget of the upload. The
+    next retry decodes the files whose decoder was ended. These come later, because they may use up the budget again.
     """
     untried = Slice.reason == "decoder_budget"
     is_any = s.scalar(select(Slice.id).where(Slice.job_id == job.id, untried).limit(1)) is not None

@@ -12,7 +12,7 @@ from db.clock import from_now
 from db.database import current
 from db.models import OPEN_WORK, LeaseMixin, Work
 
-FAR_SECONDS = 3600.0  # nobody sets the end of a lease or of a put-off so far ahead
+FAR_SECONDS = 3600.0  # no lease ends so far in the future, and no work is put off for so long
 
 L = TypeVar("L", bound=LeaseMixin)
 Ts = TypeVarTuple("Ts")
@@ -128,9 +128,9 @@ def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> 
 def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool = False, **values: Any) -> None:
     """Put off the work, because something that it needs is not available.
 
-    It cannot be claimed again until `resend_seconds` have passed. Otherwise it would fail a hundred times during a
-    fault of one minute. `is_attempt`: count this as an attempt, because the work itself may be at fault. Raises
-    StaleClaim.
+    The work cannot be claimed again until `resend_seconds` have passed. Without this pause, the work would fail a
+    hundred times during a fault of one minute. `is_attempt`: count this as an attempt, because the work itself may be
+    at fault. Raises StaleClaim.
     """
     table: Any = model
     values |= {"put_offs": table.put_offs + 1, "lease_until": from_now(current().resend_seconds)}

@@ -21,7 +21,7 @@ from db.models import Job, Slice, User
 
 @dataclass(frozen=True)
 class SlicePlace:
-    """The number of a slice among the matching ones, from 1, and its neighbours. It is None if it does not match."""
+    """The number of a slice among the matching slices, from 1 (None if it does not match), and its neighbours."""
 
     number: int | None
     total: int

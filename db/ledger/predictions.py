@@ -1,4 +1,4 @@
-"""Writes predictions of slices, and copies those of pixels that were predicted before."""
+"""Writes predictions of slices, and copies the predictions of pixels that were predicted before."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

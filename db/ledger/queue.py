@@ -1,7 +1,7 @@
 """Claims uploads and chunks in turn: by priority, then by the owner and the job that were served longest ago.
 
-Other transactions lock a job first and then its uploads and chunks. A claim locks them in the opposite order. It skips
-rows that others have locked instead of waiting for them, so it is never part of a deadlock.
+Other transactions lock a job first and then its uploads and chunks. A claim locks them in the opposite order. But a
+claim does not wait for locked rows: it skips them. So a claim is never part of a deadlock.
 """
 
 from collections.abc import Collection
@@ -21,15 +21,15 @@ from db.models import Chunk, Job, JobState, Upload, User
 from db.series.rows import LOOSE
 from db.settings import MIB
 
-MOST_LOOSE_FILES, MOST_LOOSE_BYTES = 128, 64 * MIB  # that are claimed together
+MOST_LOOSE_FILES, MOST_LOOSE_BYTES = 128, 64 * MIB  # at most so many are claimed together
 
 
 @dataclass
 class _Turns:
-    """Which jobs and owners had a turn within one claim. `write` records the turns in the tables, once at the end.
+    """The jobs and owners that were served within one claim. `write` records them in the tables, once at the end.
 
-    `served`: the owner of each job that had a turn. `owners`, `jobs`: those that had a turn in the present round. When
-    one of them has a second turn, a new round begins.
+    `served`: the owner of each job that was served. `owners`, `jobs`: those that were served in the present round. When
+    one of them is served for the second time, a new round begins.
     """
 
     served: dict[str, int] = field(default_factory=dict)
@@ -48,15 +48,15 @@ class _Turns:
         )
 
     def serve(self, job_id: str, owner_id: int) -> None:
-        """Note that a job and its owner had their turn."""
+        """Note that a job and its owner were served."""
         self.served[job_id] = owner_id
         self.owners = {owner_id} if owner_id in self.owners else self.owners | {owner_id}
         self.jobs = {job_id} if job_id in self.jobs else self.jobs | {job_id}
 
     def write(self, s: Session) -> None:
-        """Write the turns into the tables. Skip rows that another transaction has locked.
+        """Write the served jobs and owners into the tables. Skip rows that another transaction has locked.
 
-        Usually that transaction claims work of the same job, or records its results.
+        Usually the other transaction claims work of the same job, or records results of this job.
         """
         jobs = s.scalars(leases.locked(select(Job.id).where(Job.id.in_(self.served)), s, of=Job)).all()
         started = {
@@ -88,10 +88,10 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
 
 
 def claim_loose_files(s: Session, worker: str, first: Upload) -> list[tuple[Claim, Upload]]:
-    """Claim loose files of the same job that can be read in one turn with a claimed upload, in order.
+    """Claim loose files of the same job that can be read together with a claimed upload, in order.
 
-    Return none if the claimed upload is not a loose file. A file that an earlier turn did not read is left out, and is
-    read alone: it may be the cause. So one file cannot end the turns of others again and again.
+    Return [] if the claimed upload is not a loose file. A file that was claimed before and not read is left out,
+    because it may have stopped its worker. It is read alone, so that it cannot stop the reading of other files again.
     """
     if first.kind != LOOSE or first.entries != 1 or (first.attempts, first.put_offs) != (1, 0):
         return []
@@ -136,9 +136,9 @@ def claim_chunks(
 ) -> list[tuple[Chunk, Claim]]:
     """Claim the next chunk, and then more chunks of the same model version as long as all fit into `slices`.
 
-    So the engine takes the same time for a hundred jobs of one slice as for one job of a hundred slices. `without`: the
-    ids of model versions whose chunks are left to other workers. `suspects`: also claim suspect chunks. A suspect chunk
-    is claimed alone.
+    So a hundred jobs of one slice take the engine as long as one job of a hundred slices. `without`: the ids of model
+    versions whose chunks are left to other workers. `suspects`: also claim suspect chunks. A suspect chunk is claimed
+    alone.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     turns = _Turns()

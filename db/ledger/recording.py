@@ -1,4 +1,4 @@
-"""Records slices: those that an ingest worker has read, and those that an inference worker has predicted."""
+"""Records the slices that an ingest worker has read, and the predictions of an inference worker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,9 +33,9 @@ A retry put it back, because its entry was not read or because its prepared pixe
 class ReadSlice:
     """A slice after reading: prepared (with a row in the chunk's array), rejected, or cancelled before it was read.
 
-    `patient`: a digest of the patient's ID. `issuer`, `birth_date`, `sex`: digests of the ID with each of these. They
-    are "" if they are not stated, and only keyed hashes of them are stored. `study_uid`: None if the file does not
-    state it. The slices of a patient in a series are then a separate study.
+    `patient`: a digest of the patient's ID. `issuer`, `birth_date`, `sex`: digests of the ID with each of these. A
+    digest is "" if the file does not state the value. Only keyed hashes of the digests are stored. `study_uid`: None if
+    the file does not state it. The slices of a patient in a series are then a separate study.
     """
 
     ordinal: int
@@ -86,8 +86,8 @@ def record_read(
     """Record the entries of a chunk and make the chunk, in one transaction.
 
     `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
-    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. If none of the
-    entries is new, this is not progress of the upload. Return whether the job was cancelled meanwhile. Raises
+    decoder or used up its time. `dicomdirs`: how many DICOMDIR files were skipped so far since this claim. If none of
+    the entries is new, this is not progress of the upload. Return whether the job was cancelled meanwhile. Raises
     StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
@@ -149,7 +149,7 @@ def cancelled_slice(upload: Upload) -> ReadSlice:
 def _write_slices(
     s: Session, job: Job, read: Sequence[tuple[Upload, ReadSlice]], array_sha256: str | None
 ) -> Sequence[ReadSlice]:
-    """Insert new slices, update those that wait for reading, and make a chunk of those that are prepared.
+    """Insert new slices, update slices that wait for reading, and make a chunk of the prepared slices.
 
     Return the slices that had no outcome before.
     """
@@ -194,7 +194,7 @@ def _labelled(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Sequence
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
     """Return the patient, study and series of a slice, or None if its series is not known.
 
-    Folders with the same name in two archives are different series. Loose files share one series, except those that are
+    Folders with the same name in two archives are different series. Loose files share one series, except files that are
     a series themselves.
     """
     uid = row.series_uid

@@ -153,7 +153,7 @@ def filtered(rows: Select[Any], query: ResultsQuery, reader: User | None = None)
 
 @dataclass(frozen=True)
 class Order:
-    """An order of slices: sort keys that are never null, and that differ for each slice, and their Python types.
+    """An order of slices. `keys`: sort keys that are never null, and that differ for each slice. `types`: their types.
 
     `falling`: the first key falls. All others rise.
     """
@@ -177,7 +177,7 @@ class Order:
 
 
 AS_SUBMITTED = (Slice.upload_id, Slice.ordinal, Slice.frame)
-"""Sorts the slices of a job. The ids of its uploads rise with their positions."""
+"""Sorts the slices of a job in the order of the submission. The ids of its uploads rise with their positions."""
 
 
 def order_of(sort: Sort) -> Order:

@@ -22,7 +22,7 @@ MANY_ROWS = 500
 
 
 class SeriesQuery(BaseModel):
-    """Which series of a job to show: those whose name contains `find`, and which page of them, from 1."""
+    """Which series of a job to show: the series whose name contains `find`, and which page of the list, from 1."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -31,7 +31,7 @@ def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
     for job_id in stored:
         _kept.pop(job_id, None)
     job_ids = [job.id for job in jobs if job.tally is None]
-    with nullcontext() if _kept.keys().isdisjoint(job_ids) else _counting:  # so that one reader counts, and others wait
+    with nullcontext() if _kept.keys().isdisjoint(job_ids) else _counting:  # one reader counts, and others wait
         began = time.monotonic()
         sums = ((job_id, *_kept.get(job_id, (0.0, JobTally()))) for job_id in job_ids)
         kept = {job_id: tally for job_id, until, tally in sums if began < until}
@@ -81,7 +81,7 @@ def _add_slices(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
-    """Count the predictions by engine, the positive ones, and those out of distribution, which some do not measure."""
+    """Count the predictions by engine, the positive ones, and those out of distribution if the model measures it."""
     positive = func.count().filter(Prediction.positive.is_(True))
     ood = func.count().filter(Prediction.ood.is_(True))
     columns = (Prediction.job_id, Prediction.engine)

@@ -23,7 +23,7 @@ class SplitRule(StrEnum):
     """How a split assigns slices to its parts.
 
     `groups`: by group and class, with a seed. Groups that share near-identical slices stay together. `groups as given`:
-    the same, but each group is drawn separately. `given`: as the CSV states for each slice.
+    like `groups`, but each group is drawn separately. `given`: as the CSV states for each slice.
     """
 
     GROUPS = "groups"

@@ -74,7 +74,7 @@ class SplitName(Document):
 
 
 class Origin(Document):
-    """The run, the split and the ancestors of a version. The ids are those of the database in which it was made.
+    """The run, the split and the ancestors of a version. The ids belong to the database in which the version was made.
 
     `lineage`: the labels of its ancestors, the oldest first.
     """
@@ -161,7 +161,7 @@ class FindingRule(Document):
 
     @property
     def untuned(self) -> Self:
-        """Return the rule without how it was chosen."""
+        """Return a copy of the rule without `tuned`."""
         return self.model_copy(update={"tuned": None})
 
 

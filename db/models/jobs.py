@@ -75,7 +75,7 @@ class Chunk(LeaseMixin, Base):
     """Up to a few hundred prepared slices. They are rows of the file `array_sha256`, uint8[n, 224, 224] as .npy.
 
     If the lease is lost, the chunk is split, and both halves use the same file. The halves are `suspect`: each is
-    claimed alone, so that a bad slice does not affect good ones. `losses`: how many leases of a single suspect slice
+    claimed alone, so that a bad slice does not affect other slices. `losses`: how many leases of a single suspect slice
     ran out.
     """
 

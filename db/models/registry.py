@@ -84,9 +84,9 @@ class EngineProof(Base):
     """The result of an engine's proof on a machine, from the last time that the machine loaded a model version.
 
     All rows of a host and a version come from one load (`db.registry.engine_proofs.record_load`). Their ids are in the
-    order in which the engines were tried. `passed`: the engine's answers agree with the known ones. If not, the worker
-    tried the next precision. `largest_difference`: the largest difference of a calibrated probability. `text`: the
-    result for people.
+    order in which the engines were tried. `passed`: the engine's answers agree with the known answers. If not, the
+    worker tried the next precision. `largest_difference`: the largest difference of a calibrated probability. `text`:
+    the result for people.
     """
 
     __tablename__ = "engine_proof"

@@ -35,12 +35,12 @@ class Serving:
 
     @property
     def engine(self) -> str | None:
-        """The engine that predicts there, or None if the host refuses to predict."""
+        """The engine that predicts on this host, or None if the host refuses to predict."""
         return self.proofs[-1].engine if self.proofs[-1].passed else None
 
     @property
     def failed(self) -> tuple[EngineProof, ...]:
-        """The failed proofs, whose engines are not used there."""
+        """The failed proofs, whose engines are not used on this host."""
         return tuple(proof for proof in self.proofs if not proof.passed)
 
     @property
@@ -116,8 +116,8 @@ def _precision(proof: EngineProof) -> str:
 def record_load(s: Session, version_id: int, results: Sequence[Mapping[str, Any]]) -> None:
     """Store the results of one load of a version, in the order in which the engines were tried.
 
-    They replace all earlier results of the same host and version. Otherwise there would be results of engines that this
-    load did not try, and that do not serve now.
+    They replace all earlier results of the same host and version. If the earlier results stayed, some would be of
+    engines that this load did not try, and that do not serve now.
     """
     lock_table(s, EngineProof)
     for host in {result["host"] for result in results}:

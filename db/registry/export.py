@@ -1,7 +1,8 @@
 """Exports a model version as one file: a TAR of `package.json` and the files that it names.
 
-The TAR is plain (POSIX.1-1988 ustar), with regular files, plain names, no owner and no time. So the same version always
-gives the same bytes. Pictures of slices are included only on request, because other sites have no right to see them.
+The TAR is plain (POSIX.1-1988 ustar), with regular files, plain names, no owner and no time. So every export of a
+version has the same bytes. Pictures of slices are included only on request, because other sites have no right to see
+them.
 """
 
 from collections.abc import Iterator

@@ -65,7 +65,7 @@ Precision = Annotated[str, AfterValidator(_precision)]
 Calibration = Annotated[dict[str, float], AfterValidator(_calibration)]
 """An engine's own temperature and threshold."""
 Tolerance = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_tolerance)]
-"""How far an engine's answers may be from those of the proof."""
+"""How far an engine's answers may be from the answers of the proof, by precision."""
 
 
 class ProofFacts(Document):
@@ -119,10 +119,10 @@ class Package(Document):
     """The model version that a manifest describes.
 
     `files` maps file names to SHA-256. `temperature` calibrates probabilities, and a probability is positive from
-    `threshold` on. These two are for float32. `calibration`: those of other engines, by engine name. `ood`: the
-    distance above which a slice is out of distribution. The key `threshold` is for float32, others are engine names. It
-    is empty if the network has no distance. `finding_rule`: the tuned rule of findings, if any. `extra`: how the
-    version was made.
+    `threshold` on. These two are for float32. `calibration`: the temperature and the threshold of other engines, by
+    engine name. `ood`: the distance above which a slice is out of distribution. The key `threshold` is for float32,
+    others are engine names. It is empty if the network has no distance. `finding_rule`: the tuned rule of findings, if
+    any. `extra`: how the version was made.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]

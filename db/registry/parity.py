@@ -1,4 +1,4 @@
-"""Reads from a manifest how close the answers of a package's files are to those of the trained network."""
+"""Reads from a manifest how close the answers of a package's files are to the answers of the trained network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from db.registry.manifest import PRECISIONS, Parity
 
 @dataclass(frozen=True)
 class ParityRow:
-    """How the answers of an exported file differ from those of float32 on the test slices. Missing numbers are None.
+    """How answers of an exported file differ from float32 answers on the test slices. Missing numbers are None.
 
     `to_covid`, `to_non_covid`: how many labels changed. `p99_difference` (the 99th percentile) and `largest_difference`
     are differences of a calibrated probability. `verdict`: "kept", or why the file was left out.

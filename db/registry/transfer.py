@@ -1,8 +1,8 @@
 """Imports a model version from a file of `db.registry.export`, which may be compressed with gzip.
 
 An import does not trust the file. Names, sizes and numbers are checked before anything is read, and every member is
-hashed while it is received. Only if all hashes match `package.json`, the files go to storage, and the version gets its
-row. Nothing is unpickled, and no network is loaded.
+hashed while it is received. The files go to storage, and the version gets its row, only if all hashes match
+`package.json`. Nothing is unpickled, and no network is loaded.
 """
 
 import gzip

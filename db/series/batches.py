@@ -1,4 +1,4 @@
-"""Divides the series of a job into batches, so that neither memory nor a transaction grows with the job."""
+"""Divides the series of a job into batches, so that memory and transactions do not grow with the job."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session

@@ -61,9 +61,10 @@ def notes_of(places: Sequence[Place]) -> list[str]:
 
 
 def placed_series(s: Session, series_ids: Sequence[int]) -> set[int | None]:
-    """Return those of these series whose slices run from the feet to the head, as far as the files state it.
+    """Return which of these series have slices that run from the feet to the head, as their files state.
 
-    All their slices that were not rejected have a position. Several slices are not all at one place.
+    In such a series, each slice that was not rejected has a position. If there are several slices, they are not all at
+    one place.
     """
     return set(s.scalars(_placed().where(Slice.series_id.in_(series_ids))))
 

@@ -83,7 +83,7 @@ def _own_study(owner: Owner, patients: "_Patients") -> str:
 
 
 def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, int]:
-    """Return the ids of the studies by UID. Make missing ones, and bring the others up to date."""
+    """Return the ids of the studies by UID. Make missing studies, and update existing studies."""
     stated: dict[str, set[str]] = {uid: set() for uid in study_uids.values()}
     births: dict[str, set[str]] = {uid: set() for uid in stated}
     sexes: dict[str, set[str]] = {uid: set() for uid in stated}
@@ -102,7 +102,7 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
         if uid in patient_of and patient_of[uid].is_known:
             of_study.add(patient_of[uid].key)
         fullest = max(of_study, key=len, default="")
-        differ = not all(fullest.startswith(key) for key in of_study)  # a key without an issuer begins those with one
+        differ = not all(fullest.startswith(key) for key in of_study)  # a key with an issuer begins with the ID's key
         in_conflict = differ or (uid in studies and studies[uid].conflict is not None)
         conflicts[uid] = PATIENT_CONFLICT if in_conflict else None
         keys[uid] = fullest if fullest and not in_conflict else f"{STUDY}{uid}"
@@ -134,7 +134,7 @@ def _only(keys: set[str | None]) -> str | None:
 
 
 class _Patients:
-    """Finds the patients of a job by key, and makes missing ones."""
+    """Finds the patients of a job by key, and makes missing patients."""
 
     def __init__(self, s: Session, job_id: str) -> None:
         self._session, self._job_id = s, job_id

@@ -27,9 +27,10 @@ HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
 
 HELD_OR_CANCELLED = (*HELD, Outcome.CANCELLED)
-"""The outcomes that bolus tracking replaces. A retry may have opened such slices again before the job was cancelled."""
+"""The outcomes that bolus tracking replaces. A retry may have opened bolus tracking slices again before the job was
+cancelled."""
 MOVED = 1.0
-"""Least span of locations in mm if the table moved. Those of bolus tracking may differ by some hundredths."""
+"""Least span of locations in mm if the table moved. Locations of bolus tracking may differ by some hundredths."""
 
 IDS_A_STATEMENT = 1_000  # SQLite accepts at most 32,766 values
 
@@ -105,7 +106,7 @@ def _reject_conflicts(s: Session, job_id: str) -> None:
 def _reject_those(
     s: Session, column: Any, values: Sequence[int], reason: str, outcomes: Sequence[Outcome] = HELD
 ) -> None:
-    """Reject the slices with one of these ids in a column that have one of these outcomes."""
+    """Reject the slices that have one of the `values` in the column, and one of the `outcomes`."""
     for start in range(0, len(values), IDS_A_STATEMENT):
         some = column.in_(values[start : start + IDS_A_STATEMENT])
         rejected = update(Slice).where(Slice.state.in_(outcomes), some)

@@ -1,4 +1,4 @@
-"""The folder of temporary files of a storage. Receivers write there, and what they leave behind is removed."""
+"""The folder of temporary files of a storage. Receivers write there. Files that they leave behind are removed."""
 
 import os
 import time

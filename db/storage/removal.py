@@ -1,4 +1,4 @@
-"""Lists the files of a storage, and removes unused ones. They stay in the trash for days before they are deleted."""
+"""Lists the files of a storage, and removes unused files, which stay in the trash for days before they are deleted."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -83,7 +83,7 @@ class Removal:
         A stored file is never replaced, because the copy in the trash may be damaged. Such a copy is deleted.
         """
         days: list[str] = []
-        with suppress(FileNotFoundError):  # nothing was ever put there
+        with suppress(FileNotFoundError):  # nothing was ever put into the trash
             days = self.fs.ls(f"{self.root}/{TRASH}", detail=False)
         is_restored = False
         for day in days:

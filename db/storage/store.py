@@ -71,8 +71,8 @@ class Storage(Removal):
         """Store bytes, and return their SHA-256. If the file exists already, compare it, and set its time to now.
 
         `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file. `alive` is
-        called while a remote store is waited for. A folder is not waited for in this way, because a thread for each
-        small file would take half as long as the file. Raises OSError, and what `alive` raises.
+        called while this process waits for a remote store. It is not called for a folder, because a thread for each
+        small file would take half as long as storing the file. Raises OSError, and what `alive` raises.
         """
         if self.is_local:
             return self._put(data, durable=durable)
@@ -155,7 +155,7 @@ class Storage(Removal):
         """Return the path as `verified_path` does, but do not hash a file that was stored within the last hour.
 
         This is for files that may be very large. They were hashed when they were received. This process hashes an older
-        file once, unless the file changes.
+        file once, and again if the file changes.
         """
         path = self.local_path(sha256, alive)
         written = path.stat().st_mtime_ns
@@ -221,8 +221,8 @@ class Storage(Removal):
         """Remove the least recently used copies while all copies take too much room, at most once a minute.
 
         Copies that were used in the last hour stay, because an upload may be larger than the cache. On a full disk,
-        only those of the last minute stay. Also remove old temporary files, because the sweeper sees only those of its
-        own machine.
+        only copies of the last minute stay. Also remove old temporary files, because the sweeper sees only the
+        temporary files of its own machine.
         """
         if time.monotonic() < self._evict_at:
             return

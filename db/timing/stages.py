@@ -66,8 +66,8 @@ def add(stage: Stage, seconds: float, slices: int = 1) -> None:
 class shared_time:  # noqa: N801  used like a function, with `with`
     """Counts the processor time of the whole process during a block, for libraries that compute in their own threads.
 
-    Several threads may be in such blocks at the same time. When one of the blocks ends, the time since the last end of
-    a block is counted for its slices. Time that other stages count meanwhile is subtracted.
+    Several threads may run a `shared_time` block at the same time. When a block ends, the time since the previous end
+    of a block is counted for the slices of this block. Time that other stages count meanwhile is subtracted.
     """
 
     _inside = 0
@@ -78,7 +78,7 @@ class shared_time:  # noqa: N801  used like a function, with `with`
         self._stage, self._slices = stage, slices
 
     def __enter__(self) -> None:
-        """Start the clock, unless another thread is in such a block."""
+        """Start the clock if no other thread is in a `shared_time` block."""
         with _lock:
             if not shared_time._inside:
                 shared_time._mark = self._elsewhere()

@@ -52,7 +52,8 @@ class KnownCounts:
 
 Counted = dict[tuple[object, ...], KnownCounts]
 _counted: WeakKeyDictionary[Engine, Counted] = WeakKeyDictionary()
-"""What `count_known` counted in each database. It stays true, because neither built datasets nor splits change."""
+"""What `count_known` counted in each database. The counts stay true, because built datasets and splits do not
+change."""
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -169,7 +170,7 @@ def known_in(
     """Return the slices of a dataset, or of parts of its split, that the version may know: see `seen_in` and `Known`.
 
     Names connect datasets only if they come from a CSV or folders. The group of a DICOM patient is named after one of
-    the patient's studies, so its name connects datasets only if both have this study.
+    the patient's studies. The name of this group connects datasets only if both have this study.
     """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
         return Known([], [])  # nothing connects the parts of the split, so its slices need not be read
@@ -198,10 +199,10 @@ def tuning_dataset(s: Session, rule: FindingRule) -> str | None:
 
 
 def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandidate]:
-    """Return the slices of a dataset on which a rule of findings was tuned, and others of groups with such a name.
+    """Return the slices of a dataset on which a rule of findings was tuned, and slices of the same groups.
 
-    Also return slices that are near-identical to such a slice of the dataset. If the dataset on which the rule was
-    tuned is not in this database, return nothing.
+    Groups are the same if they have the same name. Also return slices that are near-identical to a slice on which the
+    rule was tuned. If the dataset on which the rule was tuned is not in this database, return nothing.
     """
     if (source_id := _same_slices(s, tuning_dataset(s, rule))) is None:
         return []
@@ -212,7 +213,7 @@ def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandid
 
 
 def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> list[SplitCandidate]:
-    """Return the slices with one of these pixels, and those in a cluster with such a slice."""
+    """Return the slices with one of these pixels, and the slices in a cluster with one of them."""
     clusters = {one.cluster for one in slices if one.pixels_sha256 in pixels} - {None}
     return [one for one in slices if one.pixels_sha256 in pixels or one.cluster in clusters]
 
@@ -248,14 +249,14 @@ def _count_known(
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
     """Count the slices in a split's test part that the version may know.
 
-    The version or an ancestor was trained on them or on a group of this name, or other slices of their group are in
-    train.
+    The version may know a slice if the version or an ancestor was trained on it, or on a group with the name of its
+    group. The version may also know a slice if other slices of its group are in train.
     """
     return count_known(s, version, split.dataset_id, split, TEST).connected
 
 
 def candidate_number(s: Session, version: ModelVersion) -> int:
-    """Return the place of a version among those that were trained on the same split. The oldest is number 1."""
+    """Return the place of a version among the versions that were trained on its split. The oldest is number 1."""
     same = [one.id for one in list_versions(s) if one.facts.split == version.facts.split]
     return sum(one <= version.id for one in same)
 
@@ -302,9 +303,10 @@ def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
 
 
 def compared_by_pixels(s: Session, version: ModelVersion, dataset: Dataset) -> list[str]:
-    """Return the labels of other datasets that trained the version or an ancestor, if only pixels compare them.
+    """Return the labels of the other training datasets of the version that only pixels can compare with `dataset`.
 
-    Names of groups compare two datasets if they come from a CSV or folders.
+    The version or an ancestor was trained on these datasets. Names of groups could compare two datasets too, if the
+    names in both come from a CSV or folders.
     """
     others = [other for other in trained_on(s, version) if other.id != dataset.id]
     return [other.label for other in others if not (names_patients(dataset) and names_patients(other))]

@@ -40,7 +40,7 @@ class LiveProgress(Kept):
 class StoredCheckpoint(Kept):
     """A checkpoint in storage, written after an epoch.
 
-    `best_epoch`: the best epoch of its stage. `loss_before`: the validation loss that the stage must improve.
+    `best_epoch`: the best epoch of its stage. `loss_before`: the validation loss that the stage must improve on.
     `network_stage`: the stage that left the weights with which this stage began, or None for the initial weights.
     `files`: SHA-256 by name.
     """

@@ -67,8 +67,8 @@ class RunView:
 class NewRun:
     """A run to launch.
 
-    `config`: the preset with all settings. `leaks`: those that `check_split` returned. `estimate`: the seconds and the
-    bytes of disk that the run will take, for people.
+    `config`: the preset with all settings. `leaks`: the leaks that `check_split` returned. `estimate`: the seconds and
+    the bytes of disk that the run will take, for people.
     """
 
     dataset: Dataset
@@ -91,7 +91,7 @@ class EndRequests:
 
 
 def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun:
-    """Launch a run that makes the demo model. If such a run is open already, return it."""
+    """Launch a run that makes the demo model. If a demo run is open already, return it."""
     query = select(TrainingRun).where(TrainingRun.demo, TrainingRun.state.in_(OPEN_WORK)).limit(1)
     if run := s.scalar(query):
         return run
@@ -115,7 +115,7 @@ def check_split(
     If `seen-by-parent` is allowed, and `from_version` or its ancestors were trained on another dataset, it is always
     among them. The worker later compares the pixels, and removes this leak if no slice was seen.
 
-    Raises RunError: the dataset is not ready, or a leak is not allowed. One such leak is `seen-by-parent`:
+    Raises RunError: the dataset is not ready, or a leak is not allowed. One possible leak is `seen-by-parent`:
     `from_version` or its ancestors were trained on slices of validation or test.
     """
     if dataset.state != Work.DONE:

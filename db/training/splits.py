@@ -43,8 +43,8 @@ class Unit:
 class _Wanted:
     """How to draw a split.
 
-    `after`: the version whose slices keep their parts. `earlier_parts`: these parts, by the hash of the pixels. `own`:
-    the existing split of this version, to use again.
+    `after`: the version whose slices keep their parts. `earlier_parts`: the earlier part of each slice, by the hash of
+    its pixels. `own`: the existing split of this version, to use again.
     """
 
     rule: SplitRule
@@ -76,8 +76,8 @@ def plan_split(
 ) -> SplitPlan:
     """Read the data from which to draw a split of a dataset into train, validation and test.
 
-    The same seed gives the same split. Groups that share identical or near-identical slices stay together, unless
-    `groups_as_given`. If the CSV names parts, they are used, and the seed has no effect. Slices that the version
+    The same seed gives the same split. Groups that share identical or near-identical slices stay together, except with
+    `groups_as_given`. If the CSV names parts, these parts are used, and the seed has no effect. Slices that the version
     `after` has seen stay in their earlier parts, with all slices that must stay together with them. If `after` was
     trained on a split of this dataset that does not leak, that split is used again.
 
@@ -225,14 +225,15 @@ def joined_groups(
 def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:
     """Draw the part of each group.
 
-    Units that keep their part come first, then large units before small ones. Units of about the same size (the same
-    power of two) are in random order. Each unit goes to the part that is least full in the unit's classes. For this
-    comparison, half of the unit counts as if it were in the part already. This is Sainte-Laguë's method for seats in a
-    parliament, which favours neither large nor small parts. But if a choice would leave too few units to give each part
-    both classes, it is not taken. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep parts.
+    Units that keep their part come first, then large units before small ones. Units of about the same size (between the
+    same two powers of two) are in random order. Each unit goes to the part that is least full in the unit's classes.
+    For this comparison, half of the unit counts as if it were in the part already. This is Sainte-Laguë's method for
+    seats in a parliament, which favours neither large nor small parts. A choice is not taken if it would leave too few
+    units to give each part both classes. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep
+    parts.
     """
     order = list(units)
-    random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
+    random.Random(seed).shuffle(order)  # noqa: S311  (a random draw, not a secret)
     order.sort(key=lambda unit: (unit.stays is None, -unit.slices.total().bit_length()))
     totals = sum((unit.slices for unit in units), Counter[int]())
     left = Counter(frozenset(unit.slices) for unit in units)
@@ -255,7 +256,7 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
 
 
 def _unmet(have: Mapping[str, Counter[int]], left: Mapping[frozenset[int], int]) -> int:
-    """Return how many classes the parts will lack at least, however the units that are left are placed.
+    """Return the least number of classes that the parts will lack, however the remaining units are placed.
 
     `have`: the slices of each part by class. `left`: the number of units by the classes that they have.
     """
@@ -264,6 +265,6 @@ def _unmet(have: Mapping[str, Counter[int]], left: Mapping[frozenset[int], int])
     needs = [
         max(0, sum(label in of_part for of_part in lacking) - left.get(frozenset([label]), 0)) for label in CLASSES
     ]
-    # Units of one class meet what they can. A unit of both classes meets two needs in a part that lacks both.
+    # Count units of one class first. Then a unit of both classes meets two needs of a part that lacks both classes.
     twice = min(*needs, sum(of_part == both for of_part in lacking), left.get(both, 0))
     return max(0, sum(needs) - twice - left.get(both, 0))
