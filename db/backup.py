@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,11 +67,11 @@ def _copy(source: sqlite3.Connection, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def restore_database(copy: Path) -> Path | None:
+def restore_database(copy: Path, check_revision: Callable[[str], None]) -> Path | None:
     """Put a copy in the place of the SQLite database. Return the new path of the replaced database, or None.
 
     The replaced database keeps its own log. SQLite would add a log that stayed behind to the restored database, and
-    damage it.
+    damage it. `check_revision` raises an error if this program cannot use or upgrade a database at a revision.
 
     Raises:
         BackupRefused: the database is PostgreSQL, other processes use it, or `copy` is not a sound database of ctbatch.
@@ -85,7 +85,7 @@ def restore_database(copy: Path) -> Path | None:
     try:
         with _used_by_nobody(database):
             with closing(_open_copy(copy)) as source:
-                _check_copy(source, copy)
+                _check_copy(source, copy, check_revision)
                 _copy(source, new)
             with closing(sqlite3.connect(new)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # as `migrate.upgrade` does
@@ -125,7 +125,7 @@ def _open_copy(copy: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{copy.absolute().as_uri()}?mode={'rw' if has_log else 'ro&immutable=1'}", uri=True)
 
 
-def _check_copy(source: sqlite3.Connection, copy: Path) -> None:
+def _check_copy(source: sqlite3.Connection, copy: Path, check_revision: Callable[[str], None]) -> None:
     try:
         [[damage]] = source.execute("PRAGMA quick_check(1)")
         tables = {name for (name,) in source.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -135,6 +135,8 @@ def _check_copy(source: sqlite3.Connection, copy: Path) -> None:
         raise BackupRefused(f"{copy} is damaged ({' '.join(damage.split())}); choose another copy")
     if not {"alembic_version", "installation"} <= tables:
         raise BackupRefused(f"{copy} is not a database of ctbatch; choose another file")
+    for (revision,) in source.execute("SELECT version_num FROM alembic_version"):
+        check_revision(revision)
 
 
 def _move_aside(database: Path) -> Path | None:

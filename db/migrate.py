@@ -40,7 +40,7 @@ def upgrade() -> Path | None:
         OtherRevision: the database is newer than this program.
     """
     revision = current()
-    _check_known(revision)
+    check_known(revision)
     if revision == head() and _lacks_a_column():
         raise OldDatabase(TOO_OLD)
     copy = None
@@ -59,7 +59,7 @@ def upgrade() -> Path | None:
     return copy
 
 
-def _check_known(revision: str | None) -> None:
+def check_known(revision: str | None) -> None:
     """Check that migrations lead from a revision. Raises OldDatabase, OtherRevision."""
     if revision in BEFORE_0_1_0:
         raise OldDatabase(TOO_OLD)
@@ -98,7 +98,7 @@ def check_revision() -> None:
         OldDatabase, OtherRevision: the database is at another revision.
     """
     revision, needed = current(), head()
-    _check_known(revision)
+    check_known(revision)
     if revision != needed:
         raise OtherRevision(
             f"the database is at revision {revision}, and this program needs {needed}; run `ctbatch db upgrade`"

@@ -22,8 +22,8 @@ LogLevel = Annotated[
 ]
 Count = Annotated[int, Field(gt=0)]
 CountOrZero = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 def _is_url(value: str) -> bool:
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     reap_every_seconds: Seconds = 3600
     resend_seconds: Seconds = 60  # after this time, the message of a ready row is sent again
     orphan_seconds: SecondsOrZero = 24 * 3600  # after this time, an unused file goes to the trash
-    trash_days: CountOrZero = 14  # files older than this are deleted from the trash
+    trash_days: Annotated[int, Field(ge=0, le=36_500)] = 14  # files older than this are deleted from the trash
     reread_bytes_per_second: CountOrZero = 4 * MIB  # for reading stored files again, to find damaged ones; 0 reads none
 
     # Training
@@ -164,6 +164,14 @@ class Settings(BaseSettings):
             if url and not _is_url(url):
                 advice = "percent-encode the name and the password in it, for example / as %2F and @ as %40"
                 raise ValueError(f"{name} is not a valid URL; {advice}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_leases(self) -> Self:
+        """Raise ValueError if sound work could lose its lease, or be ended, between two heartbeats."""
+        for name, seconds in (("LEASE", self.lease_seconds), ("STALL", self.stall_seconds)):
+            if seconds < 2 * self.heartbeat_seconds:
+                raise ValueError(f"CTBATCH_{name}_SECONDS must be at least twice CTBATCH_HEARTBEAT_SECONDS")
         return self
 
     @property

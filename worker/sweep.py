@@ -186,10 +186,11 @@ def finish_jobs() -> None:
     for job_id in jobs:
         try:
             completion.finish_in_steps(job_id)
-        except OperationalError as error:
-            if not is_broken_off(error):
-                raise
-            log.warning("a job is ended later", extra={"job": job_id, "error": type(error.orig).__name__})
+        except Exception as error:
+            if isinstance(error, OperationalError) and not is_broken_off(error):
+                raise  # the database is away
+            cause = getattr(error, "orig", None) or error  # only its name, because its text could hold a file's name
+            log.error("a job is ended later", extra={"job": job_id, "error": type(cause).__name__})  # noqa: TRY400
 
 
 def _remove_deleted_jobs() -> None:

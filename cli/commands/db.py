@@ -83,11 +83,12 @@ def restore(file: Path, as_json: bool) -> None:
     settings = get_settings()
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with database_errors(), only_one(settings):
-        replaced = restore_database(file)
+        replaced = restore_database(file, migrate.check_known)
         revision = migrate.current()
+        is_old = revision != migrate.head()
     if as_json:
         print_json({"revision": revision, "replaced": None if replaced is None else str(replaced)})
         return
     if replaced is not None:
         say(f"the replaced database is now {replaced}; delete it when you no longer need it")
-    say(f"the database is at revision {revision}")
+    say(f"the database is at revision {revision}{'; run `ctbatch db upgrade`' if is_old else ''}")

@@ -169,7 +169,7 @@ def _with_different_names(parts: Sequence[Part]) -> list[Part]:
             stem = part.filename.removesuffix(".tar")
             while f"{stem}.tar" in names:
                 stem += "-packed"
-            part = TarPart(f"{stem}.tar", part.members)
+            part = replace(part, filename=f"{stem}.tar")
             names.add(part.filename)
         renamed.append(part)
     return renamed

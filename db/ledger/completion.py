@@ -87,6 +87,7 @@ def finish_in_steps(job_id: str) -> None:
     """
     with suppress(JobChanged, JobGone):
         with read_scope() as s:
+            lift_time_limits(s)
             job = s.get_one(Job, job_id)
             if _waits(s, Upload, job):
                 return

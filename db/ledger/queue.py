@@ -22,6 +22,7 @@ from db.series.rows import LOOSE
 from db.settings import MIB
 
 MOST_LOOSE_FILES, MOST_LOOSE_BYTES = 128, 64 * MIB  # at most so many are claimed together
+MOST_PUT_OFFS = 2  # of a loose file that is read together with others, because a short outage puts all of them off
 
 
 @dataclass
@@ -90,12 +91,12 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
 def claim_loose_files(s: Session, worker: str, first: Upload) -> list[tuple[Claim, Upload]]:
     """Claim loose files of the same job that can be read together with a claimed upload, in order.
 
-    Return [] if the claimed upload is not a loose file. A file that was claimed before and not read is left out,
-    because it may have stopped its worker. It is read alone, so that it cannot stop the reading of other files again.
+    Return [] if the claimed upload is not a loose file. A file is left out if an earlier worker died while it read this
+    file, or if it was put off several times. It may be the cause, so it is read alone.
     """
-    if first.kind != LOOSE or first.entries != 1 or (first.attempts, first.put_offs) != (1, 0):
+    if first.kind != LOOSE or first.entries != 1 or first.attempts != 1 or first.put_offs > MOST_PUT_OFFS:
         return []
-    new = (Upload.kind == LOOSE, Upload.entries == 1, Upload.attempts == 0, Upload.put_offs == 0)
+    new = (Upload.kind == LOOSE, Upload.entries == 1, Upload.attempts == 0, Upload.put_offs <= MOST_PUT_OFFS)
     query = select(Upload).where(Upload.job_id == first.job_id, leases.due(Upload), *new).order_by(Upload.position)
     claimed: list[tuple[Claim, Upload]] = []
     room = MOST_LOOSE_BYTES - first.size

@@ -116,6 +116,20 @@ def test_path_that_is_given_twice_is_sent_once(tmp_path, gather_paths):
     assert [part.filename for part in parts] == ["p1.tar", "a.zip"]
 
 
+def test_parts_of_a_dataset_state_the_folder_that_holds_them(tmp_path):
+    for name in ("COVID", "non-COVID"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(name.encode())
+        (tmp_path / name / "more.zip").write_bytes(b"PK")
+    parts, _ = gather_below([tmp_path / "COVID", tmp_path / "non-COVID"])
+    assert sorted((part.filename, part.given) for part in parts) == [
+        ("COVID.tar", 0),
+        ("COVID/more.zip", 0),
+        ("non-COVID.tar", 1),
+        ("non-COVID/more.zip", 1),
+    ]
+
+
 def test_tar_of_a_folder_does_not_depend_on_file_times(ctbatch, api, folder):
     ctbatch("submit", folder, env=api.env)
     for path in folder.rglob("*"):

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,13 +105,13 @@ def test_existing_file_is_not_replaced(settings: Settings, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_postgresql_has_its_own_programs(database: Settings, tmp_path: Path) -> None:
-    for act in (backup.copy_database, backup.restore_database):
+    for act in (backup.copy_database, partial(backup.restore_database, check_revision=migrate.check_known)):
         with pytest.raises(backup.BackupRefused, match="pg_dump"):
             act(tmp_path / "copy.db")
 
 
 def test_restored_database_is_as_at_the_time_of_the_copy(settings: Settings, copy: Path) -> None:
-    replaced = backup.restore_database(copy)
+    replaced = backup.restore_database(copy, migrate.check_known)
     assert users() == ["ann"]
     assert replaced is not None
     with closing(sqlite3.connect(replaced)) as connection:
@@ -124,7 +125,7 @@ def test_log_of_a_killed_process_does_not_come_into_the_restored_database(settin
     with another_process(database, "UPDATE user_account SET name = 'zoe' WHERE name = 'bea'"):
         pass
     assert Path(f"{database}-wal").stat().st_size > 0
-    replaced = backup.restore_database(copy)
+    replaced = backup.restore_database(copy, migrate.check_known)
     assert users() == ["ann"]
     with base.read_scope() as s:
         assert s.scalar(text("PRAGMA integrity_check")) == "ok"
@@ -135,16 +136,24 @@ def test_log_of_a_killed_process_does_not_come_into_the_restored_database(settin
 def test_database_is_not_replaced_while_another_process_has_it_open(settings: Settings, copy: Path) -> None:
     with another_process(settings.home / "ctbatch.db", "SELECT * FROM user_account"):
         with pytest.raises(backup.BackupRefused, match="stop"):
-            backup.restore_database(copy)
+            backup.restore_database(copy, migrate.check_known)
         assert users() == ["ann", "bea"]
-    backup.restore_database(copy)
+    backup.restore_database(copy, migrate.check_known)
     assert users() == ["ann"]
+
+
+def test_copy_of_a_newer_database_is_refused(settings: Settings, copy: Path) -> None:
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v9'")
+    with pytest.raises(base.OtherRevision, match="v9"):
+        backup.restore_database(copy, migrate.check_known)
+    assert users() == ["ann", "bea"]
 
 
 def test_damaged_database_is_replaced(settings: Settings, copy: Path) -> None:
     base.get_engine().dispose()
     (settings.home / "ctbatch.db").write_bytes(b"no database")
-    backup.restore_database(copy)
+    backup.restore_database(copy, migrate.check_known)
     assert users() == ["ann"]
 
 
@@ -152,7 +161,7 @@ def test_missing_database_is_restored_without_the_log_that_was_left(settings: Se
     base.get_engine().dispose()
     (settings.home / "ctbatch.db").unlink()
     (settings.home / "ctbatch.db-wal").write_bytes(b"left over")
-    assert backup.restore_database(copy) is None
+    assert backup.restore_database(copy, migrate.check_known) is None
     assert users() == ["ann"]
 
 
@@ -161,7 +170,7 @@ def test_old_copy_with_a_log_of_its_own_is_restored_with_it(settings: Settings, 
         connection.execute("PRAGMA journal_mode=WAL")
     with another_process(copy, "UPDATE user_account SET name = 'zoe'"):
         pass
-    backup.restore_database(copy)
+    backup.restore_database(copy, migrate.check_known)
     assert users() == ["zoe"]
 
 
@@ -180,6 +189,6 @@ def test_what_is_not_a_sound_copy_is_refused(settings: Settings, copy: Path, kin
     else:
         copy = settings.home / "ctbatch.db"
     with pytest.raises(backup.BackupRefused):
-        backup.restore_database(copy)
+        backup.restore_database(copy, migrate.check_known)
     assert users() == ["ann", "bea"]
     assert list(settings.home.glob(".ctbatch.db*")) == []

@@ -13,6 +13,11 @@ from db.settings import Settings
         ("CTBATCH_WEB_THREADS", "0"),
         ("CTBATCH_WEB_WORKERS", "0"),
         ("CTBATCH_TRASH_DAYS", "-1"),
+        ("CTBATCH_TRASH_DAYS", "1000000"),
+        ("CTBATCH_ORPHAN_SECONDS", "1e13"),
+        ("CTBATCH_LEASE_SECONDS", "10"),  # the heartbeat is every 15 seconds
+        ("CTBATCH_HEARTBEAT_SECONDS", "60"),
+        ("CTBATCH_STALL_SECONDS", "20"),
         ("CTBATCH_LEASE_SECONDS", "0"),
         ("CTBATCH_HEARTBEAT_SECONDS", "nan"),
         ("CTBATCH_STALL_SECONDS", "-5"),

@@ -9,6 +9,7 @@ from itertools import islice
 from db.database import read_scope
 from db.datasets.reviews import ReviewView, reviews_of_slices
 from db.findings.views import iter_findings
+from db.ledger.completion import check_kept
 from db.ledger.results import Result, ResultRow, iter_results
 from db.ledger.series import iter_series
 from db.models import Job
@@ -55,6 +56,7 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
     while piece := list(islice(rows, ROWS_A_PIECE)):
         with read_scope() as s:
             reviews = reviews_of_slices(s, [row.slice_id for row in piece])
+            check_kept(s, job.id)
         yield [(row, reviews.get(row.slice_id, [])) for row in piece]
 
 

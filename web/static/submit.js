@@ -9,29 +9,46 @@
   const MANY = 20; // from so many files on, they are sent as one archive, which the server reads with less work
   const ARCHIVE = /\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$/i;
   const SHOWN = 8;
+  const TOGETHER = 100; // files that are compared as one: reading them one by one takes four times as long
+  const PIECE = 1 << 22; // bytes that are compared at once
   const IGNORED = new Set([".ds_store", "thumbs.db"]);
 
   let files = []; // {file, path, name}: a file of a folder is named by its path in it
   let leftOut = 0; // of the files that were added last: how many were chosen before
   let key = null; // the same submission, sent again, makes the same job
   let request = null;
+  let sending = false; // from Submit on until the submission has ended: nothing of it changes meanwhile
+  let additions = 0; // how many are under way: dropped folders are read, files are compared
+  let adding = Promise.resolve(); // the last of them
 
   // --- The chosen files --------------------------------------------------------------------------------------------
   const keyOf = ({file, path}) => `${path}/${file.size}/${file.lastModified}`;
   const topOf = (name) => name.split("/", 1)[0];
   const {compare} = new Intl.Collator("en", {numeric: true}); // "2" comes before "10"
   const byPath = (one, other) => compare(one.path, other.path);
-  let adding = Promise.resolve();
+  const bytesOf = (some) => some.reduce((total, {file}) => total + file.size, 0);
 
   // Add batches of {file, path}: a batch is a file, or the files of a folder. Browsers give them in any order, so sort
   // them. What was chosen before is left out. If another file or folder has the name of a batch, the batch gets a new
   // name, so that both stay apart.
   function add(batches) {
-    adding = adding.then(() => addNext(batches));
+    return whileAdding(() => adding = adding.then(() => addNext(batches)));
+  }
+
+  // Do something that adds files, unless a submission is being sent. Until it has ended, Submit and × are disabled.
+  async function whileAdding(work) {
+    if (sending) return;
+    additions += 1;
+    draw();
+    try {
+      await work();
+    } finally {
+      additions -= 1;
+      draw();
+    }
   }
 
   async function addNext(batches) {
-    byId("send").disabled = true;
     const chosen = new Map(); // from each top name to its files
     const put = (one) => {
       if (!chosen.has(topOf(one.name))) chosen.set(topOf(one.name), []);
@@ -41,11 +58,17 @@
     leftOut = 0;
     const some = batches.map((batch) => batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase())).sort(byPath));
     const sorted = some.filter((batch) => batch.length > 0).sort(([one], [other]) => byPath(one, other));
+    const total = size(bytesOf(sorted.flat()));
+    let done = 0;
+    const report = (bytes) => {
+      const progress = `${size(done + bytes)} of ${total}`;
+      byId("chosen-sum").textContent = `Comparing with the files that were chosen before: ${progress}`;
+    };
     for (const wanted of sorted) {
       const top = topOf(wanted[0].path);
       const [stem, suffix] = wanted[0].path === top ? splitSuffix(top) : [top, ""];
       let name = top;
-      for (let number = 2; chosen.has(name) && !(await isSame(wanted, chosen.get(name))); number += 1) {
+      for (let number = 2; chosen.has(name) && !(await isSame(wanted, chosen.get(name), report)); number += 1) {
         name = `${stem} (${number})${suffix}`;
       }
       const before = new Set(chosen.get(name)?.map(keyOf));
@@ -53,11 +76,11 @@
         if (before.has(keyOf(one))) { leftOut += 1; continue; }
         files.push({...one, name: name + one.path.slice(top.length)});
         put(files.at(-1));
+        key = null;
       }
+      done += bytesOf(wanted);
     }
-    key = null;
     hideProblem();
-    draw();
   }
 
   function splitSuffix(name) {
@@ -66,23 +89,30 @@
   }
 
   // Whether a batch and the files chosen before are the same file or folder: one holds all files of the other.
-  async function isSame(batch, chosen) {
+  async function isSame(batch, chosen, report) {
     const before = new Map(chosen.map((one) => [keyOf(one), one.file]));
     const common = batch.filter((one) => before.has(keyOf(one)));
     if (common.length < Math.min(batch.length, chosen.length)) return false;
-    byId("chosen-sum").textContent = "Comparing with the files that were chosen before";
-    for (const one of common) if (!(await haveSameBytes(one.file, before.get(keyOf(one))))) return false;
+    let done = 0;
+    for (let at = 0; at < common.length; at += TOGETHER) {
+      const some = common.slice(at, at + TOGETHER);
+      const pair = [new Blob(some.map(({file}) => file)), new Blob(some.map((one) => before.get(keyOf(one))))];
+      if (!(await haveSameBytes(pair, (bytes) => report(done + bytes)))) return false;
+      done += pair[0].size;
+    }
     return true;
   }
 
-  // Compare two files of the same size. If a file cannot be read, they may differ, so that both are kept.
-  async function haveSameBytes(...pair) {
-    const PIECE = 1 << 20;
+  // Compare two blobs of the same size. If one cannot be read, they may differ, so that both are kept.
+  async function haveSameBytes(pair, report) {
     try {
       for (let at = 0; at < pair[0].size; at += PIECE) {
-        const read = (file) => file.slice(at, at + PIECE).arrayBuffer();
+        report(at);
+        const read = (blob) => blob.slice(at, at + PIECE).arrayBuffer();
         const [one, other] = (await Promise.all(pair.map(read))).map((bytes) => new Uint8Array(bytes));
-        if (one.some((byte, place) => byte !== other[place])) return false;
+        for (let place = 0; place < one.length; place += 1) { // much quicker than some()
+          if (one[place] !== other[place]) return false;
+        }
       }
       return true;
     } catch {
@@ -95,13 +125,15 @@
     list.replaceChildren(...files.slice(0, SHOWN).map(item));
     list.hidden = files.length === 0;
     const sum = byId("chosen-sum");
-    sum.hidden = files.length === 0;
+    sum.hidden = files.length === 0 && additions === 0;
     const again = leftOut ? `; left out ${leftOut} that ${leftOut === 1 ? "was" : "were"} chosen before` : "";
-    const bytes = files.reduce((total, one) => total + one.file.size, 0);
+    const bytes = bytesOf(files);
     const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
     sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}${again}`;
-    if (!byId("send").dataset.noModel) byId("send").disabled = bytes > MAX_BYTES;
-    if (bytes > MAX_BYTES) problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
+    if (additions > 0) sum.textContent = "Adding files";
+    byId("send").disabled = sending || additions > 0 || bytes > MAX_BYTES || "noModel" in byId("send").dataset;
+    if (bytes <= MAX_BYTES || additions > 0) return;
+    problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
   }
 
   function item(one) {
@@ -116,6 +148,7 @@
     remove.className = "icon-button small";
     remove.setAttribute("aria-label", `Remove ${one.name}`);
     remove.textContent = "×";
+    remove.disabled = sending || additions > 0;
     remove.addEventListener("click", () => {
       files = files.filter((other) => other !== one);
       leftOut = 0;
@@ -166,22 +199,26 @@
   }
 
   for (const name of ["dragenter", "dragover"]) {
-    document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+    document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.toggle("over", !sending); });
   }
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
-  document.addEventListener("drop", async (event) => {
+  document.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
     const entries = [...event.dataTransfer.items].map((one) => one.webkitGetAsEntry?.()).filter(Boolean);
     if (entries.length === 0) return add(loose(event.dataTransfer.files));
+    whileAdding(() => addEntries(entries));
+  });
+
+  async function addEntries(entries) {
     try {
       const batches = entries.map(() => []);
       for (const [at, entry] of entries.entries()) await walk(entry, "", batches[at]);
-      add(batches);
+      await add(batches);
     } catch {
       problem("Not readable", "The browser could not read the dropped files. Choose them instead.");
     }
-  });
+  }
 
   // --- Sending ----------------------------------------------------------------------------------------------------
   function newKey() {
@@ -190,7 +227,7 @@
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (request) return;
+    if (byId("send").disabled) return; // Enter in a field comes here, too
     if (files.length === 0) return problem("No files", "Choose at least one archive or image.");
     hideProblem();
     key ??= newKey();
@@ -198,8 +235,8 @@
     body.append("name", byId("job-name").value || defaultName());
     body.append("priority", byId("priority").value);
     for (const [file, name] of parts()) body.append("files", file, name);
-    sending(true);
-    sendWithToken(body);
+    setSending(true);
+    sendWithToken(body, key);
   });
 
   // The folder that holds all files, or "".
@@ -226,10 +263,10 @@
 
   // The session may have ended since the page was opened, or be another user's. Ask first, so that no upload is refused
   // after it is sent.
-  async function sendWithToken(body) {
+  async function sendWithToken(body, key) {
     const refusal = await window.ctbatch.renewToken();
     if (refusal) failed(...refusal);
-    else send(body);
+    else send(body, key);
   }
 
   // --- A TAR of many files. The browser reads a file only when its turn to be sent comes. ------------------------------
@@ -265,7 +302,7 @@
     return block;
   }
 
-  function send(body) {
+  function send(body, key) {
     request = new XMLHttpRequest();
     request.open("POST", form.dataset.api);
     request.setRequestHeader("X-CSRFToken", form.elements.csrf_token.value);
@@ -279,8 +316,8 @@
       byId("upload-stop").hidden = true; // the server goes on, even if nobody waits for its answer
       byId("upload-bar").removeAttribute("value");
     });
-    request.addEventListener("load", answered);
-    request.addEventListener("error", answerLost);
+    request.addEventListener("load", () => answered(key));
+    request.addEventListener("error", () => answerLost(key));
     request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
     byId("upload-stop").hidden = false;
     request.send(body);
@@ -297,7 +334,7 @@
 
   // The answer got lost, but the job may have been made. Find it by its key, without sending the files again. This
   // also works if its name was changed before it was sent again.
-  async function answerLost() {
+  async function answerLost(key) {
     try {
       const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
       if (listed.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
@@ -307,27 +344,28 @@
     failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice.");
   }
 
-  function answered() {
+  function answered(key) {
     const answer = request.response;
     if (request.status === 200 || request.status === 202) {
       window.location.assign(answer.links.page);
       return;
     }
     if (request.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
-    if (answer?.type?.endsWith(":idempotency-conflict")) return answerLost();
+    if (answer?.type?.endsWith(":idempotency-conflict")) return answerLost(key);
     failed("This submission was not accepted", answer?.detail || `The server answered ${request.status}.`,
       answer?.file ? `${answer.file} · ${answer.code}` : "");
   }
 
   function failed(title, detail, more = "") {
     request = null;
-    sending(false);
+    setSending(false);
     problem(title, detail, more);
   }
 
-  function sending(yes) {
+  function setSending(yes) {
+    sending = yes;
+    draw();
     byId("upload").hidden = !yes;
-    byId("send").disabled = yes;
     drop.inert = yes;
     byId("upload-title").textContent = "Sending";
     byId("upload-bar").value = 0;

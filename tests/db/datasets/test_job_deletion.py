@@ -26,6 +26,8 @@ from db.models import Chunk, Dataset, Finding, Job, ModelVersion, ReleasedFile, 
 from db.models.base import Base
 from db.registry.versions import used_by
 from tests.builders.series import ct, predict_all, read_job
+from web.downloads import job_results
+from web.downloads.job_results import export_rows
 from worker import sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -191,6 +193,7 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
     [
         (results.iter_results, True),
         (results.iter_results, False),
+        (export_rows, True),
         (series.iter_series, False),  # a job with one series is read at once
         (views.iter_findings, True),
         (views.iter_findings, False),
@@ -199,6 +202,7 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
 def test_export_of_a_deleted_job_breaks_off(
     export: Callable[[Job], Iterator[Any]], begins_before: bool, ann: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(job_results, "ROWS_A_PIECE", 1)
     for module, name in ((results, "MAX_ROWS"), (series, "MANY_ROWS"), (views, "MAX_ROWS")):
         monkeypatch.setattr(module, name, 1)
     job_id = ended(ann).id

@@ -223,6 +223,25 @@ def test_no_statement_of_the_end_is_too_slow(ann: User, monkeypatch: pytest.Monk
     assert state_of(job) == JobState.FINISHED
 
 
+@pytest.mark.usefixtures("small_limits")
+def test_job_that_cannot_be_ended_does_not_keep_others_from_their_end(
+    ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs_of_ann = [run_job(ann, slices()) for _ in range(2)]
+    with session_scope() as s:
+        s.execute(update(Job).values(unpacked_at=from_now()))
+    read_findings = completion.read_findings
+
+    def broken(s: Session, job: Job) -> Any:
+        if job.id == min(one.id for one in jobs_of_ann):
+            raise ValueError("broken")
+        return read_findings(s, job)
+
+    monkeypatch.setattr(completion, "read_findings", broken)
+    sweep.finish_jobs()
+    assert sorted(state_of(job) for job in jobs_of_ann) == [JobState.FINISHED, JobState.RUNNING]
+
+
 @on_postgres
 def test_no_statement_of_a_retry_is_too_slow(ann: User, monkeypatch: pytest.MonkeyPatch, database: Settings) -> None:
     job = run_job(ann, slices())

@@ -140,6 +140,88 @@ def test_files_of_one_name_are_left_out_only_if_their_bytes_are_the_same(
     assert chosen_files(signed_in, 2) == [name, numbered]
 
 
+def hold_reading(page: Any, after: int = 0) -> None:
+    """Let the page read so many pieces of files, and the next ones only after `go()`. `reads` counts all of them."""
+    page.evaluate(
+        """(after) => {
+            const read = Blob.prototype.arrayBuffer;
+            const held = new Promise((done) => { window.go = done; });
+            window.reads = 0;
+            Blob.prototype.arrayBuffer = async function () {
+                window.reads += 1;
+                if (window.reads > after) await held;
+                return read.call(this);
+            };
+        }""",
+        after,
+    )
+
+
+@pytest.mark.slow
+def test_submit_and_remove_wait_until_files_are_compared(signed_in: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "1.zip"
+    archive.write_bytes(zip_of({"1.png": png(1)}))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive])
+    hold_reading(signed_in)
+    signed_in.set_input_files("#files", [archive])
+    signed_in.get_by_text("Comparing with the files that were chosen before").wait_for()
+    assert signed_in.locator("#send").is_disabled()
+    assert signed_in.get_by_label("Remove 1.zip").is_disabled()
+    signed_in.evaluate("go()")
+    signed_in.get_by_text("left out 1 that was chosen before").wait_for()
+    assert signed_in.locator("#send").is_enabled()
+    signed_in.get_by_label("Remove 1.zip").click()
+    assert signed_in.locator("#chosen li").count() == 0
+
+
+@pytest.mark.slow
+def test_submit_waits_until_a_dropped_folder_is_read(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    choose_pictures(signed_in, ["1.png"])
+    signed_in.evaluate(
+        """() => {
+            const read = (done) => { window.go = () => done(new File(["x"], "2.png")); };
+            const event = new Event("drop", {bubbles: true, cancelable: true});
+            const item = {webkitGetAsEntry: () => ({isFile: true, name: "2.png", file: read})};
+            document.dispatchEvent(Object.assign(event, {dataTransfer: {items: [item], files: []}}));
+        }"""
+    )
+    assert signed_in.locator("#send").is_disabled()
+    assert signed_in.locator("#chosen-sum").inner_text() == "Adding files"
+    signed_in.evaluate("go()")
+    assert chosen_files(signed_in, 2) == ["1.png", "2.png"]
+    assert signed_in.locator("#send").is_enabled()
+
+
+@pytest.mark.slow
+def test_comparing_a_large_file_shows_how_far_it_is(signed_in: Any, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{n}" / "scan.nii" for n in range(2)]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(bytes((9 << 20) - 1) + path.parent.name.encode())  # only the last byte differs
+        os.utime(path, (1000, 1000))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [paths[0]])
+    hold_reading(signed_in, after=2)
+    signed_in.set_input_files("#files", [paths[1]])
+    signed_in.get_by_text("chosen before: 4.0 MiB of 9.0 MiB").wait_for()
+    signed_in.evaluate("go()")
+    assert chosen_files(signed_in, 2) == ["scan.nii", "scan (2).nii"]
+
+
+@pytest.mark.slow
+def test_small_files_are_read_together_to_be_compared(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    texts = {f"{n}": f"{n}" for n in range(250)}
+    drop_texts(signed_in, "scan", texts)
+    chosen_files(signed_in, 250)
+    hold_reading(signed_in, after=6)
+    drop_texts(signed_in, "scan", texts)
+    signed_in.get_by_text("left out 250 that were chosen before").wait_for()
+    assert signed_in.evaluate("reads") == 6  # of a hundred files at a time
+
+
 @pytest.mark.slow
 def test_folder_of_very_many_files_is_dropped(signed_in: Any) -> None:
     signed_in.goto("/submit")

@@ -9,7 +9,7 @@ from apiflask import APIFlask
 from sqlalchemy import select
 
 from db.database import read_scope
-from db.models import Job, User
+from db.models import Job, Upload, User
 from tests.builders.files import png, zip_of
 from tests.web.actors import PASSWORD, Api
 from tests.web.conftest import sign_in_as_bob
@@ -96,8 +96,65 @@ def test_submission_can_be_stopped_while_it_is_sent(
     assert "Nothing was queued" in problem.inner_text()
 
 
+def try_to_change(page: Any) -> None:
+    """Try to remove a file, to add one and to submit again. Nothing of it may have an effect."""
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["x"], "dropped.png"));
+            document.querySelector("#chosen button").click();
+            document.dispatchEvent(new DragEvent("drop", {cancelable: true, dataTransfer: data}));
+            document.getElementById("submit-form").requestSubmit();
+        }"""
+    )
+    assert page.locator("#chosen li bdi").all_inner_texts() == ["1.png", "2.png"]
+    assert page.locator("#send").is_disabled()
+
+
 @pytest.mark.slow
-def test_changed_name_leads_to_the_job_that_the_lost_answer_was_about(signed_in: Any, api: Api, tmp_path: Path) -> None:
+def test_nothing_of_a_submission_changes_while_the_page_asks_for_its_token(signed_in: Any, tmp_path: Path) -> None:
+    held: list[Any] = []
+    keys: list[str] = []
+    signed_in.on("request", lambda r: keys.append(r.headers["idempotency-key"]) if r.method == "POST" else None)
+    submit_held(signed_in, tmp_path, "/submit", held)
+    try_to_change(signed_in)
+    held[0].continue_()
+    signed_in.wait_for_url("**/jobs/*")
+    assert len(held) == 1
+    assert [len(key) for key in keys] == [32]
+    with read_scope() as s:
+        assert s.scalars(select(Upload.filename).order_by(Upload.position)).all() == ["1.png", "2.png"]
+
+
+@pytest.mark.slow
+def test_nothing_of_a_submission_changes_while_it_is_sent(signed_in: Any, api: Api, tmp_path: Path) -> None:
+    held: list[Any] = []
+    submit_held(signed_in, tmp_path, "/api/v1/jobs", held)
+    try_to_change(signed_in)
+    job = api.submit(("1.png", png(1)), key=held[0].request.headers["idempotency-key"]).json["id"]
+    held[0].abort()  # the server has made the job, and its answer is lost
+    signed_in.wait_for_url(f"**/jobs/{job}")
+    assert len(held) == 1
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+def submit_held(page: Any, folder: Path, path: str, held: list[Any]) -> None:
+    """Submit 1.png and 2.png, and hold the page's first request to this path."""
+    paths = [folder / f"{n}.png" for n in (1, 2)]
+    for n, image in enumerate(paths):
+        image.write_bytes(png(n))
+    page.goto("/submit")
+    page.set_input_files("#files", paths)
+    page.route(lambda url: url.endswith(path), lambda route: held.append(route))
+    with page.expect_request(lambda request: request.url.endswith(path)):
+        page.get_by_role("button", name="Submit").click()
+    page.wait_for_function("document.getElementById('upload').checkVisibility()")
+
+
+@pytest.mark.slow
+def test_new_name_and_a_file_chosen_again_lead_to_the_job_of_the_lost_answer(
+    signed_in: Any, api: Api, tmp_path: Path
+) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     made = []
 
@@ -111,6 +168,8 @@ def test_changed_name_leads_to_the_job_that_the_lost_answer_was_about(signed_in:
     signed_in.get_by_role("alert").get_by_text("It is not known whether the job was queued.").wait_for()
     signed_in.unroute_all()
     signed_in.get_by_label("Name").fill("another name")
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    signed_in.get_by_text("left out 1 that was chosen before").wait_for()
     signed_in.get_by_role("button", name="Submit").click()
     signed_in.wait_for_url(f"**/jobs/{made[0]}")
     signed_in.faults.clear()  # the browser itself logs the failed requests

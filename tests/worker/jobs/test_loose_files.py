@@ -120,8 +120,9 @@ def test_files_of_a_worker_that_died_are_read_one_by_one(ann: User, view: View) 
     assert view(job).counts.predicted == 4
 
 
-def test_files_are_put_off_if_there_is_no_decoder_and_are_then_read_one_by_one(
-    ann: User, view: View, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("put_offs", "done_at_once"), [(1, 3), (3, 1)])
+def test_files_are_put_off_if_there_is_no_decoder_and_are_read_one_by_one_if_that_goes_on(
+    put_offs: int, done_at_once: int, ann: User, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(_owner: int) -> Any:
         raise DecoderUnavailable("no process can be started")
@@ -134,9 +135,9 @@ def test_files_are_put_off_if_there_is_no_decoder_and_are_then_read_one_by_one(
     assert [tuple(row) for row in uploads(*columns)] == [(Work.READY, 0, 1)] * 3
     assert not ingest.unpack_next("w")
     with session_scope() as s:
-        s.execute(update(Upload).values(lease_until=from_now(-1)))
+        s.execute(update(Upload).values(lease_until=from_now(-1), put_offs=put_offs))
     assert ingest.unpack_next("w")
-    assert uploads(Upload.state) == [Work.DONE, Work.READY, Work.READY]
+    assert uploads(Upload.state).count(Work.DONE) == done_at_once
     work()
     assert view(job).counts.predicted == 3
 
