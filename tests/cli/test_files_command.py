@@ -11,7 +11,7 @@ from db.storage import storage
 
 @pytest.mark.slow
 def test_unused_files_go_to_the_trash_and_come_back(ctbatch, database):
-    env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "-1"}
+    env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "0"}
     sha256 = storage().put(b"nobody's")
     assert json.loads(ctbatch("files", "reap", "--json", env=env).stdout)["trashed"] == 1
     assert not storage().exists(sha256)
@@ -31,7 +31,7 @@ def test_storage_with_older_files_is_refused_until_it_is_adopted(ctbatch, databa
 
 @pytest.mark.slow
 def test_very_many_unused_files_are_moved_only_when_a_person_says_so(ctbatch, database):
-    env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "-1"}
+    env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "0"}
     for number in range(101):
         storage().put(str(number).encode(), durable=False)
     refused = ctbatch("files", "reap", env=env)

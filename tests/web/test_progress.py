@@ -38,6 +38,7 @@ def job(
         "thresholds": {},
         "each_slice_a_patient": False,
         "model_note": "",
+        "notice": "",
         "recipe": "lung-224-v1",
         "priority": 0,
         "counts": counts,
