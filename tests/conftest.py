@@ -28,7 +28,12 @@ from tests.builders.versions import add_champion
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-WHOLE_JOBS = ("tests/db/findings/", "tests/db/series/")
+WHOLE_JOBS = (
+    "tests/db/findings/",
+    "tests/db/series/",
+    "tests/db/datasets/test_job_deletion",
+    "tests/db/ledger/test_large",
+)
 LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py")
 
 
