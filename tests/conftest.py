@@ -31,8 +31,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 WHOLE_JOBS = (
     "tests/db/findings/",
     "tests/db/series/",
-    "tests/db/datasets/test_job_deletion",
-    "tests/db/ledger/test_large",
+    "tests/db/datasets/test_job_deletion.py",
+    "tests/db/ledger/test_large_jobs.py",
 )
 LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py")
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files that take longest first, so that at the end no process waits long for another.
 
     Beyond `db`, tests that run on both databases are fast on SQLite alone: SQL itself is tested in tests/db. The same
-    holds for findings and series, whose tests read and predict whole jobs.
+    holds for those tests in tests/db that read and predict whole jobs (`WHOLE_JOBS`).
     """
     for item in items:
         is_of_sql = item.nodeid.startswith("tests/db/") and not item.nodeid.startswith(WHOLE_JOBS)
