@@ -38,8 +38,8 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             default=preset,
             show_default=True,
             help="Train with this preset: default (starts from ImageNet), quick (minutes, to try everything out),"
-            " scratch (starts from random weights, takes an hour or more) or seed (the settings of the original"
-            " project).",
+            " scratch (starts from random weights, takes an hour or more) or seed (the settings of the notebook"
+            " from which ctbatch grew).",
         ),
         click.option(
             "--set",

@@ -270,7 +270,7 @@ ABOUT = {
     "default": "from ImageNet weights, strongly augmented: the one to begin with",
     "scratch": "from random weights: small slices first, full size last; an hour or more on a CPU",
     "quick": "minutes on a CPU: to see if everything works",
-    "seed": "the settings of the original project",
+    "seed": "the settings of the notebook from which ctbatch grew",
 }
 PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 

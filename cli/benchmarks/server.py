@@ -60,7 +60,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
 
 
 def make_home(package: Path) -> None:
-    """Make the tables of the home in use, and make this package its champion.
+    """Create the database of the home in use, and promote this package there.
 
     Wait until the disk makes new files quickly.
     """
@@ -88,14 +88,14 @@ def send_archive(bench: Bench, archive: Path) -> Json:
 
 
 def submit(bench: Bench, archive: Path) -> Json:
-    """Submit an archive with a single request. (`send_archive` asks for a list of jobs first.)"""
+    """Submit an archive with one request, to measure a submission. `send_archive` sends another request first."""
     with archive.open("rb") as file:
         fields = {"name": archive.stem, "priority": "0"}
         return bench.client.submit(fields, [(archive.name, file)], secrets.token_hex(16))
 
 
 def last_view(bench: Bench, job: Json) -> Json:
-    """Wait until a job has ended, and return its last view.
+    """Wait until a job has ended, and return the job as the API then shows it.
 
     Raises:
         Unavailable: no worker has an engine that may predict.

@@ -194,7 +194,7 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @bench.command()
 @click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
 @count_option("--workers", 8, "Claim and record in this many processes.")
-@count_option("--jobs", 200, "Submit this many jobs of two slices at a time, alternately for two users.")
+@count_option("--jobs", 200, "Submit this many jobs a round. Each job has two slices. Two users own the jobs in turn.")
 @count_option("--seconds", 60, "Submit more jobs until this many seconds have passed.")
 @json_option
 def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool) -> None:

@@ -84,8 +84,9 @@ def stop(run_id: int) -> None:
     """Stop training now, and make a model version.
 
     With the presets default and seed, the version gets the weights of the best epoch so far. With scratch and quick, it
-    gets the current weights, or the weights of the previous stage if that stage ended with a lower validation loss. A
-    run that waits (for a worker or for disk space) can be stopped only if it has a checkpoint.
+    gets the current weights. If the previous stage ended with a lower validation loss than the current weights have,
+    the version gets the weights of the previous stage. A run that waits (for a worker or for disk space) can be stopped
+    only if it has a checkpoint.
     """
     _ask(run_id, runs.stop_run)
     say(f"training run {run_id} is being stopped; it keeps what it has learned")

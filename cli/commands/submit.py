@@ -52,9 +52,10 @@ def submit(
 
     A folder is sent as a TAR. In the TAR, the name of each file begins with the folder's name. Files and folders whose
     names begin with a dot are left out. Links to folders are not followed. If two PATHS have the same name, or if loose
-    files come from several folders, each name also gets the folders above its path, as many as make the names differ.
-    So pictures of two folders never become one series. If an archive has the name that a folder's TAR would get, the
-    name of the TAR ends in -packed. A path that is given twice is sent once.
+    files come from several folders, each name begins with the names of parent folders. All names get the same number of
+    parent folders, as few as make the names differ. So pictures of two folders never become one series. If the TAR of a
+    folder would have the same name as an archive that you send, the TAR gets a name such as scans-packed.tar. A path
+    that is given twice is sent once.
 
     Prints the job's id, or with --json the whole job. With --wait, prints the outcomes of the slices when the job has
     ended. With --wait, the exit code is 5 if the job predicted nothing, or has quarantined or cancelled slices.

@@ -31,11 +31,12 @@ A retry put it back, because its entry was not read or because its prepared pixe
 
 @dataclass(frozen=True)
 class ReadSlice:
-    """A slice after reading: prepared (with a row in the chunk's array), rejected, or cancelled before it was read.
+    """An entry that ingest has handled: prepared (with a row in the chunk's array), rejected, or cancelled unread.
 
-    `patient`: a digest of the patient's ID. `issuer`, `birth_date`, `sex`: digests of the ID with each of these. A
-    digest is "" if the file does not state the value. Only keyed hashes of the digests are stored. `study_uid`: None if
-    the file does not state it. The slices of a patient in a series are then a separate study.
+    `patient`: a digest of the patient's ID. `issuer`, `birth_date`, `sex`: each is a digest of the patient's ID
+    together with this value. A digest is "" if the file does not state the value. Only keyed hashes of the digests are
+    stored. `study_uid`: None if the file does not state it. If it is None, the slices that one patient has in one
+    series form a study of their own.
     """
 
     ordinal: int
@@ -86,7 +87,7 @@ def record_read(
     """Record the entries of a chunk and make the chunk, in one transaction.
 
     `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
-    decoder or used up its time. `dicomdirs`: how many DICOMDIR files were skipped so far since this claim. If none of
+    decoder or used up its time. `dicomdirs`: how many DICOMDIR files ingest has skipped since this claim. If none of
     the entries is new, this is not progress of the upload. Return whether the job was cancelled meanwhile. Raises
     StaleClaim.
     """

@@ -44,7 +44,7 @@ class Switches:
 
 
 def switches_blind() -> bool:
-    """Return whether this request switches blind review on or off on the page that sent it."""
+    """Return whether this request changes the blind review of the page that sent it."""
     shown = parse_qs(urlsplit(request.headers.get("HX-Current-URL", request.url)).query)
     return Switches.of_request().blind != ("1" in shown.get("blind", ()))
 

@@ -23,7 +23,7 @@ class Host:
     address: str
 
     def command(self, words: Sequence[object]) -> list[str]:
-        """Return the command line that runs these words on this host."""
+        """Return the command line that runs the command `words` on this host."""
         return ["ip", "netns", "exec", self.namespace, *map(str, words)]
 
     def core_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Measures how many slices/s the ledger records: when slices are read, and when they are predicted.
+"""Measures how many slices/s the database records, for slices that were read and for slices that were predicted.
 
 No file is read and no engine runs.
 """

@@ -1,7 +1,7 @@
 """Waits until the disk makes new files quickly.
 
-On ext4, making a file takes five to ten times as long for about a minute after many files were removed nearby. At its
-end, a benchmark removes its home, which would slow down the next benchmark.
+After many files were removed on an ext4 disk, creating a file takes five to ten times as long. This lasts for about a
+minute. A benchmark removes its home when it ends. Without this wait, that would slow down the next benchmark.
 """
 
 import time

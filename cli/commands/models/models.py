@@ -107,7 +107,8 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     not enough evidence: a class has fewer than 20 groups
     not enough evidence: more than 1 % of the slices are training slices of
       VERSION or an ancestor, or are in the groups of training slices
-    not compared yet: an evaluation failed, or its scores are gone
+    not compared yet: the comparison is missing, because an evaluation
+      failed or its scores are gone
     nothing to compare on: there is no champion, VERSION is the champion
       already, the test part is not in this database, or no engine runs
       both versions

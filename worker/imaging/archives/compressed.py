@@ -1,7 +1,7 @@
 """Reads the bytes of a TAR, compressed or not, from front to back. Never decompresses more bytes than allowed.
 
 The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits how many bytes it returns. The file
-object of `lzma` does not limit its memory. The three also report bytes after the last stream differently.
+object of `lzma` does not limit its memory. The three also differ in how they report bytes after the last stream.
 """
 
 import bz2
@@ -77,7 +77,8 @@ class PackedSource:
 
     `progress` is called for each part, whether it is read or skipped. Errors that `progress` raises are passed on.
 
-    Unpacking stops at the number of bytes that the allowance had left when the source was opened.
+    Reading raises ArchiveRefused (`too_large_unpacked`) if more bytes are unpacked than the allowance had left when the
+    source was opened.
     """
 
     def __init__(self, file: Region, kind: str, allowance: Allowance, progress: Progress = no_progress) -> None:
