@@ -28,12 +28,8 @@ from tests.builders.versions import add_champion
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-WHOLE_JOBS = (
-    "tests/db/findings/",
-    "tests/db/series/",
-    "tests/db/datasets/test_job_deletion.py",
-    "tests/db/ledger/test_large_jobs.py",
-)
+SQL_ON_BOTH = ("tests/db/ledger/", "tests/db/test_")
+LARGE_JOBS = "tests/db/ledger/test_large_jobs.py"
 LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py")
 
 
@@ -41,11 +37,10 @@ LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fi
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files that take longest first, so that at the end no process waits long for another.
 
-    Beyond `db`, tests that run on both databases are fast on SQLite alone: SQL itself is tested in tests/db. The same
-    holds for those tests in tests/db that read and predict whole jobs (`WHOLE_JOBS`).
+    Tests that run on both databases are fast on SQLite alone, except those of the ledger and of the database itself.
     """
     for item in items:
-        is_of_sql = item.nodeid.startswith("tests/db/") and not item.nodeid.startswith(WHOLE_JOBS)
+        is_of_sql = item.nodeid.startswith(SQL_ON_BOTH) and not item.nodeid.startswith(LARGE_JOBS)
         if "postgresql" in item.nodeid and not is_of_sql:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name not in LONG_FILES)

@@ -32,6 +32,7 @@ def test_report_in_its_frame_follows_the_theme(admin_page: Any, tmp_path: Path) 
         assert text.evaluate("(node) => getComputedStyle(node).color") == colour
 
 
+@pytest.mark.slow
 def test_promote_asks_before_it_does_and_says_when_it_is_done(admin_page: Any, tmp_path: Path) -> None:
     version = add_version(tmp_path, "other")
     questions: list[str] = []

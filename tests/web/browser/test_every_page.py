@@ -88,6 +88,7 @@ def test_every_page_fits_a_phone_in_both_themes(signed_in: Any, finished: str) -
             assert signed_in.evaluate("document.documentElement.dataset.bsTheme") == theme
 
 
+@pytest.mark.slow
 def test_theme_is_chosen_and_kept(signed_in: Any) -> None:
     signed_in.goto("/jobs")
     button = signed_in.get_by_role("button", name="Colour theme: automatic")

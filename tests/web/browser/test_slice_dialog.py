@@ -110,6 +110,7 @@ def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker:
     assert dialog.get_by_role("heading", name="52.png").is_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (683, 370), (1366, 740)])
 def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int, height: int) -> None:
     signed_in.set_viewport_size({"width": width, "height": height})
@@ -236,6 +237,7 @@ def test_reader_goes_through_the_slices_that_are_not_labelled(signed_in: Any, fi
     assert signed_in.locator("#results-title .count").inner_text() == "4"
 
 
+@pytest.mark.slow
 def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()

@@ -22,6 +22,7 @@ def submit_files(page: Any, files: list[Path]) -> None:
     page.get_by_role("button", name="Submit").click()
 
 
+@pytest.mark.slow
 def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
     archive = tmp_path / "cut.zip"
     archive.write_bytes(zip_of({"1.png": png(1)})[:-30])
