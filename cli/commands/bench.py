@@ -338,7 +338,7 @@ def ledger(
 @count_option(
     "--rows",
     1_000_000,
-    "Also query a job of this many slices, copied from the largest job. With 0, there is no such job.",
+    "Also query a job of this many slices, copied from the largest job. With 0, no such job is made.",
     least=0,
 )
 @click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no neural network (engine `fake`).")

@@ -255,7 +255,8 @@
   function parts() {
     const archives = files.filter(({file}) => ARCHIVE.test(file.name));
     const others = files.filter(({file}) => !ARCHIVE.test(file.name));
-    const name = `${folder() || "files"}.tar`;
+    let name = `${folder() || "files"}.tar`;
+    while (archives.some((one) => one.name === name)) name = name.replace(/\.tar$/, "-packed.tar"); // as the command line
     const sent = (some) => some.map((one) => [one.file, one.name]);
     const all = others.length < MANY ? sent(files) : [[tar(others), name], ...sent(archives)];
     return all.length > MAX_FILES ? [[tar(files), name]] : all;

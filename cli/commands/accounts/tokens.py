@@ -61,7 +61,7 @@ def revoke(token_id: int) -> None:
     with writing() as session:
         token = session.get(Token, token_id)
         if token is None or not api_tokens.revoke_token(session, token.user, token_id):
-            raise NotFoundOrDenied(f"there is no valid token {token_id}; `ctbatch tokens ls` lists them")
+            raise NotFoundOrDenied(f"{token_id} is not a valid token's id; `ctbatch tokens ls` lists them")
     say(f"token {token_id} is revoked")
 
 

@@ -14,7 +14,7 @@ from db.database import read_scope
 from db.models import Job, Upload
 from db.settings import Settings
 from db.storage import storage
-from tests.builders.files import png, zip_of
+from tests.builders.files import png, tar_of, zip_of
 
 
 def test_submit_by_choosing_a_file(signed_in: Any, tmp_path: Path) -> None:
@@ -291,16 +291,19 @@ def test_job_of_a_folder_has_its_name_and_its_order(signed_in: Any, count: int) 
 
 
 @pytest.mark.slow
-def test_archives_beside_many_files_stay_as_they_are(signed_in: Any, tmp_path: Path) -> None:
-    archive = tmp_path / "0.zip"
-    archive.write_bytes(zip_of({"1.png": png(1)}))
+@pytest.mark.parametrize(("archive_name", "packed"), [("0.zip", "files.tar"), ("files.tar", "files-packed.tar")])
+def test_archives_beside_many_files_stay_as_they_are(
+    archive_name: str, packed: str, signed_in: Any, tmp_path: Path
+) -> None:
+    archive = tmp_path / archive_name
+    archive.write_bytes(zip_of({"1.png": png(1)}) if archive_name.endswith("zip") else tar_of({"1.png": png(1)}))
     signed_in.goto("/submit")
     signed_in.set_input_files("#files", [archive])
     choose_pictures(signed_in, [f"{n}.png" for n in range(25)])
     name, uploads = send(signed_in)
-    assert (name, list(uploads)) == ("0.zip and 25 more", ["files.tar", "0.zip"])
-    assert len(members(uploads["files.tar"])) == 25
-    assert storage().local_path(uploads["0.zip"].sha256).read_bytes() == archive.read_bytes()
+    assert (name, list(uploads)) == (f"{archive_name} and 25 more", [packed, archive_name])
+    assert len(members(uploads[packed])) == 25
+    assert storage().local_path(uploads[archive_name].sha256).read_bytes() == archive.read_bytes()
 
 
 @pytest.mark.slow
