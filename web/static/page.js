@@ -33,6 +33,8 @@
     showHeat();
     const dialog = byId("slice-dialog");
     if (!dialog) return;
+    const inDialog = event.detail.ctx.sourceElement?.closest(".slice");
+    if (inDialog && !dialog.open) return; // an answer that came after the dialog was closed does not open it again
     if (!dialog.open) dialog.showModal();
     nameSlice(`#slice-${slice().dataset.id}`);
   });

@@ -209,12 +209,21 @@ def test_list_shows_the_labels_once_the_dialog_is_closed(signed_in: Any, finishe
 @pytest.mark.slow
 def test_list_shows_a_label_that_arrives_after_the_dialog_is_closed(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
+    address = signed_in.url
+    held: list[Any] = []
+    signed_in.route("**/review**", lambda route: held.append(route))
     signed_in.locator("a[data-slice]").first.click()
     signed_in.locator("#slice").wait_for()
-    signed_in.keyboard.press("1")
+    with signed_in.expect_request("**/review**"):
+        signed_in.keyboard.press("1")
     signed_in.keyboard.press("Escape")
+    dialog = signed_in.locator("#slice-dialog")
+    dialog.wait_for(state="hidden")
+    held[0].continue_()
     own = signed_in.locator("tr.slice-row td[data-title='Your label']").first
     playwright.expect(own).to_have_text("COVID")
+    assert not dialog.is_visible()
+    assert signed_in.url == address
 
 
 @pytest.mark.slow
