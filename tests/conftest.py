@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from db import database as base
 from db import migrate
@@ -101,9 +102,31 @@ def make_settings(home: Path, **values: object) -> Settings:
         "engine": "fake",
         "reserve_bytes": 0,  # however little disk the machine of the tests has
         "DATABASE_URL": f"sqlite:///{home / 'ctbatch.db'}",
-        "CELERY_BROKER_URL": f"redis+socket://{home / 'no-broker.sock'}",
+        "CELERY_BROKER_URL": "redis+socket:///nonexistent/broker.sock",
     }
     return Settings(**(defaults | values))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Each SQL statement is compiled once in this session, not once in each test, which took a quarter of the time."""
+    donors: dict[str, Engine] = {}
+    compiled: dict[Any, Any] = {}
+    make_engine = base.make_engine
+
+    def make(settings: Settings, *, migrating: bool = False) -> Engine:
+        engine = make_engine(settings, migrating=migrating)
+        donor = donors.setdefault(engine.dialect.name, engine)
+        if hasattr(donor.dialect, "server_version_info"):  # it has connected
+            engine.dialect = donor.dialect
+            engine.update_execution_options(compiled_cache=compiled)
+        else:
+            donors[engine.dialect.name] = engine
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "make_engine", make)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -138,14 +161,14 @@ def postgres_server() -> Iterator[str]:
 
 
 @contextmanager
-def _new_postgres(server: str, *, template: str = "template1") -> Iterator[str]:
-    """The URL of a new PostgreSQL database, a copy of another; it is dropped afterwards."""
+def _new_postgres(server: str) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database, which is dropped afterwards."""
     name = f"test_{uuid4().hex}"
     admin = create_engine(
         server.replace("postgresql://", "postgresql+psycopg://") + "postgres", isolation_level="AUTOCOMMIT"
     )
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
     yield server + name
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
@@ -159,14 +182,76 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a migrated, empty PostgreSQL database, to be copied. Nobody may be connected to it."""
-    with _new_postgres(postgres_server) as url:
-        base.use(make_settings(tmp_path_factory.mktemp("migrated-postgres"), DATABASE_URL=url))
+SCHEMA = """
+    SELECT string_agg(line, ',' ORDER BY line) FROM (
+        SELECT table_name || '.' || column_name || data_type AS line FROM information_schema.columns
+            WHERE table_schema = 'public'
+        UNION ALL SELECT indexname FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT conname FROM pg_constraint
+        UNION ALL SELECT version_num FROM alembic_version
+    ) AS lines"""
+OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+KEEP = """
+    DO $$ DECLARE name text; BEGIN
+        CREATE SCHEMA migrated;
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+            LOOP EXECUTE format('CREATE TABLE migrated.%1$I AS TABLE public.%1$I', name); END LOOP;
+    END $$"""
+EMPTY = """
+    DO $$ DECLARE name text; BEGIN
+        SET session_replication_role = replica;  -- no foreign keys meanwhile
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'migrated' LOOP
+            EXECUTE format('DELETE FROM public.%I', name);
+            EXECUTE format('INSERT INTO public.%1$I SELECT * FROM migrated.%1$I', name);
+        END LOOP;
+        SET session_replication_role = origin;
+        FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'
+            LOOP EXECUTE format('ALTER SEQUENCE %I RESTART', name); END LOOP;
+    END $$"""
+
+
+class PostgresDatabases:
+    """Lends a migrated PostgreSQL database to one test after another, with the rows of the migrations only.
+
+    To make a database takes 30 times as long as to empty one.
+    """
+
+    def __init__(self, server: str, folder: Path) -> None:
+        self._server, self._folder = server, folder
+        self._made = ExitStack()
+        self._free: list[tuple[str, str]] = []  # the URL and the schema of each that no test uses
+
+    def _make(self) -> tuple[str, str]:
+        url = self._made.enter_context(_new_postgres(self._server))
+        base.use(make_settings(self._folder, DATABASE_URL=url))
         migrate.upgrade()
+        with base.get_engine().begin() as connection:
+            connection.execute(text(KEEP))
+            return url, connection.scalar(text(SCHEMA)) or ""
+
+    @contextmanager
+    def lend(self) -> Iterator[str]:
+        url, schema = self._free.pop() if self._free else self._make()
+        yield url
+        base.use(make_settings(self._folder, DATABASE_URL=url))
         base.get_engine().dispose()
-        yield url.rpartition("/")[2]
+        with base.get_engine().begin() as connection:
+            connection.execute(text(OTHERS))
+            if connection.scalar(text(SCHEMA)) == schema:
+                connection.execute(text(EMPTY))
+                self._free.append((url, schema))
+
+    def close(self) -> None:
+        self._made.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresDatabases]:
+    databases = PostgresDatabases(postgres_server, tmp_path_factory.mktemp("postgres"))
+    yield databases
+    databases.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -186,8 +271,8 @@ def fresh_database(request: pytest.FixtureRequest, kind: str, home: Path) -> Ite
             shutil.copyfile(migrated, home / "ctbatch.db")
             settings = make_settings(home)
         else:
-            server, template = (request.getfixturevalue(name) for name in ("postgres_server", "migrated_postgres"))
-            settings = make_settings(home, DATABASE_URL=stack.enter_context(_new_postgres(server, template=template)))
+            databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
+            settings = make_settings(home, DATABASE_URL=stack.enter_context(databases.lend()))
         base.use(settings)
         yield settings
         base.get_engine().dispose()

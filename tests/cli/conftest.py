@@ -275,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
 def api() -> Iterator[Api]:
     """The API on a port of its own."""
     with Api() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server
         server.shutdown()

@@ -117,7 +117,7 @@ def chromium() -> Iterator[Any]:
 def address(app: APIFlask) -> Iterator[str]:
     """The application, served over HTTP by threads of this process."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
