@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from apiflask import APIFlask
-from jinja2 import FileSystemBytecodeCache
 from werkzeug.serving import make_server
 
+from db import database as base
 from db.access import accounts
 from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
 from tests.builders.files import png, zip_of
+from tests.conftest import make_settings
 from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
 from web.app import create_app
 
@@ -30,17 +31,22 @@ def database(settings: Settings) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def compiled_templates(tmp_path_factory: pytest.TempPathFactory) -> FileSystemBytecodeCache:
-    """Templates that were compiled for an earlier test: each test has an application of its own."""
-    return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+def shared_app(tmp_path_factory: pytest.TempPathFactory) -> APIFlask:
+    """The application as the server runs it. To make it takes longer than most tests."""
+    return create_app(make_settings(tmp_path_factory.mktemp("app")))
 
 
 @pytest.fixture
-def app(settings: Settings, champion: ModelVersion, compiled_templates: FileSystemBytecodeCache) -> APIFlask:
-    """The application as the server runs it, with a champion."""
-    app = create_app(settings)
-    app.jinja_env.bytecode_cache = compiled_templates
-    return app
+def app(shared_app: APIFlask, settings: Settings, champion: ModelVersion) -> APIFlask:
+    """The shared application on the database and the storage of this test, with a champion."""
+    base.use(settings)
+    return shared_app
+
+
+@pytest.fixture
+def own_app(settings: Settings, champion: ModelVersion) -> APIFlask:
+    """An application of this test alone, for what it counts and keeps from request to request."""
+    return create_app(settings)
 
 
 @pytest.fixture

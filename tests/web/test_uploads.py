@@ -145,14 +145,20 @@ def test_form_field_of_five_megabytes_is_refused(api: Api) -> None:
     assert (answer.status_code, answer.json["type"]) == (413, "urn:ctbatch:problem:too-large")
 
 
-def test_body_over_the_cap_is_refused(settings: Settings, api: Api) -> None:
-    api.client.application.config["MAX_UPLOAD_BYTES"] = 100_000
+@pytest.fixture
+def low_cap(app: APIFlask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application takes 100,000 bytes."""
+    monkeypatch.setitem(app.config, "MAX_UPLOAD_BYTES", 100_000)
+
+
+@pytest.mark.usefixtures("low_cap")
+def test_body_over_the_cap_is_refused(api: Api) -> None:
     assert api.submit(("big.bin", bytes(200_000))).status_code == 413
 
 
+@pytest.mark.usefixtures("low_cap")
 def test_body_over_the_cap_without_a_length_is_refused_and_leaves_no_file(settings: Settings, api: Api) -> None:
     before = stored_files(settings)
-    api.client.application.config["MAX_UPLOAD_BYTES"] = 100_000
     body = part("files", bytes(200_000), "big.bin") + END
     environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
     assert post_raw(api, body, **environ).status_code == 413
