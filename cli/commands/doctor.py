@@ -32,7 +32,7 @@ PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused"
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check. If its state is `warn`, ctbatch still works."""
 
     check: str
@@ -57,45 +57,45 @@ def doctor(tune: bool, as_json: bool) -> None:
 
         if not tunings_of(champion_version()):
             tune_champion()
-    findings = [finding for check in CHECKS for finding in check(settings)]
-    print_rows([asdict(finding) for finding in findings], ("check", "state", "detail"), as_json)
-    if failed := [finding.check for finding in findings if finding.state == "fail"]:
+    results = [result for check in CHECKS for result in check(settings)]
+    print_rows([asdict(result) for result in results], ("check", "state", "detail"), as_json)
+    if failed := [result.check for result in results if result.state == "fail"]:
         raise Unavailable(f"failed checks: {', '.join(failed)}; see the details above")
 
 
-def python(_settings: Settings) -> Iterator[Finding]:
+def python(_settings: Settings) -> Iterator[CheckResult]:
     """Check the interpreter's version."""
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
     state: State = "ok" if good else "fail"
-    yield Finding("python", state, platform.python_version() + ("" if good else "; install 3.11, 3.12 or 3.13"))
+    yield CheckResult("python", state, platform.python_version() + ("" if good else "; install 3.11, 3.12 or 3.13"))
 
 
-def home(settings: Settings) -> Iterator[Finding]:
+def home(settings: Settings) -> Iterator[CheckResult]:
     """Check that the home can be written to and is closed to other users. Report the free space of its disk."""
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        yield Finding("home", "fail", f"{settings.home} cannot be written to; choose another --home")
+        yield CheckResult("home", "fail", f"{settings.home} cannot be written to; choose another --home")
         return
     if settings.home.exists() and (mode := stat.S_IMODE(settings.home.stat().st_mode)) & 0o077:
         detail = f"other users of this machine may read {settings.home} (mode {mode:o}); run `chmod 700` on it"
-        yield Finding("home", "warn", detail)
+        yield CheckResult("home", "warn", detail)
     else:
-        yield Finding("home", "ok", str(settings.home))
+        yield CheckResult("home", "ok", str(settings.home))
     yield _disk(settings, shutil.disk_usage(folder).free)
 
 
-def _disk(settings: Settings, free: int) -> Finding:
+def _disk(settings: Settings, free: int) -> CheckResult:
     detail = f"{free / 1024**3:.1f} GiB free"
     if free < settings.reserve_bytes:
         reserve = f"{settings.reserve_bytes / 1024**3:.1f} GiB (CTBATCH_RESERVE_BYTES)"
         advice = "workers claim no work; free some space"
-        return Finding("disk", "fail", f"{detail}, less than the reserve of {reserve}; {advice}")
-    return Finding("disk", "ok" if free > LOW_DISK_BYTES else "warn", detail)
+        return CheckResult("disk", "fail", f"{detail}, less than the reserve of {reserve}; {advice}")
+    return CheckResult("disk", "ok" if free > LOW_DISK_BYTES else "warn", detail)
 
 
-def sqlite_place(settings: Settings) -> Iterator[Finding]:
+def sqlite_place(settings: Settings) -> Iterator[CheckResult]:
     """Check that SQLite is on a disk of this machine. On a network file system, locks can fail and commits get lost."""
     from sqlalchemy.engine import make_url
 
@@ -107,29 +107,29 @@ def sqlite_place(settings: Settings) -> Iterator[Finding]:
     file_system = file_system_of(Path(url.database))
     if file_system in NETWORK_FILE_SYSTEMS:
         advice = "put CTBATCH_HOME on a disk of this machine, or set DATABASE_URL to a PostgreSQL database"
-        yield Finding("file system", "fail", f"SQLite is on a network file system ({file_system}); {advice}")
+        yield CheckResult("file system", "fail", f"SQLite is on a network file system ({file_system}); {advice}")
     else:
-        yield Finding("file system", "ok", file_system)
+        yield CheckResult("file system", "ok", file_system)
 
 
-def memory(_settings: Settings) -> Iterator[Finding]:
+def memory(_settings: Settings) -> Iterator[CheckResult]:
     """Report the memory and the cores of this machine."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     from worker.engines.processor import usable_cores
 
     detail = f"{size / 1024**3:.1f} GiB, {usable_cores()} cores"
-    yield Finding("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", detail)
+    yield CheckResult("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", detail)
 
 
-def processor(_settings: Settings) -> Iterator[Finding]:
+def processor(_settings: Settings) -> Iterator[CheckResult]:
     """Report the processor, those of its features that affect the speed, and the speed to expect."""
     from worker.engines.processor import expectation, read_processor
 
     this_processor = read_processor()
-    yield Finding("processor", "ok", f"{this_processor.line}; {expectation(this_processor)}")
+    yield CheckResult("processor", "ok", f"{this_processor.line}; {expectation(this_processor)}")
 
 
-def database(settings: Settings) -> Iterator[Finding]:
+def database(settings: Settings) -> Iterator[CheckResult]:
     """Check that the database answers, is at this program's revision, and has a champion."""
     from sqlalchemy.engine import make_url
 
@@ -138,7 +138,7 @@ def database(settings: Settings) -> Iterator[Finding]:
     from db.registry import champions
 
     if not settings.database_url and not (settings.home / "ctbatch.db").exists():
-        yield Finding("database", "warn", "not made yet; `ctbatch up` or `ctbatch db upgrade` makes it")
+        yield CheckResult("database", "warn", "not made yet; `ctbatch up` or `ctbatch db upgrade` makes it")
         return
     try:
         with database_errors():
@@ -151,12 +151,12 @@ def database(settings: Settings) -> Iterator[Finding]:
             yield _storage_owner(session)
             yield _stored_files(session)
         detail = champion.label if champion else f"none yet; {NO_MODEL}"
-        yield Finding("model version", "ok" if champion else "warn", detail)
+        yield CheckResult("model version", "ok" if champion else "warn", detail)
     except CommandError as error:
-        yield Finding("database", "fail", error.message)
+        yield CheckResult("database", "fail", error.message)
 
 
-def _soundness(session: "Session", detail: str) -> Finding:
+def _soundness(session: "Session", detail: str) -> CheckResult:
     """Check that a SQLite database is not damaged. Skip the check if the file is large.
 
     `detail`: names the database.
@@ -164,30 +164,30 @@ def _soundness(session: "Session", detail: str) -> Finding:
     from sqlalchemy import text
 
     if not (database := session.connection().engine.url).drivername.startswith("sqlite"):
-        return Finding("database", "ok", detail)
+        return CheckResult("database", "ok", detail)
     file = Path(str(database.database))
     if file.stat().st_size > CHECKED_BYTES:
         advice = f"run `sqlite3 {file} 'PRAGMA quick_check'` to look for damage"
-        return Finding("database", "ok", f"{detail}; not checked for damage, because it is large; {advice}")
+        return CheckResult("database", "ok", f"{detail}; not checked for damage, because it is large; {advice}")
     damage = str(session.scalar(text("PRAGMA quick_check(1)")))
     if damage == "ok":
-        return Finding("database", "ok", f"{detail}; no damage was found")
+        return CheckResult("database", "ok", f"{detail}; no damage was found")
     advice = "stop ctbatch, then restore a backup with `ctbatch db restore`"
-    return Finding("database", "fail", f"{detail} is damaged ({' '.join(damage.split())}); {advice}")
+    return CheckResult("database", "fail", f"{detail} is damaged ({' '.join(damage.split())}); {advice}")
 
 
-def _storage_owner(session: "Session") -> Finding:
+def _storage_owner(session: "Session") -> CheckResult:
     """Check that the storage belongs to this database. If not, ctbatch removes no files from the storage."""
     from db.installation import ForeignStorage, check_storage
 
     try:
         check_storage(session)
     except ForeignStorage as error:
-        return Finding("storage's owner", "fail", str(error))
-    return Finding("storage's owner", "ok", "this database")
+        return CheckResult("storage's owner", "fail", str(error))
+    return CheckResult("storage's owner", "ok", "this database")
 
 
-def _stored_files(session: "Session") -> Finding:
+def _stored_files(session: "Session") -> CheckResult:
     """Report the stored files that the sweeper found damaged."""
     from sqlalchemy import select
 
@@ -199,43 +199,43 @@ def _stored_files(session: "Session") -> Finding:
     if damaged:
         names = ", ".join(damaged[:SHOWN_FILES]) + (" and more" if len(damaged) > SHOWN_FILES else "")
         advice = f"restore them from a backup under the same names below {storage().folder}"
-        return Finding("stored files", "fail", f"{len(damaged)} damaged: {names}; {advice}")
+        return CheckResult("stored files", "fail", f"{len(damaged)} damaged: {names}; {advice}")
     at = this_installation(session).reread_at
     since = f"all were read again by {at:%Y-%m-%d %H:%M} UTC" if at else "the sweeper has not read all of them yet"
-    return Finding("stored files", "ok", f"no damaged file was found; {since}")
+    return CheckResult("stored files", "ok", f"no damaged file was found; {since}")
 
 
-def broker(settings: Settings) -> Iterator[Finding]:
+def broker(settings: Settings) -> Iterator[CheckResult]:
     """Check that the broker of the settings answers, or that a program for a private broker is installed."""
     from cli.supervisor.private_broker import find_binary
     from db import broker as broker_
 
     if not settings.broker_url:
         try:
-            yield Finding("broker", "ok", f"private, by {find_binary()}")
+            yield CheckResult("broker", "ok", f"private, by {find_binary()}")
         except Unavailable as error:
-            yield Finding("broker", "fail", error.message)
+            yield CheckResult("broker", "fail", error.message)
         return
     try:
         broker_.ping()
-        yield Finding("broker", "ok", "CELERY_BROKER_URL answers")
+        yield CheckResult("broker", "ok", "CELERY_BROKER_URL answers")
     except (ConnectionError, ValueError) as error:
-        yield Finding("broker", "fail", str(error))
+        yield CheckResult("broker", "fail", str(error))
 
 
-def engine(settings: Settings) -> Iterator[Finding]:
+def engine(settings: Settings) -> Iterator[CheckResult]:
     """Check that the library of the CPU engine loads, and report its devices."""
     try:
         import openvino
     except ImportError as error:
         state: State = "fail" if settings.engine.startswith("openvino") else "warn"
-        yield Finding("engine", state, f"OpenVINO cannot be loaded: {error}")
+        yield CheckResult("engine", state, f"OpenVINO cannot be loaded: {error}")
         return
     devices = ", ".join(openvino.Core().available_devices)
-    yield Finding("engine", "ok", f"{settings.engine}; OpenVINO {openvino.__version__.split('-')[0]} on {devices}")
+    yield CheckResult("engine", "ok", f"{settings.engine}; OpenVINO {openvino.__version__.split('-')[0]} on {devices}")
 
 
-def decoder(_settings: Settings) -> Iterator[Finding]:
+def decoder(_settings: Settings) -> Iterator[CheckResult]:
     """Start one sandboxed decoder, and check that its system call filter is set."""
     from worker.decoding import check_decoder
     from worker.imaging.rejections import DecoderUnavailable
@@ -243,25 +243,25 @@ def decoder(_settings: Settings) -> Iterator[Finding]:
     try:
         unfiltered = check_decoder()
     except DecoderUnavailable as error:
-        yield Finding("decoder", "fail", str(error))
+        yield CheckResult("decoder", "fail", str(error))
         return
     detail = f"starts, without a system call filter: {unfiltered}" if unfiltered else "starts, and is confined"
-    yield Finding("decoder", "warn" if unfiltered else "ok", detail)
+    yield CheckResult("decoder", "warn" if unfiltered else "ok", detail)
 
 
-def training(_settings: Settings) -> Iterator[Finding]:
+def training(_settings: Settings) -> Iterator[CheckResult]:
     """Check that training is installed. Serving does not need it."""
     from importlib.metadata import version
 
     from training.launch.installed import TrainingNotInstalled, is_installed
 
     if is_installed():
-        yield Finding("training", "ok", f"TensorFlow {version('tensorflow')}, Keras {version('keras')}")
+        yield CheckResult("training", "ok", f"TensorFlow {version('tensorflow')}, Keras {version('keras')}")
     else:
-        yield Finding("training", "warn", str(TrainingNotInstalled()))
+        yield CheckResult("training", "warn", str(TrainingNotInstalled()))
 
 
-def engine_proof(settings: Settings) -> Iterator[Finding]:
+def engine_proof(settings: Settings) -> Iterator[CheckResult]:
     """Report the result of the champion's engine proof, from the last time a worker here loaded the champion."""
     from cli.local.session import reading
     from db.registry import champions, engine_proofs
@@ -279,13 +279,13 @@ def engine_proof(settings: Settings) -> Iterator[Finding]:
     if champion is None:
         return
     if not servings:
-        yield Finding("engine proof", "ok", f"not loaded yet: no worker on {host} has loaded {champion.label}")
+        yield CheckResult("engine proof", "ok", f"not loaded yet: no worker on {host} has loaded {champion.label}")
         return
     [serving] = servings
-    yield Finding("engine proof", PROOF_STATES[serving.state], _proof_detail(serving))
+    yield CheckResult("engine proof", PROOF_STATES[serving.state], _proof_detail(serving))
 
 
-def tuning(settings: Settings) -> Iterator[Finding]:
+def tuning(settings: Settings) -> Iterator[CheckResult]:
     """Report how the champion's engine was tuned on this machine, or that it was not tuned."""
     from cli.local.tuning import champion_version, describe, tunings_of
 
@@ -296,7 +296,7 @@ def tuning(settings: Settings) -> Iterator[Finding]:
     except CommandError:  # the check `database` reports this error
         return
     untuned = "not tuned on this machine; `ctbatch tune` does it in half a minute"
-    yield Finding("tuning", "ok", "; ".join(describe(*one) for one in tunings.items()) or untuned)
+    yield CheckResult("tuning", "ok", "; ".join(describe(*one) for one in tunings.items()) or untuned)
 
 
 def _proof_detail(serving: "Serving") -> str:
@@ -308,7 +308,7 @@ def _proof_detail(serving: "Serving") -> str:
     return f"{serving.engine} predicts with {serving.version.label}; {measured}"
 
 
-def server(_settings: Settings) -> Iterator[Finding]:
+def server(_settings: Settings) -> Iterator[CheckResult]:
     """Check that the server answers and accepts the token. Commands such as `submit` use the same server and token."""
     from cli.remote.client import Client
     from cli.remote.find_server import find_server
@@ -316,23 +316,23 @@ def server(_settings: Settings) -> Iterator[Finding]:
     try:
         address = find_server()
     except CommandError as error:
-        yield Finding("server", "warn", error.message)
+        yield CheckResult("server", "warn", error.message)
         return
     try:
         with Client(address) as client:
             client.check()
-        yield Finding("server", "ok", address.url)
+        yield CheckResult("server", "ok", address.url)
     except CommandError as error:
-        yield Finding("server", "fail", error.message)
+        yield CheckResult("server", "fail", error.message)
 
 
-def proxy(settings: Settings) -> Iterator[Finding]:
+def proxy(settings: Settings) -> Iterator[CheckResult]:
     """Report what a web process of this machine noticed about the proxies in front of it."""
     if settings.proxy_note.exists():
-        yield Finding("proxy", "warn", settings.proxy_note.read_text())
+        yield CheckResult("proxy", "warn", settings.proxy_note.read_text())
 
 
-CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[Settings], Iterator[CheckResult]], ...] = (
     python, home, sqlite_place, memory, processor, database, broker, decoder, engine, training, engine_proof, tuning,
     server, proxy,
 )  # fmt: skip

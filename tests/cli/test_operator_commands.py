@@ -274,7 +274,7 @@ def test_doctor_repeats_what_web_noticed_of_a_proxy(settings):
     assert list(doctor.proxy(settings)) == []
     settings.proxy_note.parent.mkdir(parents=True, exist_ok=True)
     settings.proxy_note.write_text("no proxy is trusted")
-    assert list(doctor.proxy(settings)) == [doctor.Finding("proxy", "warn", "no proxy is trusted")]
+    assert list(doctor.proxy(settings)) == [doctor.CheckResult("proxy", "warn", "no proxy is trusted")]
 
 
 @pytest.mark.parametrize(("is_allowed", "state"), [(True, "warn"), (False, "fail")])
