@@ -43,14 +43,49 @@ _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 _JPEG_XL = ("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112")
 
 
+_JPEG_LS_FRAME = 0xF7  # the marker SOF55
+_JPEG_LS_PRESETS = 0xF8  # the marker LSE
+_CODING_PARAMETERS = 1  # the type of presets that state MAXVAL
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
+_SCAN = 0xDA
+
+
 # Named here so that they are imported before files can no longer be opened.
+_charls: Decode = imagecodecs.jpegls_decode
 _jpeg2000: Decode = partial(imagecodecs.jpeg2k_decode, numthreads=1)
 _jpeg_xl: Decode = partial(imagecodecs.jpegxl_decode, numthreads=1)
 _rle = imagecodecs.dicomrle_decode
 
+
+def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the segments of a JPEG or JPEG-LS frame up to its first scan: the marker's second byte, and contents."""
+    at, marker = 2, 0
+    while marker != _SCAN and frame.startswith(b"\xff\xd8") and frame[at : at + 1] == b"\xff":
+        marker, end = frame[at + 1], at + 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        yield marker, frame[at + 4 : end]
+        at = end
+
+
+def _jpeg_ls(frame: bytes) -> NDArray[Any]:
+    """Decode a JPEG-LS frame by CharLS, which does not use the highest value that the frame states (MAXVAL).
+
+    Raises SliceRejected(`unsupported`) unless MAXVAL is 0, as if it were not stated, or the highest value of the
+    frame's bits (ITU-T T.87 C.2.4.1.1). CharLS 2.4.3 gives wrong pixels for others, without an error.
+    """
+    bits, stated = 0, 0
+    for marker, contents in _segments(frame):
+        if marker == _JPEG_LS_FRAME:
+            bits = contents[0]
+        elif marker == _JPEG_LS_PRESETS and contents[0] == _CODING_PARAMETERS:
+            stated = int.from_bytes(contents[1:3], "big")
+    if stated not in (0, (1 << bits) - 1):
+        raise SliceRejected("unsupported", f"JPEG-LS of {bits} bits with the highest value {stated} is not read.")
+    return np.asarray(_charls(frame))
+
+
 _DECODERS: dict[str, Decode] = {
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), decode_jpeg_frame),
-    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), imagecodecs.jpegls_decode),
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), _jpeg_ls),
     **dict.fromkeys((JPEG2000Lossless, JPEG2000), _jpeg2000),
     **dict.fromkeys((HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), imagecodecs.htj2k_decode),
     **dict.fromkeys(_JPEG_XL, _jpeg_xl),
@@ -62,8 +97,6 @@ _FIRST_OFFSET = bytes(4)  # the start of an offset table; no compressed frame st
 _RLE_HEADER = 64
 _LONG_PIXEL = 32  # bits
 _PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes
-_JPEG_LS_FRAME = 0xF7  # the marker SOF55
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
 
 
 def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: int) -> Iterator[Cells]:
@@ -166,11 +199,9 @@ def _decoder_for(frame: bytes) -> Decode | None:
     """Return the decoder for a compressed frame in a file that wrongly states an uncompressed transfer syntax."""
     if frame.startswith(b"\xff\x4f\xff\x51"):
         return _jpeg2000
-    at = 2
-    while frame.startswith(b"\xff\xd8") and frame[at : at + 1] == b"\xff":
-        if frame[at + 1] in _JPEG_FRAMES:
-            return imagecodecs.jpegls_decode if frame[at + 1] == _JPEG_LS_FRAME else decode_jpeg_frame
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    for marker, _ in _segments(frame):
+        if marker in _JPEG_FRAMES:
+            return _jpeg_ls if marker == _JPEG_LS_FRAME else decode_jpeg_frame
     return None
 
 

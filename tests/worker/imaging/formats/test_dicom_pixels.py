@@ -122,6 +122,40 @@ def test_each_predictor_of_lossless_jpeg_gives_signed_pixels(predictor: int) -> 
     assert found.sha256_pixels == only(dicom(stored, **states)).sha256_pixels
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_lossless_jpeg_with_a_point_transform_gives_its_pixels(shift: int) -> None:
+    """pylibjpeg-libjpeg 2.5.0, dcm2niix 1.0.20260724 and `ljpeg_decode` of imagecodecs 2026.3.6 read others."""
+    stored, states = picture("12 bits")
+    stored = stored >> shift << shift
+    frame = bytearray(imagecodecs.jpeg8_encode(stored >> shift, lossless=True, predictor=1, bitspersample=12 - shift))
+    frame[frame.index(b"\xff\xc3") + 4] = 12  # SOF3: the bits before the division
+    scan = frame.index(b"\xff\xda") + 2
+    frame[scan + int.from_bytes(frame[scan : scan + 2], "big") - 1] |= shift  # SOS: Ah and Al
+    found = only(compressed([bytes(frame)], ct_dataset(stored, **states), f"{BASE}.4.70"))
+    assert found.sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+def jpeg_ls(stored: Stored, maxval: int) -> bytes:
+    """A JPEG-LS frame of 16 bits that states this highest value."""
+    frame = imagecodecs.jpegls_encode(stored)
+    at = frame.index(b"\xff\xf8\0\x0d\1") + 5
+    return frame[:at] + maxval.to_bytes(2, "big") + frame[at + 2 :]
+
+
+@pytest.mark.parametrize("maxval", [0, 65535])
+def test_jpeg_ls_that_states_the_highest_value_of_its_bits_is_read(maxval: int) -> None:
+    stored, states = picture("12 bits")
+    found = only(compressed([jpeg_ls(stored, maxval)], ct_dataset(stored, **states), f"{BASE}.4.80"))
+    assert found.sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+@pytest.mark.parametrize("syntax", [f"{BASE}.4.80", f"{BASE}.4.81", f"{BASE}.1"])
+def test_jpeg_ls_that_states_a_lower_highest_value_is_unsupported(syntax: str) -> None:
+    """CharLS 2.4.3 (imagecodecs 2026.3.6) does not use the value, and gives wrong pixels without an error."""
+    stored, states = picture("12 bits")
+    assert code(compressed([jpeg_ls(stored, 65520)], ct_dataset(stored, **states), syntax)) == "unsupported"
+
+
 @pytest.mark.parametrize("implicit", [False, True])
 def test_lookup_table_for_display_changes_nothing(implicit: bool) -> None:
     """In implicit VR, pydicom 3.0.2 reads the first value of such a table as unsigned, and draws the slice black."""
