@@ -1,5 +1,6 @@
 """Reads the labelled slices of a dataset, as rows for training and for splits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from db.models import Dataset, LabelledSlice, Split, SplitRule
 
 BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same name in each dataset
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
+BY_JOB = "jobs, without a known patient"  # the origin of a group whose slices may be of patients of other groups too
 EACH_SLICE = "each_slice_a_patient"  # a problem: by the DICOM headers, nearly each slice is a separate patient
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
@@ -77,7 +79,15 @@ def without_patient(dataset: Dataset) -> int:
     """
     identity = dataset.report.identity
     by_header = identity.slices if identity.problem == EACH_SLICE else 0
-    return dataset.report.groups_from.get(BY_PIXELS, 0) + by_header
+    return count_unknown(dataset.report.groups_from) + by_header
+
+
+def count_unknown(groups_from: Mapping[str, int]) -> int:
+    """Return how many slices have a group whose origin names no patient, series or folder.
+
+    `groups_from`: the number of slices by the origin of their group.
+    """
+    return sum(groups_from.get(origin, 0) for origin in (BY_PIXELS, BY_JOB))
 
 
 def names_patients(dataset: Dataset) -> bool:

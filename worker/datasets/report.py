@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import BY_PIXELS, SplitCandidate
+from db.datasets.slices import SplitCandidate, count_unknown
 from db.training.splits import joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
@@ -157,7 +157,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(f"{both} {'group has' if both == 1 else 'groups have'} slices of both classes")
     if report["shortcuts"]["found"]:
         warnings.append(report["shortcuts"]["verdict"])
-    if count := report["groups_from"].get(BY_PIXELS):
+    if count := count_unknown(report["groups_from"]):
         warnings.append(
             f"{count} of {sum(report['groups_from'].values())} slices have no known patient or series: slices of one"
             " patient may be in several parts of a split, and metrics may be too good"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,7 @@ SLICES = PROJECT / ".." / "shared" / "data" / "sars-cov-2-ct"
 HEAD = "file,label,group\n"
 Ask = Callable[..., Dataset]
 Make = Callable[..., DatasetView]
+LabelJobs = Callable[..., DatasetView]
 
 
 def received(path: Path) -> ReceivedFile:
@@ -822,11 +823,116 @@ def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> 
     assert (found.state, found.created_by) == ("ready", "ann")
     assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 0}
     assert found.report.as_json()["labels_from"] == "reviews"
-    assert {each.group for each in slices_of(found)} == {f"job-{job.id}: a", f"job-{job.id}: b"}
+    assert {each.group for each in slices_of(found)} == {"a", "b"}
+    assert found.report.groups_from == {"folders": 6}
     with read_scope() as s:
         array = np.load(storage().local_path(s.get_one(Dataset, found.id).arrays[0]))
     for each in slices_of(found):
         assert PreparedSlice(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
+
+
+@pytest.fixture
+def label_jobs(owner: User, submit: Submit) -> LabelJobs:
+    """Submits a job for each archive, labels its slices by the digits of their names, and makes a dataset of them."""
+
+    def act(*archives: dict[str, bytes], skip: str = "no slice", folders_first: bool = False) -> DatasetView:
+        jobs = [submit(owner, entries) for entries in archives]
+        for _ in jobs:
+            ingest.unpack_next("w")
+        with session_scope() as s:
+            of_jobs = Slice.job_id.in_([job.id for job in jobs])
+            for slice_ in s.scalars(select(Slice).where(Slice.array_row.is_not(None), of_jobs)):
+                if skip not in slice_.name:
+                    label = int(re.findall(r"\d+", slice_.name)[0]) % 2
+                    s.add(Review(slice_id=slice_.id, user_id=owner.id, label=label))
+        with session_scope() as s:
+            job_ids = [job.id for job in jobs]
+            datasets.create_from_reviews(s, name="rev", user=owner, job_ids=job_ids, folders_first=folders_first)
+        assert build_next("w")
+        with read_scope() as s:
+            return datasets.dataset_view(s, s.scalars(select(Dataset).order_by(Dataset.id.desc())).first())
+
+    return act
+
+
+def scans(patients: Iterable[int], start: int = 0, path: str = "patient{}/scan{}") -> dict[str, bytes]:
+    places = [(patient, scan) for patient in patients for scan in range(2)]
+    return {f"{path.format(*place)}/1.png": png(start + at) for at, place in enumerate(places)}
+
+
+def groups_of(found: DatasetView) -> dict[str, str]:
+    """The group of each slice, by name, and in several groups if slices of a name are."""
+    groups: dict[str, set[str]] = {}
+    for each in slices_of(found, reason=None):
+        groups.setdefault(each.name, set()).add(each.group)
+    return {name: " ".join(sorted(of)) for name, of in groups.items()}
+
+
+def unknown_patients(found: DatasetView) -> int:
+    with read_scope() as s:
+        return without_patient(s.get_one(Dataset, found.id))
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slices_of_a_patient_are_one_group_in_all_scans_and_jobs(label_jobs: LabelJobs) -> None:
+    found = label_jobs(scans(range(4)), scans(range(3, 6), 20), {"mine/patient9/scan0/1.png": png(50)})
+    expected = {name: name.partition("/")[0] for name in (*scans(range(6)),)}
+    assert groups_of(found) == expected | {"mine/patient9/scan0/1.png": "mine"}
+    assert (unknown_patients(found), found.report.groups_from) == (0, {"folders": 15})
+
+
+@pytest.mark.usefixtures("champion")
+def test_folder_of_the_only_patient_of_a_job_is_a_group(label_jobs: LabelJobs) -> None:
+    found = label_jobs(*(scans([patient], 9 * patient, "patient{}/" + f"{patient}-" + "{}") for patient in range(3)))
+    assert set(groups_of(found).values()) == {"patient0", "patient1", "patient2"}
+    assert unknown_patients(found) == 0
+
+
+@pytest.mark.usefixtures("champion")
+def test_folder_that_all_slices_of_the_jobs_share_is_not_a_patient(label_jobs: LabelJobs) -> None:
+    found = label_jobs(scans(range(4), path="mine/patient{}/scan{}"), skip="patient2")
+    assert set(groups_of(found).values()) == {"patient0", "patient1", "patient3"}
+    found = label_jobs(scans(range(2), 20), skip="patient1/scan0")
+    assert set(groups_of(found).values()) == {"patient0", "patient1"}
+
+
+@pytest.mark.usefixtures("champion")
+def test_folder_in_folders_of_several_jobs_is_not_a_known_patient(label_jobs: LabelJobs) -> None:
+    found = label_jobs(scans(range(3), 0, "week1/{}/scan{}"), scans(range(2, 5), 20, "week2/{}/scan{}"))
+    assert set(groups_of(found).values()) == {"week1", "week2"}
+    assert unknown_patients(found) == 4, "patient 2 of both weeks may be one patient"
+    assert any(line.startswith("4 of 12 slices have no known patient") for line in found.report.warnings)
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slices_without_a_folder_are_a_group_of_their_job_without_a_known_patient(
+    label_jobs: LabelJobs,
+) -> None:
+    loose = {f"{n}.png": png(n) for n in range(4)}
+    found = label_jobs(
+        loose, {f"{n}.png": png(n + 20) for n in range(4)}, {"p9/1.png": png(40), "7.tif": pages(50, 51)}
+    )
+    groups = groups_of(found)
+    assert len(set(groups["1.png"].split())) == 2
+    assert all(group.startswith("job-") for group in groups["1.png"].split())
+    assert (groups["p9/1.png"], groups["7.tif"]) == ("p9", "7.tif")
+    assert unknown_patients(found) == 8
+    alone = label_jobs({f"{n}.png": png(n + 60) for n in range(4)})
+    assert (alone.state, (alone.error or "").endswith("with a folder for each patient")) == ("failed", True)
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_dicom_is_grouped_by_folder_if_asked_and_the_report_names_this_choice(label_jobs: LabelJobs) -> None:
+    def file(patient: int, series: int) -> bytes:
+        uids = {"StudyInstanceUID": f"1.2.{patient}", "SeriesInstanceUID": f"1.2.{patient}.{series}"}
+        shift = 61 * (3 * patient + series)
+        return ct(shift, **uids, SOPInstanceUID=f"1.2.{patient}.{series}.1", SeriesNumber=series, PatientID="ANON")
+
+    files = {f"p{patient}/IM{series}": file(patient, series) for patient in range(3) for series in (1, 2)}
+    found = label_jobs(files)
+    assert (found.state, "with groups by folder" in (found.error or "")) == ("failed", True)
+    found = label_jobs(files, folders_first=True)
+    assert groups_of(found) == {name: name.partition("/")[0] for name in files}
 
 
 @pytest.mark.usefixtures("champion")
