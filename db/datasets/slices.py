@@ -14,6 +14,7 @@ BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same na
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
 BY_JOB = "jobs, without a known patient"  # the origin of a group whose slices may be of patients of other groups too
 EACH_SLICE = "each_slice_a_patient"  # a problem: by the DICOM headers, nearly each slice is a separate patient
+MOST_LEFT_OUT = 0.05  # of the files of a class; if more are left out, the report and the site check say so
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
@@ -88,6 +89,18 @@ def count_unknown(groups_from: Mapping[str, int]) -> int:
     `groups_from`: the number of slices by the origin of their group.
     """
     return sum(groups_from.get(origin, 0) for origin in (BY_PIXELS, BY_JOB))
+
+
+def about_left_out(labelled_files: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a line about the files that were left out, if they are more than 5 % of the files of a class.
+
+    `labelled_files`: as in the report of a dataset.
+    """
+    counts = [(name, count["left_out"], count["files"]) for name, count in labelled_files.items()]
+    if all(left_out <= MOST_LEFT_OUT * files for _, left_out, files in counts):
+        return []
+    by_class = " and ".join(f"{left_out:,} of {files:,} files of {name}" for name, left_out, files in counts)
+    return [f"{by_class} were left out: the remaining files may not be typical of their class; look at the reasons"]
 
 
 def names_patients(dataset: Dataset) -> bool:

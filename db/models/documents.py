@@ -237,8 +237,9 @@ class DatasetReport(Document):
     """The report on a dataset, which its build makes.
 
     `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group. `sizes`,
-    `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `identical_to`: the
-    earlier dataset with the same slices. `warnings`: what a person should read first.
+    `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `labelled_files`: by
+    class, the number of `files` with a label, and how many of them were `left_out`. `identical_to`: the earlier dataset
+    with the same slices. `warnings`: what a person should read first.
     """
 
     labels_from: str = ""
@@ -254,6 +255,7 @@ class DatasetReport(Document):
     near_identical: Duplicates = Duplicates()
     largest_cluster: LargestCluster = LargestCluster()
     left_out: dict[str, LeftOut] = Field(default_factory=dict)
+    labelled_files: dict[str, dict[str, int]] = Field(default_factory=dict)
     shortcuts: Shortcuts | None = None
     identical_to: str | None = None
     warnings: list[str] = Field(default_factory=list)

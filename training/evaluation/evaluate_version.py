@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from db import TRAIN, VALIDATION
 from db.background import wait_for_storage
 from db.database import in_transaction, read_scope, session_scope
-from db.datasets.slices import DatasetError, lack_of_patient, rows_of, without_patient
+from db.datasets.slices import DatasetError, about_left_out, lack_of_patient, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floors_of
@@ -136,6 +136,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
             lack=lack_of_patient(evaluation.dataset),
             ood=result.ood_share,
             reviewed=reviewed,
+            left_out=about_left_out(evaluation.dataset.report.labelled_files),
             gone=learned_from.gone,
             unknown=unknown,
         )

@@ -44,8 +44,9 @@ class Evidence:
     whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
     series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
     distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
-    `gone`: how many slices that the model learned from are gone. `unknown`: a line for each reason why slices that the
-    model learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
+    `left_out`: a line about files of the dataset that were left out, if they are many. `gone`: how many slices that the
+    model learned from are gone. `unknown`: a line for each reason why slices that the model learned from are not in
+    this database. If slices are gone or unknown, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -54,6 +55,7 @@ class Evidence:
     lack: str = "have no known patient"
     ood: float | None = None
     reviewed: bool = False
+    left_out: Sequence[str] = field(default_factory=list)
     gone: int = 0
     unknown: Sequence[str] = field(default_factory=list)
 
@@ -81,6 +83,7 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     if evidence.reviewed:
         reasons.append("the labels come from readers who may have seen a model's answers: metrics may be too good")
+    reasons += evidence.left_out
     if evidence.gone:
         reasons.append(gone_note(evidence.gone))
     reasons += evidence.unknown

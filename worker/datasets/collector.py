@@ -147,6 +147,12 @@ class Collector:
                 names.setdefault(item.reason, []).append(item.name)
         return {reason: LeftOut(count=len(of), examples=of[:EXAMPLES]) for reason, of in sorted(names.items())}
 
+    def labelled_files(self) -> dict[str, dict[str, int]]:
+        """Return by class how many files have a label, and how many of them were left out."""
+        files = {name: {item.ordinal for item in self.items if item.label == label} for label, name in CLASSES.items()}
+        read = {item.ordinal for item in self.slices}
+        return {name: {"files": len(of), "left_out": len(of - read)} for name, of in files.items()}
+
     def count(self) -> dict[str, int]:
         """Return how many slices each class has, and how many files were left out."""
         labels = Counter(item.label for item in self.slices)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import SplitCandidate, count_unknown
+from db.datasets.slices import SplitCandidate, about_left_out, count_unknown
 from db.training.splits import joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
@@ -38,8 +38,9 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
 
     `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of
     another slice. `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
-    `identical_to`: the identical earlier dataset. `largest_cluster`: the largest number of groups that similar slices
-    connect. `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
+    `labelled_files`: files by class, and how many of them were left out. `identical_to`: the identical earlier dataset.
+    `largest_cluster`: the largest number of groups that similar slices connect. `identity`: how well DICOM headers keep
+    patients apart. `warnings`: what a person should read first.
     """
     slices, identity = collector.slices, collector.headers.identity()
     report = {
@@ -56,6 +57,7 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "near_identical": _near_identical(similar, collector.first_of_pixels()),
         "largest_cluster": _largest_cluster(slices),
         "left_out": collector.left_out(),
+        "labelled_files": collector.labelled_files(),
         "shortcuts": check_shortcuts(slices),
         "identical_to": twin,
     }
@@ -153,6 +155,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"near-identical slices connect {joined} of {groups} groups, one with the next: a split keeps them in one"
             " part"
         )
+    warnings += about_left_out(report["labelled_files"])
     if both := report["groups"]["both"]:
         warnings.append(f"{both} {'group has' if both == 1 else 'groups have'} slices of both classes")
     if report["shortcuts"]["found"]:

@@ -275,6 +275,18 @@ def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion
     assert verdict(add_version(), dataset) == "not enough evidence"
 
 
+def test_check_mentions_many_files_that_were_left_out(add_version: AddVersion, settings: Settings) -> None:
+    dataset = add_dataset("site", 180, 60)
+    with session_scope() as s:
+        files = {"COVID": {"files": 1090, "left_out": 1000}, "non-COVID": {"files": 90, "left_out": 0}}
+        s.get_one(Dataset, dataset.id).report = {"labelled_files": files}
+    evaluation_id = ask(add_version(), dataset)
+    assert evaluate_next("w")
+    check = seen(evaluation_id).result["site_check"]
+    assert check["verdict"] == "may be used"
+    assert "1,000 of 1,090 files of COVID and 0 of 90 files of non-COVID were left out" in check["reasons"][-1]
+
+
 def test_slices_that_are_each_a_patient_by_their_headers_are_not_evidence(
     add_version: AddVersion, settings: Settings
 ) -> None:

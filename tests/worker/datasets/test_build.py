@@ -494,6 +494,16 @@ def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> 
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
 
 
+@pytest.mark.parametrize(("broken", "warned"), [(1, False), (3, True)])
+def test_class_with_many_files_left_out_is_a_warning(make: Make, broken: int, warned: bool) -> None:
+    files = {f"COVID/{n}.png": b"no picture" if n < broken else png(n) for n in range(20)}
+    found = make(files | {f"normal/{n}.png": png(n + 20) for n in range(20)} | {"readme.txt": b"", "notes.txt": b""})
+    counts = {"COVID": {"files": 20, "left_out": broken}, "non-COVID": {"files": 20, "left_out": 0}}
+    assert found.report.labelled_files == counts
+    expected = f"{broken} of 20 files of COVID and 0 of 20 files of non-COVID were left out"
+    assert any(line.startswith(expected) for line in found.report.warnings) == warned
+
+
 def test_row_34_slice_with_text_burned_in_is_left_out(make: Make) -> None:
     files = {
         "COVID/1": ct(0),
