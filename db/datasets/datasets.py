@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -231,32 +231,35 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 
 @dataclass(frozen=True)
 class ReviewedSlice:
-    """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one."""
+    """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one.
+
+    `blind`: the label that counts is blind. `is_contested`: an admin or the owner gave the other label.
+    """
 
     slice: Slice
     owner_id: int
     label: int
     array_sha256: str
+    blind: bool
+    is_contested: bool
 
 
 def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
     """Yield the prepared slices that an admin or the job's owner has labelled, in the order of their ids."""
     query = (
-        select(Slice, Job.owner_id, Review.label, Chunk.array_sha256)
+        select(Slice, Job.owner_id, Review.label, Chunk.array_sha256, Review.blind)
         .join(Review, Review.slice_id == Slice.id)
         .join(User, User.id == Review.user_id)
         .join(Job, Job.id == Slice.job_id)
         .join(Chunk, Chunk.id == Slice.chunk_id)
-        .where(Slice.job_id.in_(job_ids), Slice.array_row.is_not(None))
+        .where(Slice.job_id.in_(job_ids), Slice.array_row.is_not(None), Review.label.is_not(None))
         .where(User.is_admin.is_(True) | (User.id == Job.owner_id))
         .order_by(Slice.id, User.is_admin.desc(), Review.created_at.desc(), Review.id.desc())
     )
-    last: int | None = None
-    for slice_, owner_id, label, array_sha256 in s.execute(query):
-        if label is None or slice_.id == last:
-            continue
-        yield ReviewedSlice(slice_, owner_id, label, array_sha256)
-        last = slice_.id
+    for _, rows in groupby(s.execute(query), lambda row: row.Slice.id):
+        (slice_, owner_id, label, array_sha256, blind), *others = rows
+        is_contested = any(other.label != label for other in others)
+        yield ReviewedSlice(slice_, owner_id, label or 0, array_sha256, blind, is_contested)
 
 
 def prepared_files(s: Session, job_ids: Sequence[str]) -> dict[int, tuple[str, str]]:

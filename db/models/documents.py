@@ -236,13 +236,16 @@ class Identity(Document):
 class DatasetReport(Document):
     """The report on a dataset, which its build makes.
 
-    `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group. `sizes`,
-    `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `labelled_files`: by
-    class, the number of `files` with a label, and how many of them were `left_out`. `identical_to`: the earlier dataset
-    with the same slices. `warnings`: what a person should read first.
+    `blind_labels`, `contested_labels`: of reviewed slices, the labels that are blind, and the labels on which readers
+    disagree. `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group.
+    `sizes`, `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code.
+    `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`.
+    `identical_to`: the earlier dataset with the same slices. `warnings`: what a person should read first.
     """
 
     labels_from: str = ""
+    blind_labels: int = 0
+    contested_labels: int = 0
     groups_from: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
     groups: GroupCounts = GroupCounts()

@@ -36,8 +36,9 @@ Groups = TypedDict("Groups", {"count": int, "COVID": int, "non-COVID": int, "bot
 def make_report(collector: Collector, similar: Similar, twin: str | None) -> dict[str, Any]:
     """Return the report of a dataset whose slices have been compared. `twin`: an identical earlier dataset.
 
-    `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of
-    another slice. `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
+    `blind_labels`, `contested_labels`: numbers of reviewed slices. `counts`, `groups`, `sizes`, `modes`, `formats`,
+    `splits`: numbers by class. `identical`: slices with the pixels of another slice. `near_identical`: pairs of slices
+    with nearly the same pixels. `left_out`: files by reason.
     `labelled_files`: files by class, and how many of them were left out. `identical_to`: the identical earlier dataset.
     `largest_cluster`: the largest number of groups that similar slices connect. `identity`: how well DICOM headers keep
     patients apart. `warnings`: what a person should read first.
@@ -45,6 +46,8 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
     slices, identity = collector.slices, collector.headers.identity()
     report = {
         "labels_from": collector.labels_from,
+        "blind_labels": collector.blind_labels,
+        "contested_labels": collector.contested_labels,
         "groups_from": dict(collector.groups_from),
         "counts": collector.count(),
         "groups": _groups(slices),
@@ -154,6 +157,12 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(
             f"near-identical slices connect {joined} of {groups} groups, one with the next: a split keeps them in one"
             " part"
+        )
+    if contested := report["contested_labels"]:
+        slices = "slice has a label" if contested == 1 else "slices have labels"
+        warnings.append(
+            f"{contested} of {sum(report['groups_from'].values())} {slices} of readers who disagree: the newest label"
+            " of an admin counts, or else the owner's; look at these slices again"
         )
     warnings += about_left_out(report["labelled_files"])
     if both := report["groups"]["both"]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from db.database import read_scope
 from db.datasets import datasets
 from db.datasets.datasets import ReviewedSlice
-from db.datasets.slices import BY_FOLDERS, BY_JOB
+from db.datasets.slices import BY_FOLDERS, BY_JOB, REVIEWS
 from db.models import Outcome
 from db.series.images import slice_pixels
 from db.storage import storage
@@ -29,7 +29,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
 
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
-    collector.labels_from = "reviews"
+    collector.labels_from = REVIEWS
     with read_scope() as s:
         reviewed = list(datasets.reviewed_slices(s, job_ids))
         files = datasets.prepared_files(s, job_ids)
@@ -63,6 +63,8 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
             if origin == BY_HEADER and series:
                 collector.headers.add(group, series.study_uid, folder)
             collector.take(item, pixels, origin)
+            collector.blind_labels += review.blind
+            collector.contested_labels += review.is_contested
         note(0.5 + (ordinal + 1) / len(reviewed) / 2)
     collector.flush()
 

@@ -946,6 +946,25 @@ def test_reviewed_dicom_is_grouped_by_folder_if_asked_and_the_report_names_this_
 
 
 @pytest.mark.usefixtures("champion")
+def test_report_counts_blind_labels_and_labels_of_readers_who_disagree(owner: User, submit: Submit) -> None:
+    job = submit(owner, {f"p{n}/1.png": png(n) for n in range(6)})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        s.add(admin := User(name="carl", is_admin=True))
+        s.flush()
+        for at, slice_ in enumerate(s.scalars(select(Slice))):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=at % 2, blind=True))
+            if at < 2:
+                s.add(Review(slice_id=slice_.id, user_id=admin.id, label=1 - at % 2))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert (found.report.blind_labels, found.report.contested_labels) == (4, 2)
+    assert any(line.startswith("2 of 6 slices have labels of readers who disagree") for line in found.report.warnings)
+
+
+@pytest.mark.usefixtures("champion")
 def test_reviewed_slice_that_its_job_rejected_is_left_out_under_its_reason(owner: User, submit: Submit) -> None:
     job = submit(owner, {f"{folder}/{n}.png": png(n + 10 * at) for at, folder in enumerate("ab") for n in range(4)})
     ingest.unpack_next("w")
