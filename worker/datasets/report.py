@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from db import CLASSES
 from db.datasets.slices import SplitCandidate, about_left_out, count_unknown
-from db.training.splits import joined_groups
+from db.training.splits import gap_in_given, joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
 from worker.datasets.shortcuts import check_shortcuts
@@ -152,6 +152,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
                 f"the slices of {name} belong to {count} {'group' if count == 1 else 'groups'}: training, validation"
                 f" and test need {LEAST_GROUPS_TO_SPLIT}, so that each has a group of its own"
             )
+    counts = {(part, name): number for part, of in report["splits"].items() for name, number in of.items()}
+    if counts and (gap := gap_in_given(counts)):
+        warnings.append(gap)
     joined, groups = report["largest_cluster"].get("groups", 0), report["groups"]["count"]
     if joined >= MANY_JOINED * groups:
         warnings.append(

@@ -354,6 +354,15 @@ def test_class_of_too_few_groups_to_split_is_a_warning(make: Make, patients: int
     assert sum("training, validation and test need 3" in warning for warning in warnings) == expected
 
 
+@pytest.mark.parametrize(("last", "expected"), [("test", 1), ("validation", 0)])
+def test_parts_of_a_csv_that_no_run_can_use_are_a_warning(make: Make, last: str, expected: int) -> None:
+    parts = ["train", "test", last]
+    lines = [f"{n}.png,{n % 2},p{n},{parts[n // 2]}\n" for n in range(6)]
+    found = make({f"{n}.png": png(n) for n in range(6)}, "file,label,group,split\n" + "".join(lines))
+    start = "the split that the CSV gives cannot be used: validation has no COVID, validation has no non-COVID slices"
+    assert sum(line.startswith(start) for line in found.report.warnings) == expected
+
+
 @pytest.mark.parametrize(("groups", "warning"), [("aabb", "2 groups have slices"), ("aabc", "1 group has slices")])
 def test_groups_of_both_classes_are_counted_in_a_warning(make: Make, groups: str, warning: str) -> None:
     table = "".join(f"{n}.png,{n % 2},{group}\n" for n, group in enumerate(groups))
