@@ -16,6 +16,7 @@ from db import CLASSES, PARTS
 from db.datasets import datasets as store
 from db.datasets.slices import rows_of
 from db.training import splits
+from db.training.leaks import CONFLICTING, about_conflicts
 from worker.datasets.identity import warning_of
 
 
@@ -168,6 +169,8 @@ def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None
     print_table(("part", *CLASSES.values(), "groups"), [[part, *counts.values()] for part, counts in parts.items()])
     for leak, facts in drawn.leaks.items():
         say(f"leak {leak}: {facts['count']}, for example {safe(facts['examples'][0])}")
+    if CONFLICTING in drawn.leaks:
+        say(safe(about_conflicts(drawn.leaks[CONFLICTING])))
     if drawn.leaks:
         say("a leak blocks training on this split, unless `ctbatch train --allow-leak` allows it by name")
     else:

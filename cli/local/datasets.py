@@ -13,7 +13,7 @@ from cli.output import print_table, safe, say
 from db import CLASSES, COVID, NON_COVID
 from db.datasets import datasets
 from db.datasets.datasets import DatasetView
-from db.datasets.slices import DatasetError
+from db.datasets.slices import REVIEWS, DatasetError
 from db.ledger import leases
 from db.models import Dataset, Evaluation, Work
 
@@ -94,6 +94,8 @@ def _report_lines(view: DatasetView) -> Iterator[tuple[str, object]]:
     for name in CLASSES.values():
         yield f"  {name}", view.counts[name]
     yield "labels from", report.labels_from
+    if report.labels_from == REVIEWS:
+        yield "  blind", f"{report.blind_labels} labels"
     yield "groups", view.groups
     for origin, count in report.groups_from.items():
         yield f"  from {origin}", f"{count} slices"

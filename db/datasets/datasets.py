@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -19,8 +19,9 @@ from db.ledger import leases
 from db.ledger.completion import JobGone, lock_job
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim
-from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
+from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Slice, Upload, User, Work
 from db.models.documents import DatasetReport
+from db.series.rows import LOOSE
 
 ROWS_A_STATEMENT = 5_000
 STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}
@@ -230,31 +231,45 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 
 @dataclass(frozen=True)
 class ReviewedSlice:
-    """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one."""
+    """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one.
+
+    `blind`: the label that counts is blind. `is_contested`: an admin or the owner gave the other label.
+    """
 
     slice: Slice
     owner_id: int
     label: int
     array_sha256: str
-    series: Series | None
+    blind: bool
+    is_contested: bool
 
 
 def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
     """Yield the prepared slices that an admin or the job's owner has labelled, in the order of their ids."""
     query = (
-        select(Slice, Job.owner_id, Review.label, Chunk.array_sha256, Series)
+        select(Slice, Job.owner_id, Review.label, Chunk.array_sha256, Review.blind)
         .join(Review, Review.slice_id == Slice.id)
         .join(User, User.id == Review.user_id)
         .join(Job, Job.id == Slice.job_id)
         .join(Chunk, Chunk.id == Slice.chunk_id)
-        .outerjoin(Series, Series.id == Slice.series_id)
-        .where(Slice.job_id.in_(job_ids), Slice.array_row.is_not(None))
+        .where(Slice.job_id.in_(job_ids), Slice.array_row.is_not(None), Review.label.is_not(None))
         .where(User.is_admin.is_(True) | (User.id == Job.owner_id))
         .order_by(Slice.id, User.is_admin.desc(), Review.created_at.desc(), Review.id.desc())
     )
-    last: int | None = None
-    for slice_, owner_id, label, array_sha256, series in s.execute(query):
-        if label is None or slice_.id == last:
-            continue
-        yield ReviewedSlice(slice_, owner_id, label, array_sha256, series)
-        last = slice_.id
+    for _, rows in groupby(s.execute(query), lambda row: row.Slice.id):
+        (slice_, owner_id, label, array_sha256, blind), *others = rows
+        is_contested = any(other.label != label for other in others)
+        yield ReviewedSlice(slice_, owner_id, label or 0, array_sha256, blind, is_contested)
+
+
+def prepared_files(s: Session, job_ids: Sequence[str]) -> dict[int, tuple[str, str]]:
+    """Return a key of the archive and the name of each prepared slice of the jobs, by the slice's id.
+
+    The loose files of a job have one key.
+    """
+    query = select(Slice.id, Slice.job_id, Slice.upload_id, Upload.kind, Slice.name)
+    query = query.join(Upload, Upload.id == Slice.upload_id).where(Slice.job_id.in_(job_ids))
+    rows = s.execute(query.where(Slice.array_row.is_not(None)).order_by(Slice.id))
+    return {
+        id_: (job_id if kind == LOOSE else f"{job_id} {upload_id}", name) for id_, job_id, upload_id, kind, name in rows
+    }

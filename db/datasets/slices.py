@@ -1,5 +1,6 @@
 """Reads the labelled slices of a dataset, as rows for training and for splits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -11,7 +12,10 @@ from db.models import Dataset, LabelledSlice, Split, SplitRule
 
 BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same name in each dataset
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
+BY_JOB = "jobs, without a known patient"  # the origin of a group whose slices may be of patients of other groups too
 EACH_SLICE = "each_slice_a_patient"  # a problem: by the DICOM headers, nearly each slice is a separate patient
+REVIEWS = "reviews"  # the origin of labels that readers gave to slices of jobs
+MOST_LEFT_OUT = 0.05  # of the files of a class; if more are left out, the report and the site check say so
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
@@ -77,7 +81,41 @@ def without_patient(dataset: Dataset) -> int:
     """
     identity = dataset.report.identity
     by_header = identity.slices if identity.problem == EACH_SLICE else 0
-    return dataset.report.groups_from.get(BY_PIXELS, 0) + by_header
+    return count_unknown(dataset.report.groups_from) + by_header
+
+
+def count_unknown(groups_from: Mapping[str, int]) -> int:
+    """Return how many slices have a group whose origin names no patient, series or folder.
+
+    `groups_from`: the number of slices by the origin of their group.
+    """
+    return sum(groups_from.get(origin, 0) for origin in (BY_PIXELS, BY_JOB))
+
+
+def about_left_out(labelled_files: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a line about the files that were left out, if they are more than 5 % of the files of a class.
+
+    `labelled_files`: as in the report of a dataset.
+    """
+    counts = [(name, count["left_out"], count["files"]) for name, count in labelled_files.items()]
+    if all(left_out <= MOST_LEFT_OUT * files for _, left_out, files in counts):
+        return []
+    by_class = " and ".join(f"{left_out:,} of {files:,} files of {name}" for name, left_out, files in counts)
+    return [f"{by_class} were left out: the remaining files may not be typical of their class; look at the reasons"]
+
+
+def doubts_about(dataset: Dataset) -> list[str]:
+    """Return a line for each reason why the labels or the choice of the slices may make metrics untrue."""
+    report = dataset.report
+    doubts = []
+    if report.labels_from == REVIEWS and (count := dataset.size - report.blind_labels):
+        labels = "label is" if count == 1 else "labels are"
+        doubts.append(f"{count:,} {labels} of readers who may have seen a model's answers: metrics may be too good")
+    if count := report.contested_labels:
+        doubts.append(
+            f"{count:,} {'slice has a label' if count == 1 else 'slices have labels'} of readers who disagree"
+        )
+    return doubts + about_left_out(report.labelled_files)
 
 
 def names_patients(dataset: Dataset) -> bool:

@@ -236,12 +236,16 @@ class Identity(Document):
 class DatasetReport(Document):
     """The report on a dataset, which its build makes.
 
-    `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group. `sizes`,
-    `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `identical_to`: the
-    earlier dataset with the same slices. `warnings`: what a person should read first.
+    `blind_labels`, `contested_labels`: of reviewed slices, the labels that are blind, and the labels on which readers
+    disagree. `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group.
+    `sizes`, `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code.
+    `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`.
+    `identical_to`: the earlier dataset with the same slices. `warnings`: what a person should read first.
     """
 
     labels_from: str = ""
+    blind_labels: int = 0
+    contested_labels: int = 0
     groups_from: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
     groups: GroupCounts = GroupCounts()
@@ -254,6 +258,7 @@ class DatasetReport(Document):
     near_identical: Duplicates = Duplicates()
     largest_cluster: LargestCluster = LargestCluster()
     left_out: dict[str, LeftOut] = Field(default_factory=dict)
+    labelled_files: dict[str, dict[str, int]] = Field(default_factory=dict)
     shortcuts: Shortcuts | None = None
     identical_to: str | None = None
     warnings: list[str] = Field(default_factory=list)

@@ -49,6 +49,15 @@ def find_leaks(slices: Sequence[SplitCandidate], parts: Parts) -> dict[str, Leak
     return {name: Leak(count=len(lines), examples=lines[:EXAMPLES]) for name, lines in leaks.items() if lines}
 
 
+def about_conflicts(leak: Leak) -> str:
+    """Return what to do about `conflicting-labels`."""
+    example = f" ({leak['examples'][0]})" if leak["examples"] else ""
+    return (
+        f"no split can correct slices that have the same pixels but different labels{example}: relabel or remove them,"
+        " and make the dataset again"
+    )
+
+
 def _gather(slices: Iterable[SplitCandidate], key: Callable[[SplitCandidate], object]) -> list[list[SplitCandidate]]:
     """Group the slices by key, and return the groups of two or more. Leave out slices whose key is None."""
     by_key: dict[object, list[SplitCandidate]] = defaultdict(list)

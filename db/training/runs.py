@@ -14,7 +14,7 @@ from db.clock import from_now
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
-from db.training.leaks import SEEN, Leak
+from db.training.leaks import CONFLICTING, SEEN, Leak, about_conflicts
 from db.training.lineage import find_seen, trained_on
 from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 
@@ -125,8 +125,10 @@ def check_split(
         counts = "; ".join(_with_count(leak, leaks[leak]) for leak in refused)
         if from_version and SEEN in refused:
             counts += f", which trained {from_version.label} or one that it comes from: they belong in train"
+        advice = [about_conflicts(leaks[CONFLICTING])] if CONFLICTING in refused else []
+        advice += ["correct the split"] if refused != [CONFLICTING] else []
         raise RunError(
-            f"the split of {dataset.label} leaks ({counts}); correct the split, or allow each leak by its name:"
+            f"the split of {dataset.label} leaks ({counts}); {'; '.join(advice)}; or allow each leak by its name:"
             f" {', '.join(refused)}"
         )
     names = set(leaks)

@@ -172,12 +172,12 @@ def _draw(dataset_id: int, slices: Sequence[SplitCandidate], wanted: _Wanted) ->
 
 
 def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], wanted: _Wanted) -> None:
-    counts = Counter((parts[one.row], one.label) for one in slices)
-    lacking = [f"{part} has no {name}" for part in PARTS for label, name in CLASSES.items() if not counts[part, label]]
+    counts: Counter[tuple[str, str]] = Counter((parts[one.row], CLASSES[one.label]) for one in slices)
+    lacking = _lacking(counts)
     if not lacking:
         return
     if wanted.rule == SplitRule.GIVEN:
-        raise DatasetError(f"the split that the CSV gives cannot be used: {', '.join(lacking)} slices")
+        raise DatasetError(gap_in_given(counts))
     if wanted.after:
         raise DatasetError(
             f"slices that {wanted.after.label} was trained or measured on keep their part, so that"
@@ -186,6 +186,23 @@ def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], want
     raise DatasetError(
         f"there are too few separate groups to split this dataset: {', '.join(lacking)} slices; each class needs slices"
         " of three groups (patients) that share no identical or near-identical slice"
+    )
+
+
+def _lacking(counts: Mapping[tuple[str, str], int]) -> list[str]:
+    return [f"{part} has no {name}" for part in PARTS for name in CLASSES.values() if not counts.get((part, name))]
+
+
+def gap_in_given(counts: Mapping[tuple[str, str], int]) -> str:
+    """Return which part of a split that the CSV gives lacks a class, and what to do, or "" if every part has both.
+
+    `counts`: the number of slices by part and name of the class.
+    """
+    if not (lacking := _lacking(counts)):
+        return ""
+    return (
+        f"the split that the CSV gives cannot be used: {', '.join(lacking)} slices. Give each part slices of both"
+        " classes, or remove the column split, and make the dataset again"
     )
 
 

@@ -190,6 +190,12 @@ def test_split_is_shown_with_what_leaks(admin: Api, roots_browser: Browser) -> N
     page = roots_browser.get(f"/datasets/{dataset_id}").text
     assert "A group (a patient, a series) lies in two parts" in page
     assert "&lt;s&gt;: test, train" in page
+    assert "make the dataset again" not in page
+    with session_scope() as s:
+        s.get_one(Split, split["id"]).leaks = {
+            "conflicting-labels": {"count": 1, "examples": ["1 (COVID); 2 (non-COVID)"]}
+        }
+    assert "make the dataset again" in roots_browser.get(f"/datasets/{dataset_id}").text
     token = roots_browser.csrf("/datasets")
     done = roots_browser.client.post(f"/datasets/{dataset_id}/splits", data={"csrf_token": token, "seed": "7"})
     assert done.status_code == 303

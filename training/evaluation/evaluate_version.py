@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from db import TRAIN, VALIDATION
 from db.background import wait_for_storage
 from db.database import in_transaction, read_scope, session_scope
-from db.datasets.slices import DatasetError, lack_of_patient, rows_of, without_patient
+from db.datasets.slices import DatasetError, doubts_about, lack_of_patient, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floors_of
@@ -128,14 +128,13 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
     result = _result(evaluation, engine.name, data, scores, tuned_slices, tuning_hash)
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
-        reviewed = any("job" in source for source in evaluation.dataset.sources)
         evidence = Evidence(
             seen=float(seen.mean()),
             named=float((np.isin(data.groups, list(known_groups)) & ~seen).mean()),
             without_patient=without_patient(evaluation.dataset) / len(rows),
             lack=lack_of_patient(evaluation.dataset),
             ood=result.ood_share,
-            reviewed=reviewed,
+            doubts=doubts_about(evaluation.dataset),
             gone=learned_from.gone,
             unknown=unknown,
         )

@@ -43,9 +43,9 @@ class Evidence:
     `seen`: the model was trained on these slices, or its threshold was chosen on these slices. `named`: other slices,
     whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
     series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
-    distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
-    `gone`: how many slices that the model learned from are gone. `unknown`: a line for each reason why slices that the
-    model learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
+    distribution, or None. `doubts`: a line for each doubt about the labels and the choice of the slices. `gone`: how
+    many slices that the model learned from are gone. `unknown`: a line for each reason why slices that the model
+    learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -53,7 +53,7 @@ class Evidence:
     without_patient: float = 0.0
     lack: str = "have no known patient"
     ood: float | None = None
-    reviewed: bool = False
+    doubts: Sequence[str] = field(default_factory=list)
     gone: int = 0
     unknown: Sequence[str] = field(default_factory=list)
 
@@ -79,8 +79,7 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
-    if evidence.reviewed:
-        reasons.append("the labels come from readers who may have seen a model's answers: metrics may be too good")
+    reasons += evidence.doubts
     if evidence.gone:
         reasons.append(gone_note(evidence.gone))
     reasons += evidence.unknown

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from db import TEST
 from db.database import read_scope
-from db.datasets.slices import LabelledRow, lack_of_patient, without_patient
+from db.datasets.slices import LabelledRow, doubts_about, lack_of_patient, without_patient
 from db.evaluation.result import Metrics, VersionMetrics
 from db.findings.rules import default_rule
 from db.models import SplitRule, TrainingRun
@@ -119,6 +119,7 @@ def measured_on(s: Session, run: TrainingRun) -> str:
             f"{count:,} slices of the dataset {lack_of_patient(dataset)}, and training may have seen other slices of"
             " the same patients"
         )
+    doubts += doubts_about(dataset)
     if start:
         doubts += unknown_sources(s, start)
         if labels := compared_by_pixels(s, start, dataset):

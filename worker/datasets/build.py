@@ -7,6 +7,7 @@ from db.background import wait_for_storage
 from db.crash_points import crash_point
 from db.database import in_transaction, read_scope, session_scope
 from db.datasets import datasets
+from db.datasets.slices import BY_JOB
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset
@@ -133,6 +134,8 @@ def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
 
 
 def _advice(collector: Collector) -> str:
+    if collector.groups_from[BY_JOB]:
+        return "Submit the slices as a job with a folder for each patient"
     warning = warning_of(collector.headers.identity()) or ""
     return warning[:1].upper() + warning[1:]
 

@@ -63,6 +63,7 @@ class Collector:
 
     `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files with prepared pixels. `groups_from`:
     how many slices got their group from each origin. `headers`: the slices whose group comes from their DICOM header.
+    `blind_labels`, `contested_labels`: how many slices have a blind label, and a label on which readers disagree.
     `label_warnings`: what a person should check about the labels.
     """
 
@@ -73,6 +74,7 @@ class Collector:
         self.groups_from: Counter[str] = Counter()
         self.headers = HeaderGroups()
         self.labels_from = ""
+        self.blind_labels = self.contested_labels = 0
         self.label_warnings: Sequence[str] = ()
         self._waiting: list[NDArray[np.uint8]] = []
         self._pictures = Pictures()  # keyed by the SHA-256 of their pixels
@@ -146,6 +148,12 @@ class Collector:
             if item.reason is not None:
                 names.setdefault(item.reason, []).append(item.name)
         return {reason: LeftOut(count=len(of), examples=of[:EXAMPLES]) for reason, of in sorted(names.items())}
+
+    def labelled_files(self) -> dict[str, dict[str, int]]:
+        """Return by class how many files have a label, and how many of them were left out."""
+        files = {name: {item.ordinal for item in self.items if item.label == label} for label, name in CLASSES.items()}
+        read = {item.ordinal for item in self.slices}
+        return {name: {"files": len(of), "left_out": len(of - read)} for name, of in files.items()}
 
     def count(self) -> dict[str, int]:
         """Return how many slices each class has, and how many files were left out."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import BY_PIXELS, SplitCandidate
-from db.training.splits import joined_groups
+from db.datasets.slices import SplitCandidate, about_left_out, count_unknown
+from db.training.splits import gap_in_given, joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
 from worker.datasets.shortcuts import check_shortcuts
@@ -36,14 +36,18 @@ Groups = TypedDict("Groups", {"count": int, "COVID": int, "non-COVID": int, "bot
 def make_report(collector: Collector, similar: Similar, twin: str | None) -> dict[str, Any]:
     """Return the report of a dataset whose slices have been compared. `twin`: an identical earlier dataset.
 
-    `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of
-    another slice. `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
-    `identical_to`: the identical earlier dataset. `largest_cluster`: the largest number of groups that similar slices
-    connect. `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
+    `blind_labels`, `contested_labels`: numbers of reviewed slices. `counts`, `groups`, `sizes`, `modes`, `formats`,
+    `splits`: numbers by class. `identical`: slices with the pixels of another slice. `near_identical`: pairs of slices
+    with nearly the same pixels. `left_out`: files by reason.
+    `labelled_files`: files by class, and how many of them were left out. `identical_to`: the identical earlier dataset.
+    `largest_cluster`: the largest number of groups that similar slices connect. `identity`: how well DICOM headers keep
+    patients apart. `warnings`: what a person should read first.
     """
     slices, identity = collector.slices, collector.headers.identity()
     report = {
         "labels_from": collector.labels_from,
+        "blind_labels": collector.blind_labels,
+        "contested_labels": collector.contested_labels,
         "groups_from": dict(collector.groups_from),
         "counts": collector.count(),
         "groups": _groups(slices),
@@ -56,6 +60,7 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "near_identical": _near_identical(similar, collector.first_of_pixels()),
         "largest_cluster": _largest_cluster(slices),
         "left_out": collector.left_out(),
+        "labelled_files": collector.labelled_files(),
         "shortcuts": check_shortcuts(slices),
         "identical_to": twin,
     }
@@ -147,17 +152,27 @@ def _warnings(report: dict[str, Any]) -> list[str]:
                 f"the slices of {name} belong to {count} {'group' if count == 1 else 'groups'}: training, validation"
                 f" and test need {LEAST_GROUPS_TO_SPLIT}, so that each has a group of its own"
             )
+    counts = {(part, name): number for part, of in report["splits"].items() for name, number in of.items()}
+    if counts and (gap := gap_in_given(counts)):
+        warnings.append(gap)
     joined, groups = report["largest_cluster"].get("groups", 0), report["groups"]["count"]
     if joined >= MANY_JOINED * groups:
         warnings.append(
             f"near-identical slices connect {joined} of {groups} groups, one with the next: a split keeps them in one"
             " part"
         )
+    if contested := report["contested_labels"]:
+        slices = "slice has a label" if contested == 1 else "slices have labels"
+        warnings.append(
+            f"{contested} of {sum(report['groups_from'].values())} {slices} of readers who disagree: the newest label"
+            " of an admin counts, or else the owner's; look at these slices again"
+        )
+    warnings += about_left_out(report["labelled_files"])
     if both := report["groups"]["both"]:
         warnings.append(f"{both} {'group has' if both == 1 else 'groups have'} slices of both classes")
     if report["shortcuts"]["found"]:
         warnings.append(report["shortcuts"]["verdict"])
-    if count := report["groups_from"].get(BY_PIXELS):
+    if count := count_unknown(report["groups_from"]):
         warnings.append(
             f"{count} of {sum(report['groups_from'].values())} slices have no known patient or series: slices of one"
             " patient may be in several parts of a split, and metrics may be too good"

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from db.database import read_scope
 from db.datasets import datasets
 from db.datasets.datasets import ReviewedSlice
+from db.datasets.slices import BY_FOLDERS, BY_JOB, REVIEWS
 from db.models import Outcome
 from db.series.images import slice_pixels
 from db.storage import storage
 from worker.datasets.collector import Collector, Item
-from worker.datasets.patient_groups import DicomGroups, series_key
-from worker.datasets.sources import BY_HEADER, PICTURE, NotBuildable, Note, check_classes
+from worker.datasets.label_table import FileLabels
+from worker.datasets.patient_groups import DicomGroups, folders_of_jobs, series_key
+from worker.datasets.sources import BY_HEADER, PICTURE, NotBuildable, Note, check_classes, group_of
 from worker.decoding import new_decoders
 from worker.imaging.recipe import SeriesInfo
 from worker.imaging.rejections import SliceRejected
@@ -22,49 +24,59 @@ Header = SeriesInfo | SliceRejected | None
 def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, folders_first: bool) -> None:
     """Collect the reviewed slices of jobs, with the pixels that were prepared for predicting.
 
-    The group of a DICOM slice comes from its header, as in any dataset. The group of any other slice is its series in
-    the job, which is named after its folder. With `folders_first`, the group of every slice is its series in the job.
+    Groups come from headers, folders and pages, as in any dataset. A slice without any of these gets its whole job as
+    its group. With `folders_first`, headers name a group only if no folder does.
 
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
-    collector.labels_from = "reviews"
+    collector.labels_from = REVIEWS
     with read_scope() as s:
         reviewed = list(datasets.reviewed_slices(s, job_ids))
+        files = datasets.prepared_files(s, job_ids)
     if not reviewed:
         raise NotBuildable("no slice of these jobs was labelled by the job's owner or by an admin")
     check_classes({review.label for review in reviewed}, "reviews", len(reviewed))
+    folders = dict(zip(files, folders_of_jobs(list(files.values())), strict=True))
+    stacks = {(review.slice.upload_id, review.slice.ordinal) for review in reviewed if review.slice.frame}
     headers, groups = _read_headers(reviewed, note), DicomGroups()
     for ordinal, review in enumerate(reviewed):
-        header = headers.get((review.owner_id, review.slice.sha256 or ""))
-        series = header if isinstance(header, SeriesInfo) and not folders_first else None
-        group = groups.of(series)
+        slice_ = review.slice
+        header = headers.get((review.owner_id, slice_.sha256 or ""))
+        series = header if isinstance(header, SeriesInfo) else None
+        folder, is_patient = folders[slice_.id]
+        pages = slice_.name if (slice_.upload_id, slice_.ordinal) in stacks else ""
+        labels = FileLabels(review.label, folder=folder)
+        group, origin = group_of(labels, groups.of(series), pages, folders_first=folders_first)
+        if not group or (origin == BY_FOLDERS and not is_patient):
+            group, origin = group or f"job-{slice_.job_id}", BY_JOB
         item = _reviewed_item(ordinal, review, group)
-        item.series = series_key(series)
+        item.series = (None if folders_first else series_key(series)) or (slice_.sha256 if pages else None)
         # the job rejected it, for example because its study names two patients
-        if review.slice.state == Outcome.REJECTED:
-            collector.leave_out(item, review.slice.reason or "", review.slice.detail or "")
+        if slice_.state == Outcome.REJECTED:
+            collector.leave_out(item, slice_.reason or "", slice_.detail or "")
         elif isinstance(header, SliceRejected):
             collector.leave_out(item, header.code, header.detail)
         elif header and header.burned_in:
             collector.leave_out(item, "burned_in")
         else:
-            pixels = slice_pixels(review.array_sha256, review.slice.array_row or 0, review.slice.pixels_sha256 or "")
-            if group and series:
-                collector.headers.add(group, series.study_uid, "")
-            collector.take(item, pixels, BY_HEADER if group else "series of jobs")
+            pixels = slice_pixels(review.array_sha256, slice_.array_row or 0, slice_.pixels_sha256 or "")
+            if origin == BY_HEADER and series:
+                collector.headers.add(group, series.study_uid, folder)
+            collector.take(item, pixels, origin)
+            collector.blind_labels += review.blind
+            collector.contested_labels += review.is_contested
         note(0.5 + (ordinal + 1) / len(reviewed) / 2)
     collector.flush()
 
 
-def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Item:
-    slice_, series = review.slice, review.series
-    job_group = f"job-{slice_.job_id}" if series is None else f"job-{slice_.job_id}: {series.label}"
+def _reviewed_item(ordinal: int, review: ReviewedSlice, group: str) -> Item:
+    slice_ = review.slice
     return Item(
         ordinal,
         slice_.name,
         slice_.frame,
         label=review.label,
-        group=dicom_group or job_group,
+        group=group,
         sha256=slice_.sha256,
         pixels_sha256=slice_.pixels_sha256,
         **{name: getattr(slice_, name) for name in PICTURE},

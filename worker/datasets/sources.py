@@ -287,7 +287,7 @@ def _collect(
     else:
         for prepared in result:
             pages = file_item.name if len(result) > 1 else ""
-            group, origin = _group_of(labels, groups.of(prepared.series), pages, folders_first)
+            group, origin = group_of(labels, groups.of(prepared.series), pages, folders_first=folders_first)
             if origin == BY_HEADER and prepared.series:
                 collector.headers.add(group, prepared.series.study_uid, labels.folder)
             stated = None if folders_first else series_key(prepared.series)
@@ -304,10 +304,11 @@ def _collect(
             collector.take(item, prepared.pixels, origin)
 
 
-def _group_of(labels: FileLabels, dicom: str, pages: str, folders_first: bool) -> tuple[str, str]:
+def group_of(labels: FileLabels, dicom: str, pages: str, *, folders_first: bool) -> tuple[str, str]:
     """Return the group of a slice, and the origin of the group. Both are empty if the slice has no group.
 
-    `pages`: the name of the slice's file if the file has several pages, or else "".
+    `dicom`: the group that the slice's header states, or "". `pages`: the name of the slice's file if the file has
+    several pages, or else "".
     """
     by_file = [(BY_HEADER, dicom), (BY_FOLDERS, labels.folder)]
     candidates = ((BY_CSV, labels.group), *(by_file[::-1] if folders_first else by_file), ("pages of a file", pages))

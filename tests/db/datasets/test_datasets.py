@@ -386,9 +386,9 @@ def reviewed_job(owner: User, slices: int = 4) -> tuple[Job, list[int]]:
         return job, [row.id for row in rows]
 
 
-def review(slice_id: int, user: User, label: int | None, age: float = 0.0) -> None:
+def review(slice_id: int, user: User, label: int | None, age: float = 0.0, *, blind: bool = False) -> None:
     with session_scope() as s:
-        s.add(Review(slice_id=slice_id, user_id=user.id, label=label, created_at=from_now(-age)))
+        s.add(Review(slice_id=slice_id, user_id=user.id, label=label, blind=blind, created_at=from_now(-age)))
 
 
 @pytest.mark.usefixtures("champion")
@@ -407,6 +407,24 @@ def test_newest_label_of_an_admin_counts_before_the_owners(ann: User, bob: User)
     with read_scope() as s:
         found = [(each.slice.id, each.label) for each in datasets.reviewed_slices(s, [job.id])]
     assert found == [(first, 1), (second, 0), (fourth, 1)]
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slice_states_if_its_label_is_blind_and_if_readers_disagree(ann: User, bob: User) -> None:
+    with session_scope() as s:
+        s.add(admin := User(name="carl", is_admin=True))
+    job, (first, second, third, fourth) = reviewed_job(ann)
+    review(first, ann, 1, blind=True)
+    review(first, bob, 0)  # neither owns the job nor is an admin
+    review(second, ann, 1, blind=True)
+    review(second, admin, 0)
+    review(third, ann, 1)
+    review(third, admin, 1, blind=True)
+    review(fourth, ann, 1, blind=True)
+    review(fourth, admin, None)
+    with read_scope() as s:
+        found = {each.slice.id: (each.blind, each.is_contested) for each in datasets.reviewed_slices(s, [job.id])}
+    assert found == {first: (True, False), second: (False, True), third: (True, False), fourth: (True, False)}
 
 
 @pytest.mark.usefixtures("champion")

@@ -205,6 +205,20 @@ def test_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
     assert view(launch(dataset, split, leaks=leaks)).allowed_leaks == ["identical-slices"]
 
 
+@pytest.mark.parametrize(("other", "is_split_at_fault"), [({}, False), ({"shared-groups": 2}, True)])
+def test_refusal_of_conflicting_labels_says_to_correct_the_labels(other, is_split_at_fault, dataset, split):
+    examples = ["1.png (COVID); 2.png (non-COVID)"]
+    with session_scope() as s:
+        split = s.merge(split)
+        split.leaks = {name: {"count": count, "examples": []} for name, count in other.items()}
+        split.leaks |= {"conflicting-labels": {"count": 1, "examples": examples}}
+    with session_scope() as s, pytest.raises(RunError, match="conflicting-labels: 1") as refused:
+        runs.check_split(s, dataset, split, None, [])
+    message = str(refused.value)
+    assert "1.png (COVID); 2.png (non-COVID)): relabel or remove them, and make the dataset again" in message
+    assert ("correct the split" in message) == is_split_at_fault
+
+
 @pytest.mark.parametrize("name", ["ward 3", ".hidden", "a/b", "x" * 65, "é", "a\n"])
 def test_name_that_no_package_may_have_is_refused(name):
     with pytest.raises(BadName, match="1 to 64 letters"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,14 +201,6 @@ def test_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, 
     assert seen(bad).result["site_check"]["verdict"] == "may not be used"
 
 
-def test_labels_of_a_jobs_readers_are_mentioned(add_version: AddVersion, dataset: Dataset) -> None:
-    with session_scope() as s:
-        s.get_one(Dataset, dataset.id).sources = [{"job": "a" * 16}]
-    check = ask(add_version(), dataset)
-    assert evaluate_next("w")
-    assert "the labels come from readers who may have seen" in seen(check).result["site_check"]["reasons"][-1]
-
-
 @pytest.mark.slow
 def test_slices_that_trained_the_version_or_its_parent_are_not_evidence(
     add_version: AddVersion, settings: Settings
@@ -273,6 +266,43 @@ def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion
     with session_scope() as s:
         s.get_one(Dataset, dataset.id).report = {"groups_from": {"folders": 170, "near-identical slices": 10}}
     assert verdict(add_version(), dataset) == "not enough evidence"
+
+
+def test_check_mentions_many_files_that_were_left_out(add_version: AddVersion, settings: Settings) -> None:
+    dataset = add_dataset("site", 180, 60)
+    with session_scope() as s:
+        files = {"COVID": {"files": 1090, "left_out": 1000}, "non-COVID": {"files": 90, "left_out": 0}}
+        s.get_one(Dataset, dataset.id).report = {"labelled_files": files}
+    evaluation_id = ask(add_version(), dataset)
+    assert evaluate_next("w")
+    check = seen(evaluation_id).result["site_check"]
+    assert check["verdict"] == "may be used"
+    assert "1,000 of 1,090 files of COVID and 0 of 90 files of non-COVID were left out" in check["reasons"][-1]
+
+
+@pytest.mark.parametrize(
+    ("report", "lines"),
+    [
+        ({"labels_from": "reviews"}, ["180 labels are of readers who may have seen a model's answers"]),
+        ({"labels_from": "reviews", "blind_labels": 180}, []),
+        (
+            {"labels_from": "reviews", "blind_labels": 170, "contested_labels": 20},
+            ["10 labels are of readers who may have", "20 slices have labels of readers who disagree"],
+        ),
+        ({"labels_from": "class folders"}, []),
+    ],
+    ids=["none-blind", "all-blind", "some-blind", "files"],
+)
+def test_check_mentions_labels_that_are_not_blind_or_on_which_readers_disagree(
+    report: dict[str, Any], lines: list[str], add_version: AddVersion, settings: Settings
+) -> None:
+    dataset = add_dataset("site", 180, 60)
+    with session_scope() as s:
+        s.get_one(Dataset, dataset.id).report = report
+    evaluation_id = ask(add_version(), dataset)
+    assert evaluate_next("w")
+    reasons = seen(evaluation_id).result["site_check"]["reasons"][3:]
+    assert [line[: len(start)] for line, start in zip(reasons, lines, strict=True)] == lines
 
 
 def test_slices_that_are_each_a_patient_by_their_headers_are_not_evidence(

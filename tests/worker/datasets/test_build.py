@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,7 @@ SLICES = PROJECT / ".." / "shared" / "data" / "sars-cov-2-ct"
 HEAD = "file,label,group\n"
 Ask = Callable[..., Dataset]
 Make = Callable[..., DatasetView]
+LabelJobs = Callable[..., DatasetView]
 
 
 def received(path: Path) -> ReceivedFile:
@@ -353,6 +354,15 @@ def test_class_of_too_few_groups_to_split_is_a_warning(make: Make, patients: int
     assert sum("training, validation and test need 3" in warning for warning in warnings) == expected
 
 
+@pytest.mark.parametrize(("last", "expected"), [("test", 1), ("validation", 0)])
+def test_parts_of_a_csv_that_no_run_can_use_are_a_warning(make: Make, last: str, expected: int) -> None:
+    parts = ["train", "test", last]
+    lines = [f"{n}.png,{n % 2},p{n},{parts[n // 2]}\n" for n in range(6)]
+    found = make({f"{n}.png": png(n) for n in range(6)}, "file,label,group,split\n" + "".join(lines))
+    start = "the split that the CSV gives cannot be used: validation has no COVID, validation has no non-COVID slices"
+    assert sum(line.startswith(start) for line in found.report.warnings) == expected
+
+
 @pytest.mark.parametrize(("groups", "warning"), [("aabb", "2 groups have slices"), ("aabc", "1 group has slices")])
 def test_groups_of_both_classes_are_counted_in_a_warning(make: Make, groups: str, warning: str) -> None:
     table = "".join(f"{n}.png,{n % 2},{group}\n" for n, group in enumerate(groups))
@@ -491,6 +501,16 @@ def test_one_id_for_all_patients_is_reported_and_folders_can_be_taken(make: Make
 def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> None:
     found = make(of_anonymiser(lambda n: {"PatientID": f"P{n // 2}", "StudyInstanceUID": f"1.{n // 2}"}))
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
+
+
+@pytest.mark.parametrize(("broken", "warned"), [(1, False), (3, True)])
+def test_class_with_many_files_left_out_is_a_warning(make: Make, broken: int, warned: bool) -> None:
+    files = {f"COVID/{n}.png": b"no picture" if n < broken else png(n) for n in range(20)}
+    found = make(files | {f"normal/{n}.png": png(n + 20) for n in range(20)} | {"readme.txt": b"", "notes.txt": b""})
+    counts = {"COVID": {"files": 20, "left_out": broken}, "non-COVID": {"files": 20, "left_out": 0}}
+    assert found.report.labelled_files == counts
+    expected = f"{broken} of 20 files of COVID and 0 of 20 files of non-COVID were left out"
+    assert any(line.startswith(expected) for line in found.report.warnings) == warned
 
 
 def test_row_34_slice_with_text_burned_in_is_left_out(make: Make) -> None:
@@ -822,11 +842,135 @@ def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> 
     assert (found.state, found.created_by) == ("ready", "ann")
     assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 0}
     assert found.report.as_json()["labels_from"] == "reviews"
-    assert {each.group for each in slices_of(found)} == {f"job-{job.id}: a", f"job-{job.id}: b"}
+    assert {each.group for each in slices_of(found)} == {"a", "b"}
+    assert found.report.groups_from == {"folders": 6}
     with read_scope() as s:
         array = np.load(storage().local_path(s.get_one(Dataset, found.id).arrays[0]))
     for each in slices_of(found):
         assert PreparedSlice(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
+
+
+@pytest.fixture
+def label_jobs(owner: User, submit: Submit) -> LabelJobs:
+    """Submits a job for each archive, labels its slices by the digits of their names, and makes a dataset of them."""
+
+    def act(*archives: dict[str, bytes], skip: str = "no slice", folders_first: bool = False) -> DatasetView:
+        jobs = [submit(owner, entries) for entries in archives]
+        for _ in jobs:
+            ingest.unpack_next("w")
+        with session_scope() as s:
+            of_jobs = Slice.job_id.in_([job.id for job in jobs])
+            for slice_ in s.scalars(select(Slice).where(Slice.array_row.is_not(None), of_jobs)):
+                if skip not in slice_.name:
+                    label = int(re.findall(r"\d+", slice_.name)[0]) % 2
+                    s.add(Review(slice_id=slice_.id, user_id=owner.id, label=label))
+        with session_scope() as s:
+            job_ids = [job.id for job in jobs]
+            datasets.create_from_reviews(s, name="rev", user=owner, job_ids=job_ids, folders_first=folders_first)
+        assert build_next("w")
+        with read_scope() as s:
+            return datasets.dataset_view(s, s.scalars(select(Dataset).order_by(Dataset.id.desc())).first())
+
+    return act
+
+
+def scans(patients: Iterable[int], start: int = 0, path: str = "patient{}/scan{}") -> dict[str, bytes]:
+    places = [(patient, scan) for patient in patients for scan in range(2)]
+    return {f"{path.format(*place)}/1.png": png(start + at) for at, place in enumerate(places)}
+
+
+def groups_of(found: DatasetView) -> dict[str, str]:
+    """The group of each slice, by name, and in several groups if slices of a name are."""
+    groups: dict[str, set[str]] = {}
+    for each in slices_of(found, reason=None):
+        groups.setdefault(each.name, set()).add(each.group)
+    return {name: " ".join(sorted(of)) for name, of in groups.items()}
+
+
+def unknown_patients(found: DatasetView) -> int:
+    with read_scope() as s:
+        return without_patient(s.get_one(Dataset, found.id))
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slices_of_a_patient_are_one_group_in_all_scans_and_jobs(label_jobs: LabelJobs) -> None:
+    found = label_jobs(scans(range(4)), scans(range(3, 6), 20), {"mine/patient9/scan0/1.png": png(50)})
+    expected = {name: name.partition("/")[0] for name in (*scans(range(6)),)}
+    assert groups_of(found) == expected | {"mine/patient9/scan0/1.png": "mine"}
+    assert (unknown_patients(found), found.report.groups_from) == (0, {"folders": 15})
+
+
+@pytest.mark.usefixtures("champion")
+def test_folder_of_the_only_patient_of_a_job_is_a_group(label_jobs: LabelJobs) -> None:
+    found = label_jobs(*(scans([patient], 9 * patient, "patient{}/" + f"{patient}-" + "{}") for patient in range(3)))
+    assert set(groups_of(found).values()) == {"patient0", "patient1", "patient2"}
+    assert unknown_patients(found) == 0
+
+
+@pytest.mark.usefixtures("champion")
+def test_folder_that_all_slices_of_the_jobs_share_is_not_a_patient(label_jobs: LabelJobs) -> None:
+    found = label_jobs(scans(range(4), path="mine/patient{}/scan{}"), skip="patient2")
+    assert set(groups_of(found).values()) == {"patient0", "patient1", "patient3"}
+    found = label_jobs(scans(range(2), 20), skip="patient1/scan0")
+    assert set(groups_of(found).values()) == {"patient0", "patient1"}
+
+
+@pytest.mark.usefixtures("champion")
+def test_folder_in_folders_of_several_jobs_is_not_a_known_patient(label_jobs: LabelJobs) -> None:
+    found = label_jobs(scans(range(3), 0, "week1/{}/scan{}"), scans(range(2, 5), 20, "week2/{}/scan{}"))
+    assert set(groups_of(found).values()) == {"week1", "week2"}
+    assert unknown_patients(found) == 4, "patient 2 of both weeks may be one patient"
+    assert any(line.startswith("4 of 12 slices have no known patient") for line in found.report.warnings)
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slices_without_a_folder_are_a_group_of_their_job_without_a_known_patient(
+    label_jobs: LabelJobs,
+) -> None:
+    loose = {f"{n}.png": png(n) for n in range(4)}
+    found = label_jobs(
+        loose, {f"{n}.png": png(n + 20) for n in range(4)}, {"p9/1.png": png(40), "7.tif": pages(50, 51)}
+    )
+    groups = groups_of(found)
+    assert len(set(groups["1.png"].split())) == 2
+    assert all(group.startswith("job-") for group in groups["1.png"].split())
+    assert (groups["p9/1.png"], groups["7.tif"]) == ("p9", "7.tif")
+    assert unknown_patients(found) == 8
+    alone = label_jobs({f"{n}.png": png(n + 60) for n in range(4)})
+    assert (alone.state, (alone.error or "").endswith("with a folder for each patient")) == ("failed", True)
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_dicom_is_grouped_by_folder_if_asked_and_the_report_names_this_choice(label_jobs: LabelJobs) -> None:
+    def file(patient: int, series: int) -> bytes:
+        uids = {"StudyInstanceUID": f"1.2.{patient}", "SeriesInstanceUID": f"1.2.{patient}.{series}"}
+        shift = 61 * (3 * patient + series)
+        return ct(shift, **uids, SOPInstanceUID=f"1.2.{patient}.{series}.1", SeriesNumber=series, PatientID="ANON")
+
+    files = {f"p{patient}/IM{series}": file(patient, series) for patient in range(3) for series in (1, 2)}
+    found = label_jobs(files)
+    assert (found.state, "with groups by folder" in (found.error or "")) == ("failed", True)
+    found = label_jobs(files, folders_first=True)
+    assert groups_of(found) == {name: name.partition("/")[0] for name in files}
+
+
+@pytest.mark.usefixtures("champion")
+def test_report_counts_blind_labels_and_labels_of_readers_who_disagree(owner: User, submit: Submit) -> None:
+    job = submit(owner, {f"p{n}/1.png": png(n) for n in range(6)})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        s.add(admin := User(name="carl", is_admin=True))
+        s.flush()
+        for at, slice_ in enumerate(s.scalars(select(Slice))):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=at % 2, blind=True))
+            if at < 2:
+                s.add(Review(slice_id=slice_.id, user_id=admin.id, label=1 - at % 2))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert (found.report.blind_labels, found.report.contested_labels) == (4, 2)
+    assert any(line.startswith("2 of 6 slices have labels of readers who disagree") for line in found.report.warnings)
 
 
 @pytest.mark.usefixtures("champion")
