@@ -261,6 +261,15 @@ def test_row_23_hounsfield_units_go_through_the_lung_window(verdict: Verdict, ki
     assert (slice_.pixels == lung_window(HU)).all()
 
 
+def test_row_23_big_endian_tiff_gives_the_slice_of_its_little_endian_twin(verdict: Verdict) -> None:
+    """Pillow 13.0.0 resizes I;16B byte by byte, so the values become grey levels before the recipe resizes."""
+    values = np.tile(HU.astype(np.int32) + 1024, (2, 2)).astype(np.uint16)
+    big = Image.frombytes("I;16B", values.shape, values.astype(">u2").tobytes())
+    (found,), (twin,) = verdict(image("TIFF", big)), verdict(image("TIFF", Image.fromarray(values)))
+    assert (found.mode, twin.mode) == ("I;16B HU+1024", "I;16 HU+1024")
+    assert (found.pixels == twin.pixels).all()
+
+
 def sixteen_bits(*values: int) -> bytes:
     return image("PNG", Image.fromarray(np.array([values], np.uint16)))
 
