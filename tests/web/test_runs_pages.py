@@ -18,6 +18,7 @@ from db.storage import storage
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 from tests.builders.datasets import split_of
+from tests.builders.leases import let_leases_end
 from tests.conftest import make_settings
 from tests.web.actors import Api, Browser, ready_dataset, resnet50
 from training.launch import installed
@@ -328,6 +329,24 @@ def test_run_page_shows_progress(admin: Api, roots_browser: Browser, dataset_id:
     assert f'data-epochs="/api/v1/runs/{run_id}/epochs"' in page
     assert 'hx-trigger="every' in roots_browser.get(f"/runs/{run_id}/live").text
     assert "small: epoch 4 of 10" in roots_browser.get("/runs").text
+
+
+def test_run_that_waits_again_shows_no_pace(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    train(run_id, epochs=1)
+    pace = ("<dt>Step</dt>", "<dt>Rate</dt>", "<dt>Time left in stage, about</dt>", "<dt>Training since</dt>")
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert all(title in page for title in pace)
+    assert "left in this stage" in roots_browser.get(f"/runs/{run_id}/row").text
+    let_leases_end(TrainingRun)
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert "<dt>Epoch</dt><dd>4" in page
+    assert not any(title in page for title in pace)
+    row = roots_browser.get(f"/runs/{run_id}/row").text
+    assert "waiting for a worker" in row
+    assert "left in this stage" not in row
+    live = admin.get(f"/runs/{run_id}").json["live"]
+    assert (live["epoch"], {"step", "steps", "rate", "eta_seconds"} & set(live)) == (3, set())
 
 
 def test_run_page_shows_curves_of_the_champions_run(admin: Api, roots_browser: Browser, dataset_id: int) -> None:

@@ -69,7 +69,9 @@ class RunOut(Out):
     stage: str
     progress: float
     message: str
-    live: dict[str, Any] = Field(description="The progress: stage, epoch, step, loss, rate, eta_seconds.")
+    live: dict[str, Any] = Field(
+        description="The progress: stage, epoch, loss, and while the run is running also step, rate, eta_seconds."
+    )
     dataset: str | None
     seed: int
     config: dict[str, Any]
