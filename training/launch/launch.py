@@ -1,6 +1,6 @@
 """Turns a request into a training run. The command line, the page and the API use these steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -51,10 +51,22 @@ class RunRequest(BaseModel):
     allow_leaks: tuple[str, ...] = ()
     groups_as_given: bool = False
 
+    @property
+    def changed(self) -> set[str]:
+        """The names of the settings, such as `stages.head.epochs`."""
+        return {setting.partition("=")[0].strip() for setting in self.settings}
+
     def config(self) -> Config:
         """Return the preset, with the requested initial weights and settings. Raises ConfigError."""
         if self.from_model and self.from_weights:
             raise ConfigError("a run starts from a model version or a file of weights, not both; choose one")
+        if "preset" in self.changed:
+            raise ConfigError("the preset is not a setting; choose it as the preset of the run")
+        if "initial" in self.changed and (self.from_model or self.from_weights):
+            raise ConfigError(
+                "the setting initial contradicts the model version or the file of weights that the run starts from;"
+                " leave out one of the two"
+            )
         config = preset(self.preset)
         if self.from_model:
             config = config.model_copy(update={"initial": Origin(kind="model", value=self.from_model)})
@@ -100,7 +112,7 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     with reading() as s:
         dataset, version = _find_dataset(s, request.dataset), _find_origin(s, config.initial)
         if version:
-            config = _with_scale_of(version, config, request.settings)
+            config = _with_scale_of(version, config, request.changed)
         runs.check_name(request.name or dataset.name)
     split = _split(reading, dataset, request, version)
     if split.id is None:
@@ -129,10 +141,10 @@ def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = sessio
         return runs.create_run(s, new, user).id
 
 
-def _with_scale_of(version: ModelVersion, config: Config, settings: Sequence[str]) -> Config:
+def _with_scale_of(version: ModelVersion, config: Config, changed: Collection[str]) -> Config:
     """Return the config with the pixel scale of a version. Raises ConfigError if a setting names another scale."""
     own = version.facts.config.get("pixels", config.pixels)
-    if own != config.pixels and any(setting.partition("=")[0].strip() == "pixels" for setting in settings):
+    if own != config.pixels and "pixels" in changed:
         raise ConfigError(f"{version.label} takes pixels on the scale {own}; leave out the setting pixels")
     return checked(config.model_dump(mode="json") | {"pixels": own})
 

@@ -35,6 +35,17 @@ def test_another_scale_than_the_versions_is_refused(version):
         prepare(request("pixels=unit"))
 
 
+@pytest.mark.parametrize("start", [{"from_model": "lungs/1"}, {"from_weights": "0" * 64}], ids=["model", "weights"])
+def test_setting_initial_beside_a_model_or_weights_to_start_from_is_refused(start):
+    with pytest.raises(ConfigError, match="the setting initial"):
+        RunRequest(dataset="site", preset="default", settings=("initial = none",), **start).config()
+
+
+def test_setting_preset_is_refused():
+    with pytest.raises(ConfigError, match="the preset is not a setting"):
+        RunRequest(dataset="site", preset="default", settings=("preset=scratch",)).config()
+
+
 def test_estimate_is_made_at_the_speed_of_the_last_run(settings):
     """Its stage of small slices is quicker than one at full size, and the head does not count."""
     add_dataset("site", 48)
