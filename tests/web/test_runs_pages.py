@@ -400,6 +400,37 @@ def test_failed_run_says_what_to_do(admin: Api, roots_browser: Browser, dataset_
     assert 'hx-trigger="every' not in page
 
 
+def test_form_is_filled_with_the_settings_of_a_run_that_ended(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    leak(dataset_id)
+    settings = ["balanced=true", "stages.head.epochs=3"]
+    like = {"preset": "seed", "seed": 7, "name": "mine", "settings": settings, "allow_leaks": ["identical-slices"]}
+    run_id = launch(admin, **like).json["id"]
+    admin.post(f"/runs/{run_id}/cancel")
+    assert f'href="/runs/new?run={run_id}"' in roots_browser.get(f"/runs/{run_id}").text
+    page = roots_browser.get(f"/runs/new?run={run_id}").text
+    assert "<option selected>site/1</option>" in page
+    for field in ('name="preset" value="seed" checked', 'name="allow_leaks" value="identical-slices" checked'):
+        assert field in page
+    for field in ('name="name" [^>]*value="mine"', 'name="seed" [^>]*value="7"'):
+        assert re.search(field, page)
+    typed = re.search(r'<textarea[^>]*name="settings"[^>]*>([^<]*)<', page)
+    assert typed is not None
+    assert sorted(typed[1].split()) == settings
+    assert roots_browser.get("/runs/new?run=99").status_code == 404
+
+
+def test_form_of_a_run_whose_preset_is_gone_has_its_dataset(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    ready_dataset("newer")
+    run_id = launch(admin).json["id"]
+    with session_scope() as s:
+        s.get_one(TrainingRun, run_id).config = {"preset": "gone"}
+    assert "<option selected>site/1</option>" in roots_browser.get(f"/runs/new?run={run_id}").text
+
+
 def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_id: int) -> None:
     leak(dataset_id)
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "scratch", "seed": "7"}

@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 from db.database import current, read_scope, session_scope
 from db.datasets.datasets import find_dataset
 from db.datasets.slices import DatasetError, count_parts
-from db.models import Dataset, ModelVersion, Split, User
+from db.models import Dataset, ModelVersion, Split, SplitRule, TrainingRun, User
 from db.registry import versions
 from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
 from db.training.splits import draw_split, keep_split, plan_split
-from training.config import Config, ConfigError, Origin, checked, preset, with_settings
+from training.config import Config, ConfigError, Origin, checked, preset, settings_of, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
 from training.launch.measured_speed import measured_speed
@@ -139,6 +139,29 @@ def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = sessio
     )
     with writing() as s:
         return runs.create_run(s, new, user).id
+
+
+def request_of(run: TrainingRun) -> RunRequest:
+    """Return the request that launches a run like this one. Its settings are those that differ from the preset.
+
+    Raises ConfigError: this version does not have the preset or a setting of the run, or the run has no dataset.
+    """
+    if run.dataset is None or run.split is None:
+        raise ConfigError("the run has no dataset, so it cannot be launched again")
+    config = checked(run.config)
+    kind, value = config.initial.kind, config.initial.value
+    implied = {"file": ("initial=",), "model": ("initial=", "pixels=")}.get(kind, ())
+    return RunRequest(
+        dataset=run.dataset.label,
+        preset=config.preset,
+        settings=tuple(setting for setting in settings_of(config) if not setting.startswith(implied)),
+        seed=run.seed,
+        name=run.name if run.name != run.dataset.name else "",
+        from_model=value if kind == "model" else None,
+        from_weights=value if kind == "file" else None,
+        allow_leaks=tuple(run.allowed_leaks),
+        groups_as_given=run.split.rule == SplitRule.AS_GIVEN,
+    )
 
 
 def _with_scale_of(version: ModelVersion, config: Config, changed: Collection[str]) -> Config:
