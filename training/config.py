@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self, get_args
 
 from pydantic import (
@@ -294,6 +294,24 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
             raise ConfigError(f"{setting!r} is not a setting; write key=value")
         _put(values, path.strip().split("."), _value(text), setting)
     return checked(values)
+
+
+def settings_of(config: Config) -> list[str]:
+    """Return the settings that turn the config's preset into this config. Raises ConfigError if the preset is gone."""
+    before, after = (one.model_dump(mode="json") for one in (preset(config.preset), config))
+    return list(_changes("", before, after))
+
+
+def _changes(path: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name, value in after.items():
+            yield from _changes(f"{path}.{name}".removeprefix("."), before.get(name), value)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            name = one["name"] if one["name"] == other["name"] else number
+            yield from _changes(f"{path}.{name}", one, other)
+    elif before != after:
+        yield f"{path}={after if isinstance(after, str) else json.dumps(after)}"
 
 
 def checked(values: dict[str, Any]) -> Config:

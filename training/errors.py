@@ -28,7 +28,7 @@ class Diverged(RunFailed):
     def __init__(self, stage: str, when: str, rate: float) -> None:
         super().__init__(
             f"the loss or a weight is not a number any more (stage {stage}, {when}); "
-            f"lower the learning rate: --set stages.{stage}.rate={rate / 10:g}"
+            f"lower the learning rate with the setting stages.{stage}.rate={rate / 10:g}"
         )
 
 
@@ -39,7 +39,7 @@ class NoRoom(RunFailed):
     """
 
     def __init__(self, stage: str, folder: Path, *, needed: int, free: int, copies: int) -> None:
-        fewer = f"keep fewer copies (--set stages.{stage}.copies={copies}), or " if copies else ""
+        fewer = f"keep fewer copies (setting stages.{stage}.copies={copies}), or " if copies else ""
         self.problem = (
             f"the frozen layers of stage {stage} need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are"
             " free besides the reserve (CTBATCH_RESERVE_BYTES)"
@@ -79,10 +79,10 @@ def message_for(error: Exception) -> str:
     if isinstance(error, FileMissing | FileDamaged):
         return f"a file of the dataset, the weights or the checkpoint is gone or damaged: {error}"
     if isinstance(error, MemoryError):
-        return "there was not enough memory; lower the batch size: --set stages.NAME.batch=16"
+        return "there was not enough memory; lower the batch size with the setting stages.NAME.batch=16"
     if is_full_disk(error):
         return (
-            "the disk is full: make room on it, keep fewer augmented copies (--set stages.NAME.copies=1), or set "
+            "the disk is full: make room on it, keep fewer augmented copies (setting stages.NAME.copies=1), or set "
             "CTBATCH_HOME to a folder on a larger disk"
         )
     if isinstance(error, OSError) and error.strerror:

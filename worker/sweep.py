@@ -28,6 +28,7 @@ from db.ledger.backlog import record_sweep
 from db.ledger.completion import JobGone
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload
 from db.registry import engine_proofs
+from db.training import runs
 from worker import scrub
 from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
@@ -90,10 +91,11 @@ def sweep_ledger() -> None:
 
 
 def free_lost(watch: LeaseWatch | None = None) -> None:
-    """Split chunks whose lease is lost, and free other work whose lease is lost."""
+    """Split chunks whose lease is lost, and free other work whose lease is lost. End cancelled runs that wait."""
     _free_lost_chunks(watch)
     for model in (Upload, Dataset, TrainingRun, Evaluation):
         _free_lost(model, watch)
+    _end_cancelled_runs()
 
 
 def _may_judge(watch: LeaseWatch | None) -> bool:
@@ -147,6 +149,15 @@ def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
         if watch is None or watch.may_judge(moment(s)):
             for row_id in leases.free_expired(s, model):
                 log.warning("lease lost", extra={"kind": model.__name__, "id": row_id})
+
+
+def _end_cancelled_runs() -> None:
+    with read_scope() as s:
+        waiting = runs.waiting_although_cancelled(s)
+    for run in waiting:
+        with session_scope() as s:
+            runs.cancel_run(s, run)
+        log.info("training run cancelled", extra={"run": run.id})
 
 
 def _resend(model: type[LeaseMixin], queue: Queue) -> None:

@@ -7,9 +7,14 @@ from typing import Protocol, TypeVar
 from cli.errors import JobFailed, Unavailable
 from cli.output import Update, progress_bar
 from cli.polling import poll
+from db.storage import storage
 
 POLL_SECONDS = 0.5
 UNCLAIMED_SECONDS = 120  # if no worker has taken the work after this time, no worker runs for it
+SHORT_OF_DISK = (
+    "workers take no new work, because the free disk has reached the reserve (CTBATCH_RESERVE_BYTES); free some space,"
+    " and the work that is queued goes on"
+)
 ENDED = ("ready", "finished")
 FAILED = ("failed", "cancelled")
 
@@ -49,7 +54,7 @@ def follow(
 
     Raises:
         JobFailed: the work failed or was cancelled.
-        Unavailable: no worker takes the work.
+        Unavailable: no worker takes the work, because none runs or the disk is short of space.
     """
     waiting_since = monotonic()
     with progress_bar(title, 1.0, enabled=not quiet) as update:
@@ -62,5 +67,5 @@ def follow(
             if view.state != "queued" or is_busy():
                 waiting_since = monotonic()
             elif monotonic() - waiting_since > UNCLAIMED_SECONDS:
-                raise Unavailable(nobody)
+                raise Unavailable(SHORT_OF_DISK if storage().is_short_of_disk() else nobody)
     return view

@@ -63,21 +63,27 @@ def promote(
     *,
     force: bool = False,
     who: str = "",
+    champion_seen: str | None = None,
 ) -> Promotion:
     """Make a version the champion. The promotion keeps the gate, and whether `force` overrode it.
 
     `user`: the admin who is signed in, or None at the command line. `who`: the name of the person at the command line.
+    `champion_seen`: the label of the champion that the person saw, empty if they saw that there is none, or None if
+    this is not known.
 
-    Raises GateClosed: the user is not an admin; the version was imported and no engine has passed with it here; it is
-    not compared yet; it is refused and not forced; a reason is missing; or there is another champion than the one that
-    the gate compared with.
+    Raises GateClosed: the user is not an admin; the version is the champion already; there is another champion than the
+    one that the gate compared with, or that the person saw; the version was imported and no engine has passed with it
+    here; it is not compared yet; it is refused and not forced; or a reason is missing.
     """
     lock_table(s, Promotion)
     now = champions.champion(s)
     if user is not None and not user.is_admin:
         raise GateClosed("only an admin promotes a model version")
-    if gate.candidate != version.label or gate.champion != (now.label if now else None):
-        raise GateClosed("the champion changed meanwhile: look at the comparison again")
+    if now is not None and now.id == version.id:
+        raise GateClosed(f"{version.label} is the champion already")
+    label = now.label if now else None
+    if gate.candidate != version.label or gate.champion != label or champion_seen not in (None, label or ""):
+        raise GateClosed(_has_changed(now))
     if unproven := engine_proofs.why_not_proven(s, version):
         raise GateClosed(f"{version.label}: {unproven}")
     why = "; ".join(gate.reasons)
@@ -131,7 +137,7 @@ def rollback(
     lock_table(s, Promotion)
     now, earlier = champions.champion(s), champions.champion_before(s)
     if champion_seen and now is not None and now.label != champion_seen:
-        raise RollbackRefused(f"the champion has changed: it is {now.label} now; look at it again")
+        raise RollbackRefused(_has_changed(now))
     if now is None:
         raise NoEarlierChampion("there is no champion yet")
     if earlier is None:
@@ -141,6 +147,10 @@ def rollback(
     record = GateRecord(champion=now.label, who=who or (user.name if user else ""))
     champions.record_promotion(s, earlier, user, reason.strip(), record.as_json(), PromotionKind.ROLLBACK)
     return earlier
+
+
+def _has_changed(now: ModelVersion | None) -> str:
+    return f"the champion has changed: {f'it is {now.label}' if now else 'there is none'} now; look at it again"
 
 
 def promotions_of(s: Session, version: ModelVersion) -> list[PromotionView]:

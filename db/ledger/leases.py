@@ -122,7 +122,7 @@ def close(session: Session, model: type[L], claim: Claim, state: Work, **values:
 
 def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
     """Give the work back to the queue. The sweeper sends its message again."""
-    close(session, model, claim, Work.READY, published_at=from_now(), **values)
+    close(session, model, claim, Work.READY, published_at=from_now(), **{**model.WHEN_QUEUED, **values})
 
 
 def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool = False, **values: Any) -> None:
@@ -164,7 +164,7 @@ def free_expired(session: Session, model: type[L], row_id: int | None = None) ->
         expired = expired.where(table.id == row_id)
     ids = list(session.scalars(locked(expired, session, of=table)))
     freed = {"state": Work.READY, "lease_until": None, "published_at": from_now(-2 * current().resend_seconds)}
-    session.execute(update(table).where(one_of(session, table.id, ids)).values(**freed))
+    session.execute(update(table).where(one_of(session, table.id, ids)).values(**model.WHEN_QUEUED, **freed))
     return ids
 
 

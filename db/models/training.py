@@ -1,6 +1,8 @@
 """Training runs with their epochs, and evaluations of model versions on datasets."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any, ClassVar
 
 from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -25,6 +27,7 @@ class TrainingRun(LeaseMixin, Base):
     """
 
     __tablename__ = "training_run"
+    WHEN_QUEUED: ClassVar[Mapping[str, Any]] = {"message": "waiting for a worker"}
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))

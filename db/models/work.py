@@ -1,7 +1,9 @@
 """The columns of work that workers claim: its state and its lease. Work is uploads, chunks, datasets and others."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, ClassVar
 
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -29,8 +31,11 @@ class LeaseMixin:
     each claim, because a database restored from a backup gives the same fences again. `attempts`: the claims since the
     last progress. `put_offs`: how often the row was put off since then because something was not available, which does
     not count as an attempt. `lease_until`: when the lease ends or, for a ready row, when it may be claimed again.
-    `published_at`: when its message was last sent.
+    `published_at`: when its message was last sent. `WHEN_QUEUED`: values of further columns for a row that goes back to
+    the queue.
     """
+
+    WHEN_QUEUED: ClassVar[Mapping[str, Any]] = {}
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)
     fence: Mapped[int] = mapped_column(default=0)

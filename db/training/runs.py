@@ -20,6 +20,7 @@ from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 
 DEMO = "demo"
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
+PACE = ("step", "steps", "rate", "eta_seconds")  # of the live progress: true only while a worker trains
 
 
 class RunError(Exception):
@@ -159,7 +160,7 @@ def _with_count(name: str, leak: Leak) -> str:
 
 
 def _launch(s: Session, run: TrainingRun) -> TrainingRun:
-    run.message = "waiting for a worker"
+    run.message = TrainingRun.WHEN_QUEUED["message"]
     s.add(run)
     s.flush()
     broker.wake_after_commit(s, Queue.TRAINING)
@@ -182,7 +183,8 @@ def epochs_of(s: Session, run_id: int) -> list[Epoch]:
 
 
 def run_view(s: Session, run: TrainingRun) -> RunView:
-    """Return the view of a run for people."""
+    """Return the view of a run for people. The pace of training is in `live` only while the run is running."""
+    live = {name: value for name, value in run.live.items() if run.state == Work.RUNNING or name not in PACE}
     return RunView(
         id=run.id,
         name=run.name,
@@ -191,7 +193,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
         stage=LiveProgress(**run.live).stage_name if run.live else "",
         progress=run.progress,
         message=run.message,
-        live=run.live | ({"estimate": run.estimate} if run.estimate else {}),
+        live=live | ({"estimate": run.estimate} if run.estimate else {}),
         dataset=run.dataset.label if run.dataset else None,
         seed=run.seed,
         config=run.config,
@@ -219,6 +221,12 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
     return _ask(s, run, cancel_requested_at=from_now())
 
 
+def waiting_although_cancelled(s: Session) -> list[TrainingRun]:
+    """Return the runs that were cancelled while they ran, but wait again, because their worker was lost or stopped."""
+    waiting = (TrainingRun.state == Work.READY, TrainingRun.cancel_requested_at.is_not(None))
+    return list(s.scalars(select(TrainingRun).where(*waiting)))
+
+
 def can_be_stopped(run: TrainingRun) -> bool:
     """Return whether a run can be stopped with a result: it is running, or it waits and has a checkpoint."""
     return run.state == Work.RUNNING or (run.state == Work.READY and bool(run.checkpoint))
@@ -232,7 +240,7 @@ def stop_run(s: Session, run: TrainingRun) -> bool:
     """
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     if run.checkpoint:
-        due = {"stop_requested_at": from_now(), "lease_until": None, "message": "waiting for a worker", "attempts": 0}
+        due = {**TrainingRun.WHEN_QUEUED, "stop_requested_at": from_now(), "lease_until": None, "attempts": 0}
         if s.scalar(update(TrainingRun).where(*waiting).values(**due).returning(TrainingRun.id)):
             broker.wake_after_commit(s, Queue.TRAINING)
             return True

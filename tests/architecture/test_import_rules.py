@@ -35,6 +35,7 @@ MAY_IMPORT = {
         "worker.imaging",
         "worker.hdf5",
         "worker.received_files",
+        "worker.datasets.label_table",
         "training.config",
         "training.errors",
         "training.launch",

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from cli.errors import JobFailed, Unavailable
 from cli.local.datasets import follow_dataset
 from cli.main import cli
+from db import database as base
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import leases
@@ -235,6 +236,17 @@ def test_dataset_that_no_worker_takes_ends_the_wait(database, monkeypatch):
     with session_scope() as session:
         label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
     with pytest.raises(Unavailable, match="start one: `ctbatch worker evaluation`"):
+        follow_dataset(label)
+
+
+def test_dataset_that_waits_for_disk_space_ends_the_wait_with_that_reason(database, monkeypatch):
+    monkeypatch.setattr("cli.local.follow.UNCLAIMED_SECONDS", 0.1)
+    monkeypatch.setattr("cli.local.follow.POLL_SECONDS", 0.05)
+    file = receive_file("scan.png", [png(1)])
+    with session_scope() as session:
+        label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
+    base.use(database.model_copy(update={"reserve_bytes": 2**62}))
+    with pytest.raises(Unavailable, match="CTBATCH_RESERVE_BYTES"):
         follow_dataset(label)
 
 

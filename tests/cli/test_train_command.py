@@ -138,13 +138,15 @@ def test_file_without_a_resnet50_is_refused(data: bytes | None, message: str, la
         assert runs.list_runs(s) == []
 
 
-def test_setting_initial_overrides_from_in_the_lineage(launch: Run) -> None:
+def test_setting_initial_names_the_lineage_and_does_not_go_with_from(launch: Run) -> None:
     with session_scope() as s:
         for number in (1, 2):
             blank = {"files": {"model.keras": "0" * 64}, "metrics": {}, "parity": {}, "dataset_hash": None}
             recipe = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
             s.add(ModelVersion(name="lungs", number=number, **recipe, **blank))
-    assert launch("site", "--from", "lungs/1", "--set", "initial=model:lungs/2").exit_code == 0
+    both = launch("site", "--from", "lungs/1", "--set", "initial=model:lungs/2")
+    assert (both.exit_code, "leave out one of the two" in both.stderr) == (2, True)
+    assert launch("site", "--set", "initial=model:lungs/2").exit_code == 0
     with read_scope() as s:
         (run,) = runs.list_runs(s)
         assert run.from_version.label == "lungs/2"

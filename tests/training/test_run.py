@@ -425,7 +425,7 @@ def test_weights_for_pixels_on_another_scale_fail_a_run_with_the_right_one(datas
     launch(dataset, f"initial=file:{storage().put((tmp_path / 'model.keras').read_bytes())}")
     view, _ = carry_out()
     assert view.state == "failed"
-    assert "choose another scale: --set pixels=unit" in view.error
+    assert "choose another scale: the setting pixels=unit" in view.error
 
 
 def test_run_waits_with_its_checkpoint_if_a_block_cannot_be_read_but_not_for_ever(dataset, monkeypatch):
@@ -533,7 +533,7 @@ def test_part_without_a_class_fails_a_run(dataset):
     ("error", "message"),
     [
         (MemoryError(), "lower the batch"),
-        (OSError(errno.ENOSPC, "No space left on device"), "--set stages.NAME.copies=1"),
+        (OSError(errno.ENOSPC, "No space left on device"), "setting stages.NAME.copies=1"),
         (PermissionError(errno.EACCES, "Permission denied", "/home/x"), "Permission denied: /home/x"),
         (FileMissing("c0ffee"), "gone or damaged: c0ffee"),
         (RunFailed("the run names no dataset"), "the run names no dataset"),
@@ -800,7 +800,7 @@ def test_run_that_fills_the_disk_before_its_first_checkpoint_fails_with_advice(e
     monkeypatch.setattr(training.run, "carry_out", full)
     view, _ = carry_out()
     assert (view.state, view.error) == ("failed", message_for(error))
-    assert "--set stages." in view.error
+    assert "setting stages." in view.error
 
 
 def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monkeypatch):

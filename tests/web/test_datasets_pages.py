@@ -58,6 +58,28 @@ def test_files_and_labels_are_received_and_queued(admin: Api) -> None:
     assert make(admin, slices=CLASSES).json["name"] == "site/2"
 
 
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (b"name,class\n1.png,1\n", "The labels file has no column file and label; its first line names the columns"),
+        ("file,label\n1.png,1\n".encode("utf-16"), "The labels file is not UTF-8 (line 1); save it as UTF-8."),
+        (b"file,label\n1.png,1\n2.png,2\n", "Line 3 of the labels file: the label '2' is neither COVID (1) nor"),
+        (png(), "The labels file is not UTF-8 (line 1)"),
+    ],
+    ids=["columns", "utf-16", "label", "image"],
+)
+def test_labels_that_cannot_be_read_are_refused_and_keep_nothing(
+    admin: Api, settings: Settings, labels: bytes, reason: str
+) -> None:
+    before = stored(settings)
+    answer = make(admin, labels=labels, slices=CLASSES)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    assert answer.json["detail"].startswith(reason)
+    assert answer.json["file"] == "groups.csv"
+    assert stored(settings) == before
+    assert admin.get("/datasets").json["items"] == []
+
+
 def test_groups_come_from_headers_unless_folders_are_asked_for(admin: Api) -> None:
     def make_with(**fields: str) -> Any:
         data = {"name": "site", "files": [(io.BytesIO(CLASSES), "a.zip")], **fields}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from apiflask import APIFlask
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.evaluation.result import EvaluationResult, PairedMetric
-from db.models import Dataset, Evaluation, ModelVersion, User
+from db.models import Dataset, Evaluation, ModelVersion, Promotion, User
 from db.models.documents import FindingRule, Rate, Tuning
 from db.registry import champions, versions
 from db.settings import Settings
@@ -315,6 +315,35 @@ def test_promote_asks_with_model_verdict_and_worst_metric_and_says_when_it_is_do
     assert 'class="success"' not in roots_browser.get("/models").text
     assert roots_browser.client.post("/models/rollback", data=form).status_code == 303
     assert re.search(r'class="success" role="status">.*fake/1 is the champion again', roots_browser.get("/models").text)
+
+
+def test_promotion_from_a_page_with_another_champion_is_refused(
+    admin: Api, roots_browser: Browser, version_id: int, split_id: int, tmp_path: Path
+) -> None:
+    other = add_version(tmp_path / "other", split_id, "other")
+    token = roots_browser.csrf("/models")
+    page = roots_browser.get(f"/models/{version_id}").text
+    shown = '<input type="hidden" name="champion" value="fake/1" form="promote">'
+    assert '<form class="stack" id="promote" method="post"' in page
+    for part in (page, roots_browser.get(f"/models/{version_id}/checks").text):
+        assert shown in part
+    promoted = admin.post(f"/models/{other}/promote", json={"reason": "urgent", "force": True, "champion": "fake/1"})
+    assert (promoted.status_code, champion()) == (200, "other/1")
+    form = {"csrf_token": token, "reason": "fake/1 is old", "force": "1", "champion": "fake/1"}
+    late = roots_browser.client.post(f"/models/{version_id}/promote", data=form)
+    assert (late.status_code, champion()) == (409, "other/1")
+    assert "The champion has changed: it is other/1 now; look at it again." in late.text
+    assert shown.replace("fake/1", "other/1") in late.text
+    again = admin.post(f"/models/{other}/promote", json={"reason": "urgent", "force": True})
+    assert (again.status_code, again.json["detail"]) == (409, "other/1 is the champion already.")
+
+
+def test_page_tells_that_there_was_no_champion(roots_browser: Browser, split_id: int, tmp_path: Path) -> None:
+    with session_scope() as s:
+        s.execute(delete(Promotion))
+    version_id = add_version(tmp_path, split_id)
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert '<input type="hidden" name="champion" value="" form="promote">' in page
 
 
 def test_figures_have_a_title_and_a_text_of_their_own(roots_browser: Browser, version_id: int) -> None:

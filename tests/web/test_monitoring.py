@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import io
 import logging
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders.buckets import bucket_away
 from tests.builders.files import png, zip_of
-from tests.web.actors import Api, Browser, WorkerPart, load_engines
+from tests.web.actors import Api, Browser, WorkerPart, load_engines, ready_dataset
 from web.monitoring.kept import Kept
 
 PROJECT = Path(__file__).parents[2]
@@ -109,6 +110,22 @@ def test_disk_short_of_its_reserve_is_a_warning_because_results_can_be_read(app:
     database.use(settings.model_copy(update={"reserve_bytes": 2**62}))
     answer = readyz(app)
     assert (answer.status_code, answer.json["checks"]["disk"], "disk" in answer.json["warnings"]) == (200, False, True)
+
+
+def test_pages_of_queued_work_say_that_the_disk_is_short(
+    admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    ready_dataset("site")
+    job = admin.submit(("1.png", png())).json["id"]
+    run = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
+    files = {"name": "new", "files": (io.BytesIO(png()), "COVID/1.png")}
+    dataset = admin.post("/datasets", data=files, content_type="multipart/form-data").json["id"]
+    pages = (f"/jobs/{job}", f"/runs/{run}", f"/datasets/{dataset}", "/workers")
+    assert not any("CTBATCH_RESERVE_BYTES" in roots_browser.get(page).text for page in pages)
+    database.use(settings.model_copy(update={"reserve_bytes": 2**62}))
+    for page in pages:
+        assert roots_browser.get(page).text.count("CTBATCH_RESERVE_BYTES") == 1
+    assert "CTBATCH_RESERVE_BYTES" not in roots_browser.get("/datasets/1").text, "it is built already"
 
 
 def test_full_disk_does_not_count_as_missing_storage(app: APIFlask, monkeypatch: pytest.MonkeyPatch) -> None:

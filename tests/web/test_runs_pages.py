@@ -18,6 +18,7 @@ from db.storage import storage
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 from tests.builders.datasets import split_of
+from tests.builders.leases import let_leases_end
 from tests.conftest import make_settings
 from tests.web.actors import Api, Browser, ready_dataset, resnet50
 from training.launch import installed
@@ -330,6 +331,24 @@ def test_run_page_shows_progress(admin: Api, roots_browser: Browser, dataset_id:
     assert "small: epoch 4 of 10" in roots_browser.get("/runs").text
 
 
+def test_run_that_waits_again_shows_no_pace(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    train(run_id, epochs=1)
+    pace = ("<dt>Step</dt>", "<dt>Rate</dt>", "<dt>Time left in stage, about</dt>", "<dt>Training since</dt>")
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert all(title in page for title in pace)
+    assert "left in this stage" in roots_browser.get(f"/runs/{run_id}/row").text
+    let_leases_end(TrainingRun)
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert "<dt>Epoch</dt><dd>4" in page
+    assert not any(title in page for title in pace)
+    row = roots_browser.get(f"/runs/{run_id}/row").text
+    assert "waiting for a worker" in row
+    assert "left in this stage" not in row
+    live = admin.get(f"/runs/{run_id}").json["live"]
+    assert (live["epoch"], {"step", "steps", "rate", "eta_seconds"} & set(live)) == (3, set())
+
+
 def test_run_page_shows_curves_of_the_champions_run(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     first = launch(admin).json["id"]
     train(first, epochs=1)
@@ -379,6 +398,37 @@ def test_failed_run_says_what_to_do(admin: Api, roots_browser: Browser, dataset_
     assert "The loss is no number any more: lower the &lt;rate&gt;." in page
     assert "Launch another" in page
     assert 'hx-trigger="every' not in page
+
+
+def test_form_is_filled_with_the_settings_of_a_run_that_ended(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    leak(dataset_id)
+    settings = ["balanced=true", "stages.head.epochs=3"]
+    like = {"preset": "seed", "seed": 7, "name": "mine", "settings": settings, "allow_leaks": ["identical-slices"]}
+    run_id = launch(admin, **like).json["id"]
+    admin.post(f"/runs/{run_id}/cancel")
+    assert f'href="/runs/new?run={run_id}"' in roots_browser.get(f"/runs/{run_id}").text
+    page = roots_browser.get(f"/runs/new?run={run_id}").text
+    assert "<option selected>site/1</option>" in page
+    for field in ('name="preset" value="seed" checked', 'name="allow_leaks" value="identical-slices" checked'):
+        assert field in page
+    for field in ('name="name" [^>]*value="mine"', 'name="seed" [^>]*value="7"'):
+        assert re.search(field, page)
+    typed = re.search(r'<textarea[^>]*name="settings"[^>]*>([^<]*)<', page)
+    assert typed is not None
+    assert sorted(typed[1].split()) == settings
+    assert roots_browser.get("/runs/new?run=99").status_code == 404
+
+
+def test_form_of_a_run_whose_preset_is_gone_has_its_dataset(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    ready_dataset("newer")
+    run_id = launch(admin).json["id"]
+    with session_scope() as s:
+        s.get_one(TrainingRun, run_id).config = {"preset": "gone"}
+    assert "<option selected>site/1</option>" in roots_browser.get(f"/runs/new?run={run_id}").text
 
 
 def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_id: int) -> None:

@@ -8,7 +8,7 @@ from signal import SIGINT, SIGTERM
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from db import broker
 from db import database as base
@@ -17,9 +17,14 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import leases
 from db.ledger.backlog import backlog, seconds_since_sweep
-from db.models import Dataset, ModelVersion, Work
+from db.ledger.leases import Claim
+from db.models import Dataset, ModelVersion, TrainingRun, Work
 from db.settings import Settings
-from tests.builders.datasets import add_dataset
+from db.training import runs
+from db.training.progress import StoredCheckpoint
+from db.training.runs import NewRun
+from tests.builders.datasets import add_dataset, add_split
+from tests.builders.leases import let_leases_end
 from worker import sweep
 from worker.engines import trial
 from worker.lease_watch import LeaseWatch
@@ -56,6 +61,45 @@ def test_work_from_before_the_clock_was_set_back_goes_on(database: Settings, mon
             assert leases.take(s, Dataset, row_id, "w")
     with session_scope() as s:
         assert leases.expired(s, Dataset) == []
+
+
+def claimed_run() -> Claim:
+    """Launch a run, and claim it as a worker that has trained for a while."""
+    dataset = add_dataset()
+    split = add_split(dataset)
+    with session_scope() as s:
+        runs.create_run(s, NewRun(dataset, split, "seed", {"stages": []}, seed=7))
+    with session_scope() as s:
+        _, claim = runs.claim_run(s, "w")
+        runs.report(s, claim, 0.3, "small: epoch 2 of 12")
+    return claim
+
+
+def test_run_of_a_lost_worker_says_that_it_waits(settings: Settings) -> None:
+    claimed_run()
+    let_leases_end(TrainingRun)
+    with read_scope() as s:
+        run = s.scalars(select(TrainingRun)).one()
+        assert (run.state, run.message) == (Work.READY, "waiting for a worker")
+
+
+@pytest.mark.parametrize("end", ["lost", "given back", "put off"])
+def test_cancelled_run_ends_without_its_worker(end: str, settings: Settings) -> None:
+    claim = claimed_run()
+    with session_scope() as s:
+        runs.record_checkpoint(s, claim, StoredCheckpoint(stage=0, epoch=0))
+        assert runs.cancel_run(s, s.get_one(TrainingRun, claim.id))
+        if end == "lost":
+            s.execute(update(TrainingRun).values(lease_until=from_now(-1)))
+        elif end == "given back":
+            leases.give_back(s, TrainingRun, claim)
+        else:
+            runs.put_off(s, claim, "the disk is full")
+    sweep.sweep_ledger()
+    with read_scope() as s:
+        run = s.scalars(select(TrainingRun)).one()
+        assert (run.state, run.message, run.checkpoint) == (Work.CANCELLED, "cancelled", {})
+        assert run.finished_at is not None
 
 
 def test_imported_version_that_nobody_has_tried_wakes_a_worker(

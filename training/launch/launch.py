@@ -1,6 +1,6 @@
 """Turns a request into a training run. The command line, the page and the API use these steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 from db.database import current, read_scope, session_scope
 from db.datasets.datasets import find_dataset
 from db.datasets.slices import DatasetError, count_parts
-from db.models import Dataset, ModelVersion, Split, User
+from db.models import Dataset, ModelVersion, Split, SplitRule, TrainingRun, User
 from db.registry import versions
 from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
 from db.training.splits import draw_split, keep_split, plan_split
-from training.config import Config, ConfigError, Origin, checked, preset, with_settings
+from training.config import Config, ConfigError, Origin, checked, preset, settings_of, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
 from training.launch.measured_speed import measured_speed
@@ -51,10 +51,22 @@ class RunRequest(BaseModel):
     allow_leaks: tuple[str, ...] = ()
     groups_as_given: bool = False
 
+    @property
+    def changed(self) -> set[str]:
+        """The names of the settings, such as `stages.head.epochs`."""
+        return {setting.partition("=")[0].strip() for setting in self.settings}
+
     def config(self) -> Config:
         """Return the preset, with the requested initial weights and settings. Raises ConfigError."""
         if self.from_model and self.from_weights:
             raise ConfigError("a run starts from a model version or a file of weights, not both; choose one")
+        if "preset" in self.changed:
+            raise ConfigError("the preset is not a setting; choose it as the preset of the run")
+        if "initial" in self.changed and (self.from_model or self.from_weights):
+            raise ConfigError(
+                "the setting initial contradicts the model version or the file of weights that the run starts from;"
+                " leave out one of the two"
+            )
         config = preset(self.preset)
         if self.from_model:
             config = config.model_copy(update={"initial": Origin(kind="model", value=self.from_model)})
@@ -100,7 +112,7 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     with reading() as s:
         dataset, version = _find_dataset(s, request.dataset), _find_origin(s, config.initial)
         if version:
-            config = _with_scale_of(version, config, request.settings)
+            config = _with_scale_of(version, config, request.changed)
         runs.check_name(request.name or dataset.name)
     split = _split(reading, dataset, request, version)
     if split.id is None:
@@ -129,10 +141,33 @@ def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = sessio
         return runs.create_run(s, new, user).id
 
 
-def _with_scale_of(version: ModelVersion, config: Config, settings: Sequence[str]) -> Config:
+def request_of(run: TrainingRun) -> RunRequest:
+    """Return the request that launches a run like this one. Its settings are those that differ from the preset.
+
+    Raises ConfigError: this version does not have the preset or a setting of the run, or the run has no dataset.
+    """
+    if run.dataset is None or run.split is None:
+        raise ConfigError("the run has no dataset, so it cannot be launched again")
+    config = checked(run.config)
+    kind, value = config.initial.kind, config.initial.value
+    implied = {"file": ("initial=",), "model": ("initial=", "pixels=")}.get(kind, ())
+    return RunRequest(
+        dataset=run.dataset.label,
+        preset=config.preset,
+        settings=tuple(setting for setting in settings_of(config) if not setting.startswith(implied)),
+        seed=run.seed,
+        name=run.name if run.name != run.dataset.name else "",
+        from_model=value if kind == "model" else None,
+        from_weights=value if kind == "file" else None,
+        allow_leaks=tuple(run.allowed_leaks),
+        groups_as_given=run.split.rule == SplitRule.AS_GIVEN,
+    )
+
+
+def _with_scale_of(version: ModelVersion, config: Config, changed: Collection[str]) -> Config:
     """Return the config with the pixel scale of a version. Raises ConfigError if a setting names another scale."""
     own = version.facts.config.get("pixels", config.pixels)
-    if own != config.pixels and any(setting.partition("=")[0].strip() == "pixels" for setting in settings):
+    if own != config.pixels and "pixels" in changed:
         raise ConfigError(f"{version.label} takes pixels on the scale {own}; leave out the setting pixels")
     return checked(config.model_dump(mode="json") | {"pixels": own})
 

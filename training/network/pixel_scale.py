@@ -57,7 +57,7 @@ def check_pixels(network: Any, slices: NDArray[np.uint8], pixels: Pixels) -> Non
     raise WeightsError(
         "",
         f"was not trained on pixels on the scale {pixels}: the variance after the first layer is {ratios[pixels]:.3g}"
-        f" times what the weights expect; choose another scale: --set pixels={fit[0]}{others}",
+        f" times what the weights expect; choose another scale: the setting pixels={fit[0]}{others}",
     )
 
 

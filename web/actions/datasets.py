@@ -4,6 +4,7 @@ import re
 from functools import partial
 
 from flask import request
+from werkzeug.datastructures import FileStorage
 
 from db.database import read_scope, session_scope
 from db.datasets.datasets import DatasetView, create_dataset, create_from_reviews, dataset_view, is_name
@@ -13,12 +14,23 @@ from db.models import Dataset, User
 from db.training.splits import draw_split, keep_split, plan_split
 from web.actions.keys import idempotency_key, once
 from web.actions.lookup import row_of
-from web.actions.uploads import FIELD, check_multipart, check_parts, file_parts, inspect_parts, plain_part, publish
+from web.actions.uploads import (
+    FIELD,
+    check_multipart,
+    check_parts,
+    file_parts,
+    inspect_parts,
+    part_path,
+    plain_part,
+    publish,
+)
 from web.errors import Problem, sentence
 from web.schemas.datasets import SplitIn
+from worker.datasets.label_table import MAX_BYTES, BadLabels, read_csv
 
 LABELS_FIELD = "labels"
-MAX_LABEL_BYTES = 64 * 1024 * 1024
+CHECKED_BYTES = 8 * 1024 * 1024
+"""The largest CSV of labels that is read during the request. Only the worker reads a larger one, which takes long."""
 MAX_JOBS = 1000
 GROUPS = ("headers", "folders")
 """Where to look first for the group of a DICOM slice if the CSV names no groups."""
@@ -29,8 +41,8 @@ _JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
 def create(user: User) -> tuple[DatasetView, bool]:
     """Make a dataset from the files of this request, or from the jobs that it names. Return it, and whether it is new.
 
-    Raises Problem 413, 415 and 422 (no files, a refused archive, a bad value, a job without reviews), and OSError when
-    the disk is full. In these cases nothing is kept.
+    Raises Problem 413, 415 and 422 (no files, a refused archive, labels that cannot be read, a bad value, a job without
+    reviews), and OSError when the disk is full. In these cases nothing is kept.
     """
     check_multipart()
     idempotency_key()  # a malformed key is refused before the files are received
@@ -72,7 +84,7 @@ def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
     if len(tables) > 1:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send at most one.")
     files = inspect_parts(parts)
-    labels = _labels(plain_part(tables[0])) if tables else None
+    labels = _labels(tables[0]) if tables else None
     if is_name(name):  # with a bad name, keep no files; create_dataset says what is wrong
         publish([*parts, *tables])
     first = groups == "folders"
@@ -81,9 +93,15 @@ def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
     return once(user, "dataset", asked, lambda s: make(s).id)
 
 
-def _labels(table: ReceivedFile) -> ReceivedFile:
-    if table.size > MAX_LABEL_BYTES:
-        raise Problem(413, "too-large", f"The CSV is too large. Send one of at most {MAX_LABEL_BYTES >> 20} MiB.")
+def _labels(part: FileStorage) -> ReceivedFile:
+    table = plain_part(part)
+    if table.size > MAX_BYTES:
+        raise Problem(413, "too-large", f"The CSV is too large. Send one of at most {MAX_BYTES >> 20} MiB.")
+    if table.size <= CHECKED_BYTES:
+        try:
+            read_csv(part_path(part).read_bytes())
+        except BadLabels as error:
+            raise Problem(422, "invalid", sentence(error), file=table.filename) from error
     return table
 
 

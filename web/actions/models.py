@@ -24,8 +24,11 @@ from worker.imaging.recipe import RECIPE
 REASON_LENGTH = 500
 
 
-def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
+def promote(user: User, version_id: int, reason: str, *, force: bool, champion: str | None = None) -> None:
     """Make a version the champion, if the gate allows it.
+
+    `champion`: the label of the champion that the user saw, empty if there was none, or None if this is not known. If
+    another version is the champion by now, the version is not promoted.
 
     If the version was not compared with the champion yet, request the comparison. Raises Problem 404, and 409 with the
     gate's metrics as `gate`.
@@ -35,7 +38,7 @@ def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
     try:
         with session_scope() as s:
             version = row_of(s, ModelVersion, version_id)
-            promotion.promote(s, version, user, tidy(reason), gate, force=force)
+            promotion.promote(s, version, user, tidy(reason), gate, force=force, champion_seen=champion)
     except GateClosed as error:
         if gate.verdict == PENDING:
             compare(user, version_id)

@@ -101,6 +101,9 @@ class PromoteIn(In):
 
     reason: Reason = ""
     force: bool = False
+    champion: ModelLabel | Literal[""] | None = Field(
+        None, description="`name/number` of the champion that the version replaces. Empty: there is none."
+    )
 
 
 class RollbackIn(In):

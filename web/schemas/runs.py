@@ -12,7 +12,7 @@ from web.schemas.common import AsGiven, In, ModelLabel, Named, Out, Seed, Sha256
 RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
 Setting = Annotated[
-    str, Field(max_length=200, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
+    str, Field(max_length=2000, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
 ]
 
 
@@ -69,7 +69,9 @@ class RunOut(Out):
     stage: str
     progress: float
     message: str
-    live: dict[str, Any] = Field(description="The progress: stage, epoch, step, loss, rate, eta_seconds.")
+    live: dict[str, Any] = Field(
+        description="The progress: stage, epoch, loss, and while the run is running also step, rate, eta_seconds."
+    )
     dataset: str | None
     seed: int
     config: dict[str, Any]

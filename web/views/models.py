@@ -102,7 +102,7 @@ def compare_with(version_id: int) -> ResponseReturnValue:
 def promote(version_id: int) -> ResponseReturnValue:
     """Make a version the champion, if the gate allows it or the admin overrides it."""
     reason, force = request.form.get("reason", ""), request.form.get("force") == "1"
-    promotions.promote(require_admin(), version_id, reason, force=force)
+    promotions.promote(require_admin(), version_id, reason, force=force, champion=request.form.get("champion"))
     flash(f"{_version(version_id).label} is the champion now. New jobs get it; existing jobs keep their version.")
     return redirect(url_for("models.show", version_id=version_id), 303)
 

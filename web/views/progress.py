@@ -9,6 +9,7 @@ from flask import Flask
 from db.ledger.job_view import JobView
 from db.models import JobState
 from db.reasons import SET_APART
+from db.storage import storage
 from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
 from web.views.filters import count, counted, duration, probability
@@ -45,6 +46,15 @@ def install(app: Flask) -> None:
     """Make the functions of this module available to templates."""
     app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood, by_rule=by_rule)
     app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages, of_total=of_total, thresholds=thresholds)
+    app.jinja_env.globals.update(is_short_of_disk=is_short_of_disk)
+
+
+def is_short_of_disk() -> bool:
+    """Return whether this machine has so little free disk that its workers claim nothing. False if it is not known."""
+    try:
+        return storage().is_short_of_disk()
+    except OSError:
+        return False
 
 
 def job_stages(job: JobView) -> list[Stage]:

@@ -15,9 +15,9 @@ from db.registry.champions import champion
 from db.registry.versions import list_versions
 from db.training import runs
 from db.training.leaks import LEAKS
-from training.config import ABOUT
+from training.config import ABOUT, ConfigError
 from training.errors import MAX_WEIGHTS_BYTES
-from training.launch.launch import can_start_from
+from training.launch.launch import can_start_from, request_of
 from web.actions.lookup import row_of
 from web.actions.request import takes_files_of
 from web.actions.runs import launch, prepare, receive_weights
@@ -147,18 +147,30 @@ def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
     return champion_run if champion_run is not None and runs.epochs_of(s, champion_run.id) else None
 
 
+def _values_of(run_id: int) -> dict[str, Any]:
+    """Return the values of the form for a run like this one. Without its old preset, only its dataset is known."""
+    with read_scope() as s:
+        run = row_of(s, TrainingRun, run_id)
+        try:
+            values = request_of(run).model_dump()
+        except ConfigError:
+            return {"dataset": run.dataset.label if run.dataset else "", "allow_leaks": ()}
+    return values | {"settings": "\n".join(values["settings"]), "seed": str(values["seed"])}
+
+
 def _form(problem: Problem | None = None, weights: str = "") -> Response:
+    like = None if (run_id := request.args.get("run", type=int)) is None else _values_of(run_id)
     with read_scope() as s:
         ready = [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE]
         models = [version.label for version in list_versions(s) if can_start_from(version)]
-    values = {"dataset": request.args.get("dataset", "")} | dict(request.form.items())
+    values = {"dataset": request.args.get("dataset", "")} | (like or {}) | dict(request.form.items())
     if weights:
         values["from_weights"] = weights
     return page_response(
         "runs/run_new.html",
         problem,
         values=values,
-        allowed=request.form.getlist("allow_leaks"),
+        allowed=like["allow_leaks"] if like else request.form.getlist("allow_leaks"),
         datasets=ready,
         models=models,
         presets=ABOUT.items(),

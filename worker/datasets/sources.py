@@ -66,7 +66,8 @@ class File:
 
     `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
     which begins with the archive's name if there are several sources. `full_name`: the path that always begins with the
-    archive's name. `table`: the bytes of a label file, or None for other files.
+    archive's name. `table`: the bytes of a label file, or None for other files. `scope`: the number of the first of the
+    sources that are labelled together.
     """
 
     source: int
@@ -75,6 +76,7 @@ class File:
     name: str
     full_name: str
     table: bytes | None
+    scope: int
 
 
 def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[File]:
@@ -84,7 +86,7 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     """
     files: list[File] = []
     listings = [_list_source(source, progress) for source in sources]
-    of_both_classes = _of_both_classes(sources, listings)
+    of_both_classes, scopes = _of_both_classes(sources, listings), _label_scopes(sources, listings)
     for number, (source, listed) in enumerate(zip(sources, listings, strict=True)):
         stem, names = slashed(source.stem), [name for _, name, _ in listed]
         is_loose = _is_loose(source, listed)
@@ -93,7 +95,8 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
         paths = [stem or names[0]] if is_loose else paths_in_archive(stem, names)
         for (ordinal, name, table), path in zip(listed, paths, strict=True):
             full_name = name if is_loose else f"{source.stem}/{name}"
-            files.append(File(number, ordinal, path, name if len(sources) == 1 else full_name, full_name, table))
+            shown = name if len(sources) == 1 else full_name
+            files.append(File(number, ordinal, path, shown, full_name, table, scopes[number]))
     return files
 
 
@@ -137,6 +140,28 @@ def _of_both_classes(sources: Sequence[Source], listings: Sequence[Listing]) -> 
     }
 
 
+def _label_scopes(sources: Sequence[Source], listings: Sequence[Listing]) -> list[int]:
+    """Return for each source the number of the first source that is labelled together with it.
+
+    Each source is labelled alone, unless a label file was sent beside it: in the same folder, or in no folder of a
+    request. A label file in no folder labels the whole request.
+    """
+    sent = [_sent(number, source) for number, source in enumerate(sources)]
+    with_table = {
+        sent[number]
+        for number, (source, listed) in enumerate(zip(sources, listings, strict=True))
+        if _is_beside_others(source, listed) and any(table is not None for _, _, table in listed)
+    }
+    if any(number is not None for _, _, number in with_table):
+        return [0] * len(sources)
+    return [sent.index(place) if place in with_table else number for number, place in enumerate(sent)]
+
+
+def _is_beside_others(source: Source, listed: Listing) -> bool:
+    """Return whether the files of a source lie beside other sources: a loose file, or those of a given folder."""
+    return _is_loose(source, listed) or (source.given is not None and "/" not in slashed(source.stem))
+
+
 def _label_table(entry: Entry) -> bytes | None:
     """Return the bytes of a label file. Return None for any other file, without reading it."""
     content = entry.read() if is_label_name(entry.name) else None
@@ -158,14 +183,15 @@ class Labels:
 def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
     """Return the labels of files.
 
-    A CSV that was sent by itself labels all files. Otherwise, each source is labelled by the CSV among its files, or by
-    its class folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
-    FileDamaged.
+    A CSV that was sent by itself labels all files. Otherwise, each source is labelled by the CSV among its files or
+    beside it, or by its class folders.
+
+    Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing, FileDamaged.
     """
     if labels_sha256 is not None:
         labels = _by_table(storage().read(labels_sha256), files, "the CSV that was sent")
     else:
-        labels = _by_source(files)
+        labels = _by_scope(files)
     of_files, origin = labels.of_files, labels.origin
     check_classes({label.label for label in of_files.values()}, origin, len(files))
     if 0 < (split := sum(bool(label.split) for label in of_files.values())) < len(of_files):
@@ -185,22 +211,22 @@ def _by_table(table: bytes, files: Sequence[File], origin: str) -> Labels:
     return Labels(labels, origin, warnings_of(table, lines, names, full_names))
 
 
-def _by_source(files: Sequence[File]) -> Labels:
-    by_source: dict[int, list[int]] = {}
+def _by_scope(files: Sequence[File]) -> Labels:
+    by_scope: dict[int, list[int]] = {}
     for index, file in enumerate(files):
-        by_source.setdefault(file.source, []).append(index)
+        by_scope.setdefault(file.scope, []).append(index)
     of_files: dict[int, FileLabels] = {}
     origins: list[str] = []
     warnings: list[str] = []
-    for indices in by_source.values():
-        labels = _label_source([files[index] for index in indices])
+    for indices in by_scope.values():
+        labels = _label_together([files[index] for index in indices])
         of_files |= {indices[at]: label for at, label in labels.of_files.items()}
         origins.append(labels.origin)
         warnings += labels.warnings
     return Labels(of_files, " and ".join(dict.fromkeys(origins)), warnings)
 
 
-def _label_source(files: Sequence[File]) -> Labels:
+def _label_together(files: Sequence[File]) -> Labels:
     tables = [file for file in files if file.table is not None]
     if len(tables) > 1:
         names = " and ".join(table.name for table in tables[:2])

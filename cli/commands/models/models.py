@@ -119,8 +119,8 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     trial.
 
     If the verdict is `passed`, no reason is needed. If the verdict is `refused` or `not compared yet`, add --force and
-    --reason. In all other cases, add --reason. The metrics, the reason, the time and the user are kept. The exit code
-    is 1 if VERSION was not promoted.
+    --reason. In all other cases, add --reason. The champion itself is not promoted again. The metrics, the reason, the
+    time and the user are kept. The exit code is 1 if VERSION was not promoted.
 
     If VERSION is `demo`, the demo model of ctbatch is promoted. If there is no champion, this needs no reason.
     """

@@ -413,8 +413,29 @@ def test_changed_champion_is_not_replaced_by_an_old_gate(models: Registry) -> No
     before = gate(new)
     models.evaluate(other, 0.92)
     promote(other)
-    with pytest.raises(GateClosed, match="the champion changed meanwhile"), session_scope() as s:
+    with pytest.raises(GateClosed, match="the champion has changed: it is other/1 now"), session_scope() as s:
         promotion.promote(s, new, None, "", before)
+
+
+def test_champion_that_the_person_did_not_see_is_not_replaced(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    with pytest.raises(GateClosed, match="the champion has changed: there is none now"):
+        promote(old, "the first", force=True, champion_seen="older/1")
+    promote(old, "the first", force=True, champion_seen="")
+    for champion_seen in ("", "older/1"):
+        with pytest.raises(GateClosed, match="the champion has changed: it is old/1 now"):
+            promote(new, "it reads the new scanner", force=True, champion_seen=champion_seen)
+    promote(new, "it reads the new scanner", force=True, champion_seen="old/1")
+    assert champion_now() == "new/1"
+
+
+def test_champion_is_not_promoted_again(models: Registry) -> None:
+    only = models.add("only")
+    promote_first(models, only)
+    with pytest.raises(GateClosed, match="only/1 is the champion already"):
+        promote(only, "again", force=True)
+    with read_scope() as s:
+        assert len(champions.promotions(s)) == 1
 
 
 def at_once(*acts: Callable[[], object]) -> list[Exception]:

@@ -60,10 +60,10 @@ def test_full_disk_raises_instead_of_killing_the_process(tmp_path):
 @pytest.mark.parametrize(
     ("free", "reserve", "message"),
     [
-        (250_000, 0, r"--set stages\.head\.copies=2"),
-        (250_000, 120_000, r"0.0 GB are free besides the reserve .*--set stages\.head\.copies=1"),
+        (250_000, 0, r"setting stages\.head\.copies=2"),
+        (250_000, 120_000, r"0.0 GB are free besides the reserve .*setting stages\.head\.copies=1"),
         (30_000, 0, "need 0.0 GB in .*; make room there, or set CTBATCH_HOME"),
-        (420_000, 0, r"--set stages\.head\.copies=3"),  # the validation slices do not fit too
+        (420_000, 0, r"setting stages\.head\.copies=3"),  # the validation slices do not fit too
         (420_000, 1_000_000, "where 0.0 GB are free"),
     ],
 )

@@ -9,7 +9,7 @@ from db.training import splits
 from tests.builders.datasets import add_dataset
 from training.config import ConfigError
 from training.launch.estimate import IMAGES_A_SECOND
-from training.launch.launch import RunRequest, prepare
+from training.launch.launch import RunRequest, launch, prepare, request_of
 
 
 @pytest.fixture
@@ -33,6 +33,35 @@ def test_run_takes_pixels_on_the_scale_of_the_version_that_it_starts_from(given,
 def test_another_scale_than_the_versions_is_refused(version):
     with pytest.raises(ConfigError, match=r"lungs/1 takes pixels on the scale torch"):
         prepare(request("pixels=unit"))
+
+
+@pytest.mark.parametrize("start", [{"from_model": "lungs/1"}, {"from_weights": "0" * 64}], ids=["model", "weights"])
+def test_setting_initial_beside_a_model_or_weights_to_start_from_is_refused(start):
+    with pytest.raises(ConfigError, match="the setting initial"):
+        RunRequest(dataset="site", preset="default", settings=("initial = none",), **start).config()
+
+
+def test_setting_preset_is_refused():
+    with pytest.raises(ConfigError, match="the preset is not a setting"):
+        RunRequest(dataset="site", preset="default", settings=("preset=scratch",)).config()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seed": 0, "name": "mine", "groups_as_given": True, "settings": ("augment.flip=false", "stages.0.name=first")},
+        {"settings": ("threshold=sensitivity>=0.95", "initial=none", 'stages=[{"name":"a","unfreeze":0,"epochs":1}]')},
+        {"settings": ("balanced=true",), "from_model": "lungs/1"},
+    ],
+    ids=["augment", "stages", "from a model"],
+)
+def test_request_of_a_run_launches_the_same_run(given, version):
+    asked = RunRequest(dataset="site", preset="seed", **given)
+    plan = prepare(asked)
+    with session_scope() as s:
+        again = request_of(s.get_one(TrainingRun, launch(plan)))
+    assert again.model_copy(update={"settings": (), "dataset": "site"}) == asked.model_copy(update={"settings": ()})
+    assert (prepare(again).config, prepare(again).split.id) == (plan.config, plan.split.id)
 
 
 def test_estimate_is_made_at_the_speed_of_the_last_run(settings):

@@ -267,7 +267,7 @@ def test_nan_loss_raises_diverged_with_advice(data, network, tmp_path):
     wild = config(stage(20, rate=1.0, optimizer="adam", epochs=30))
     kernel = network.get_layer("output").kernel
     kernel.assign(np.full(kernel.shape, np.nan, np.float32))
-    with pytest.raises(Diverged, match=r"--set stages\.last-20\.rate=0\.1"):
+    with pytest.raises(Diverged, match=r"setting stages\.last-20\.rate=0\.1"):
         fit(network, wild, data, seed=1, folder=tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_nan_weights_after_the_last_step_raise_diverged(data, network, tmp_path)
     hidden.set_weights([np.zeros(hidden.kernel.shape, np.float32), np.full(8, 1e-29, np.float32)])
     output.kernel.assign(np.full((8, 1), 1e30, np.float32))  # logits are about 80, and gradients infinite
     ruinous = config(stage(0, batch=24, rate=1.0))  # one step an epoch
-    with pytest.raises(Diverged, match=r"validation.*--set stages\.last-0\.rate=0\.1"):
+    with pytest.raises(Diverged, match=r"validation.*setting stages\.last-0\.rate=0\.1"):
         fit(network, ruinous, data, seed=1, folder=tmp_path)
 
 

@@ -71,7 +71,7 @@ def test_right_scale_passes(scale, small_network):
 def test_wrong_scale_is_refused_with_the_one_that_fits(trained, given, small_network):
     from training.network.pixel_scale import check_pixels
 
-    with pytest.raises(WeightsError, match=rf"on the scale {given}: .*--set pixels={trained}( |$)"):
+    with pytest.raises(WeightsError, match=rf"on the scale {given}: .*setting pixels={trained}( |$)"):
         check_pixels(network_trained_on(trained), lungs(), given)
 
 

@@ -43,7 +43,7 @@ from worker.datasets import build, reviewed, sources
 from worker.datasets.build import MAX_ATTEMPTS, build_next
 from worker.datasets.identity import ONE_FOR_ALL, warning_of
 from worker.datasets.report import make_report
-from worker.datasets.sources import Source, list_files
+from worker.datasets.sources import Source, label_files, list_files
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
@@ -303,6 +303,53 @@ def test_folder_of_the_labels_is_not_a_folder_of_the_files(make: Make) -> None:
     found = make({"0.png": png(0), "1.png": png(1), "meta/labels.csv": table})
     assert found.error is None
     assert any("2 lines of the labels file state folders" in warning for warning in found.report.warnings)
+
+
+BESIDE = b"file,label,group\n0.png,0,p\n1.png,1,q\n"
+TWO = {"0.png": png(0), "1.png": png(1)}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"scans.zip": TWO, "labels.csv": BESIDE},
+        {**TWO, "labels.csv": BESIDE, "more.zip": {"unlabelled.png": png(2)}},
+        {"scans/0.png": png(0), "scans/1.png": png(1), "labels.csv": BESIDE, "more.zip": {"unlabelled.png": png(2)}},
+        {"scans/p.zip": TWO, "scans/labels.csv": BESIDE},
+        {"scans/0.png": png(0), "scans/p.zip": {"1.png": png(1)}, "scans/labels.csv": BESIDE},
+    ],
+    ids=["archive", "files", "folder below", "archive in a folder", "folder"],
+)
+def test_csv_labels_the_files_that_were_sent_beside_it(make: Make, sent: dict[str, Any]) -> None:
+    found = make(sent)
+    assert (found.error, found.groups, found.report.groups_from) == (None, 2, {"CSV": 2})
+    assert (found.counts["COVID"], found.counts["non-COVID"]) == (1, 1)
+    assert found.report.labels_from.endswith("labels.csv among the files")
+
+
+def test_csv_in_a_folder_labels_only_this_folder(make: Make) -> None:
+    classes = {"COVID/2.png": png(2), "normal/3.png": png(3)}
+    found = make({"scans/0.png": png(0), "scans/1.png": png(1), "scans/labels.csv": BESIDE, "more.zip": classes})
+    assert found.report.labels_from == "scans/labels.csv among the files and class folders"
+    assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 0}
+
+
+def test_two_csvs_of_the_same_files_are_refused(make: Make) -> None:
+    found = make({"scans.zip": TWO | {"labels.csv": BESIDE}, "labels.csv": BESIDE})
+    assert found.error == "there are 2 files of labels (scans/labels.csv and labels.csv); send only one, as the labels"
+
+
+def test_csv_in_a_given_folder_labels_the_archives_in_it(settings: Settings, tmp_path: Path) -> None:
+    """The command line packs the loose files of a folder into a TAR with the folder's name."""
+    write_zip(tmp_path / "packed", {"0.png": png(0), "labels.csv": BESIDE})
+    write_zip(tmp_path / "inner", {"1.png": png(1)})
+    packed, inner = (received(tmp_path / name).sha256 for name in ("packed", "inner"))
+    files = list_files([Source(packed, "scans.tar", 0), Source(inner, "scans/p.zip", 0)], lambda: None)
+    labels = label_files(files, None)
+    assert {files[index].name: label.label for index, label in labels.of_files.items()} == {
+        "scans/0.png": 0,
+        "scans/p/1.png": 1,
+    }
 
 
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
