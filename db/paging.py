@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select, true
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
@@ -64,10 +64,14 @@ def _fits(value: Any, type_: type) -> bool:
 
 
 def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> Page[T]:
-    """Return a page of a table, newest rows first. The ids must grow with time. Raises BadCursor."""
+    """Return a page of a table, newest rows first. The ids must grow with time. Leave out deleted rows.
+
+    Raises BadCursor.
+    """
     table: Any = model
-    query = select(table).order_by(table.id.desc()).limit(limit + 1)
-    total = s.scalar(select(func.count()).select_from(table))
+    is_kept = table.deleted_at.is_(None) if hasattr(table, "deleted_at") else true()
+    query = select(table).where(is_kept).order_by(table.id.desc()).limit(limit + 1)
+    total = s.scalar(select(func.count()).select_from(table).where(is_kept))
     if cursor is not None:
         (before,) = decode(cursor, int)
         if not 0 < before <= MAX_INTEGER:
@@ -77,7 +81,7 @@ def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> 
     next_cursor = encode(rows[limit - 1].id) if len(rows) > limit else None
     if cursor is None or not rows:
         return Page(rows[:limit], next_cursor, total=total)
-    newer = table.id > rows[0].id
+    newer = and_(table.id > rows[0].id, is_kept)
     first = 1 + (s.scalar(select(func.count()).where(newer)) or 0)
     start = s.scalar(select(table.id).where(newer).order_by(table.id).offset(limit).limit(1))
     return Page(rows[:limit], next_cursor, first, total, None if start is None else encode(start))

@@ -169,8 +169,8 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
     """Compare validation and test with slices of other datasets on which the parent version was trained.
 
     The parent is the version that the run starts from. The launch compared only hashes, and clusters of this dataset.
-    Files that were saved again are found only here. If slices of other datasets are gone, the environment of the run
-    says so, and `seen-by-parent` stays allowed if it was.
+    Files that were saved again are found only here. If slices of other datasets are gone or deleted, the environment
+    of the run says so, and `seen-by-parent` stays allowed if it was.
 
     Raises RunFailed: slices of the parent are in validation or test, and the run does not allow this leak.
     """
@@ -180,7 +180,7 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
     with read_scope() as s:
         trained = training_slices_of(s, start, [TRAIN], but=run.dataset_id)
         seen_by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
-    if not trained.rows:
+    if not trained.rows and not trained.deleted:
         return
     observer.report(0.0, f"looking for slices that trained {start.label}")
     measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])

@@ -4,7 +4,7 @@ Deleting cannot be undone, so five rules protect the files:
 1. Nothing is moved in a storage that is not marked as this database's. No file older than the database is moved.
 2. A file stays in the trash for days. It is restored if a row begins to refer to it, or if it is read.
 3. A round that finds many unused files moves none, because the database may be the wrong one, or an old backup. Files
-   of deleted jobs do not count: the database itself says that they may be unused.
+   of deleted jobs and datasets do not count: the database itself says that they may be unused.
 4. A file's age is checked again just before it is moved. The rows are checked again just after, because a row may refer
    to the file by then.
 5. The columns that name files are marked in the models. A test fails for a column of hashes without a mark.
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from db.clock import moment
 from db.database import current, read_scope, session_scope
-from db.datasets import job_deletion
+from db.datasets import deletion
 from db.installation import claim_storage, this_installation
 from db.models.base import FILE, Base
 from db.storage import storage
@@ -81,7 +81,7 @@ def reap(*, confirmed: bool = False) -> Reaped:
     trashed = [sha256 for sha256 in orphans if storage().trash(sha256, before)]
     put_back = _restore_named(trashed)
     with session_scope() as s:
-        job_deletion.forget_released(s, before=began - timedelta(seconds=2 * age))
+        deletion.forget_released(s, before=began - timedelta(seconds=2 * age))
     return Reaped(len(trashed) - put_back, restored + put_back, deleted)
 
 
@@ -105,9 +105,9 @@ def unnamed(names: Sequence[str]) -> list[str]:
 
 
 def _count_released(names: Sequence[str]) -> int:
-    """Return how many of these files belonged to deleted jobs."""
+    """Return how many of these files belonged to deleted jobs or datasets."""
     with read_scope() as s:
-        return len(job_deletion.released(s, names))
+        return len(deletion.released(s, names))
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from db import broker, logs
 from db.access import sign_in_counts
@@ -28,7 +29,7 @@ from db.ledger.backlog import record_sweep
 from db.ledger.completion import JobGone
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload
 from db.registry import engine_proofs
-from db.training import runs
+from db.training import dataset_deletion, runs
 from worker import scrub
 from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
@@ -36,7 +37,8 @@ from worker.reap import TooManyOrphans, reap
 log = logging.getLogger(__name__)
 
 BATCHES = 20
-"""The most batches of rows of deleted jobs that a round removes, so that leases do not wait for a large job."""
+"""The most batches of rows of deleted jobs that a round removes, so that leases do not wait for a large job. The same
+holds for deleted datasets."""
 
 QUEUES: dict[type[LeaseMixin], Queue] = {
     Upload: Queue.INGEST,
@@ -50,7 +52,7 @@ QUEUES: dict[type[LeaseMixin], Queue] = {
 def sweep(watch: LeaseWatch | None = None) -> None:
     """Do one round: free lost work, note the sweep, and send lost messages again if the broker is reachable.
 
-    Then remove rows of deleted jobs.
+    Then remove rows of deleted jobs and datasets.
 
     Without a watch, every lease that has run out counts as lost.
     """
@@ -60,7 +62,8 @@ def sweep(watch: LeaseWatch | None = None) -> None:
         send_again()
     except (BrokerError, RedisError, OSError) as error:  # try again in the next round
         log.warning("broker unreachable, no message sent again", extra={"error": type(error).__name__})
-    _remove_deleted_jobs()
+    _remove_deleted(job_deletion.is_any_left, job_deletion.remove_some)
+    _remove_deleted(dataset_deletion.is_any_left, dataset_deletion.remove_some)
     _may_judge(watch)  # a gap during this round counts too
 
 
@@ -204,13 +207,13 @@ def finish_jobs() -> None:
             log.error("a job is ended later", extra={"job": job_id, "error": type(cause).__name__})  # noqa: TRY400
 
 
-def _remove_deleted_jobs() -> None:
+def _remove_deleted(is_any_left: Callable[[Session], bool], remove_some: Callable[[Session], bool]) -> None:
     with read_scope() as s:
-        if not job_deletion.is_any_left(s):
+        if not is_any_left(s):
             return
     for _ in range(BATCHES):
         with session_scope() as s:
-            if not job_deletion.remove_some(s):
+            if not remove_some(s):
                 return
 
 

@@ -1,28 +1,31 @@
-"""`ctbatch datasets`: makes datasets of labelled slices from folders, archives or reviewed jobs, and splits them."""
+"""`ctbatch datasets`: makes, splits and deletes datasets of labelled slices from folders, archives or reviewed jobs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from cli.errors import UsageError
+from cli.errors import Refused, UsageError
 from cli.local.datasets import find_dataset, find_view, follow_dataset, print_view, refusals
-from cli.local.session import reading, writing
+from cli.local.session import operator_name, reading, writing
 from cli.options import FILE, PATH, json_option
 from cli.output import print_json, print_table, safe, say
 from cli.remote.find_server import settings_with_broker
+from cli.removal import confirm_removal, remove_each
 from cli.training_options import as_given_option, seed_option
 from db import CLASSES, PARTS
 from db.datasets import datasets as store
+from db.datasets.deletion import NotDeletable
 from db.datasets.slices import rows_of
 from db.training import splits
+from db.training.dataset_deletion import delete_dataset
 from db.training.leaks import CONFLICTING, about_conflicts
 from worker.datasets.identity import warning_of
 
 
 @click.group()
 def datasets() -> None:
-    """Make, list, show and split datasets.
+    """Make, list, show, split and delete datasets.
 
     Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
     """
@@ -153,7 +156,7 @@ def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None
         drawn = splits.draw_split(plan)
     if warning := warning_of(found.report.identity):
         say(f"warning: {safe(warning)}")
-    with writing() as session:
+    with refusals(), writing() as session:
         drawn = splits.keep_split(session, drawn)
         rows = {part: rows_of(session, drawn.dataset_id, drawn, part) for part in PARTS}
     parts = {
@@ -175,6 +178,39 @@ def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None
         say("a leak blocks training on this split, unless `ctbatch train --allow-leak` allows it by name")
     else:
         say("no leak was found")
+
+
+@datasets.command()
+@click.argument("labels", metavar="NAME/N...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def rm(labels: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete datasets: their slices, labels, groups and splits.
+
+    Model versions that were trained on NAME/N stay, but lose their training report and pictures of slices. ctbatch can
+    no longer find out which slices they were trained on. So `ctbatch models check` never says that they may be used,
+    and versions that are trained from them do not pass the promotion gate. Results of runs and evaluations stay.
+
+    The files are removed from the disk days later. Files that something else uses stay. A dataset cannot be deleted
+    while it is being built, or while a run or an evaluation reads its slices. If one dataset cannot be deleted, the
+    others are still deleted. If several cannot be deleted, the exit code is that of the first of them on the command
+    line.
+    """
+    for label in labels:
+        if "/" not in label:  # a name alone would mean the newest of that name
+            raise UsageError(f"{label} is not NAME/N; `ctbatch datasets ls` lists the datasets with their numbers")
+    if not yes:
+        lost = "Slices, labels, groups, splits, and training reports of model versions trained on it are lost."
+        confirm_removal("dataset", labels, lost)
+    remove_each("dataset", labels, _remove, as_json=as_json)
+
+
+def _remove(label: str) -> None:
+    try:
+        with refusals(), writing() as session:
+            delete_dataset(session, find_dataset(session, label), operator_name())
+    except NotDeletable as error:
+        raise Refused(str(error)) from error
 
 
 def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path], Path | None]:

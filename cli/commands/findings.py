@@ -14,6 +14,8 @@ from cli.options import NEW_FILE, ROW_ID, json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
 from cli.remote.client import Client
 from cli.remote.findings import FORMATS, LEVELS, VERDICTS, print_findings
+from db.datasets.datasets import lock_kept
+from db.datasets.slices import DatasetGone
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.findings.rules import RULES, UnknownRule, rule_of
@@ -114,14 +116,15 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
         with reading() as session:
             evaluation = session.get_one(Evaluation, evaluation_id)
         rule = tune_version(evaluation, tried, seed, lambda: None)
-    except (UnknownRule, EvaluationError) as error:
+        with writing() as session:
+            lock_kept(session, sample.id)
+            keep_finding_rule(session, find_version(session, version), rule)
+    except (UnknownRule, EvaluationError, DatasetGone) as error:
         raise UsageError(str(error)) from error
     except CannotTune as error:
         raise Refused(str(error)) from error
     except (FileMissing, FileDamaged) as error:
         raise Unavailable(f"a stored file of {version} or {dataset} is gone or damaged: {error}") from error
-    with writing() as session:
-        keep_finding_rule(session, find_version(session, version), rule)
     _print_rule(rule, as_json)
 
 

@@ -7,6 +7,7 @@ from cli.options import json_option, need_wait, strict_option
 from cli.output import print_json, print_table, safe, say
 from cli.remote.client import Client, Json
 from cli.remote.follow_job import done, follow, print_summary
+from cli.removal import confirm_removal, remove_each
 
 STATES = ("queued", "running", "finished", "cancelled", "failed")
 FACTS = ("id", "name", "state", "error", "model_version", "model_note", "recipe", "priority", "rate", "eta_seconds",
@@ -125,25 +126,6 @@ def rm(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
     deleted, the exit code is that of the first of them on the command line.
     """
     if not yes:
-        which = f"job {job_ids[0]}" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
-        click.confirm(f"Delete {which}? Results, findings and labels are lost.", abort=True, err=True)
-    deleted: list[str] = []
-    first: CommandError | None = None
+        confirm_removal("job", job_ids, "Results, findings and labels are lost.")
     with Client() as client:
-        for job_id in job_ids:
-            try:
-                client.delete(f"/jobs/{job_id}")
-            except CommandError as error:
-                named = type(error)(f"job {safe(job_id)}: {error.message}")
-                if first is None:
-                    first = named
-                else:
-                    named.show()
-            else:
-                deleted.append(job_id)
-                if not as_json:
-                    say(f"job {safe(job_id)} is deleted")
-    if as_json:
-        print_json({"deleted": deleted})
-    if first is not None:
-        raise first
+        remove_each("job", job_ids, lambda job_id: client.delete(f"/jobs/{job_id}"), as_json=as_json)

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from db import CLASSES, NAME, broker
 from db.broker import Queue
 from db.clock import from_now
-from db.datasets.slices import DatasetError
+from db.database import lock_row
+from db.datasets.slices import DatasetError, DatasetGone
 from db.ledger import leases
 from db.ledger.completion import JobGone, lock_job
 from db.ledger.jobs import ReceivedFile
@@ -142,11 +143,15 @@ def _create(
 
 
 def find_dataset(s: Session, label: str) -> Dataset | None:
-    """Return a dataset by `name/number`, by id, or by name (the newest of that name). Return None if there is none."""
+    """Return a dataset by `name/number`, by id, or by name (the newest of that name).
+
+    Return None if there is none, or if it was deleted.
+    """
+    query = select(Dataset).where(Dataset.deleted_at.is_(None)).order_by(Dataset.number.desc()).limit(1)
     if re.fullmatch(r"[0-9]{1,9}", label):
-        return s.get(Dataset, int(label))
+        return s.scalar(query.where(Dataset.id == int(label)))
     name, slash, number = label.partition("/")
-    query = select(Dataset).where(Dataset.name == name).order_by(Dataset.number.desc()).limit(1)
+    query = query.where(Dataset.name == name)
     if slash:
         if not re.fullmatch(r"[0-9]{1,9}", number):
             return None
@@ -155,8 +160,20 @@ def find_dataset(s: Session, label: str) -> Dataset | None:
 
 
 def list_datasets(s: Session) -> list[Dataset]:
-    """Return all datasets, newest first."""
-    return list(s.scalars(select(Dataset).order_by(Dataset.id.desc())))
+    """Return all datasets that were not deleted, newest first."""
+    return list(s.scalars(select(Dataset).where(Dataset.deleted_at.is_(None)).order_by(Dataset.id.desc())))
+
+
+def lock_kept(s: Session, dataset_id: int) -> None:
+    """Lock a dataset, so that it is not deleted until the transaction ends. Raises DatasetGone."""
+    lock_row(s, Dataset, dataset_id)
+    check_kept(s, dataset_id)
+
+
+def check_kept(s: Session, dataset_id: int) -> None:
+    """Raise DatasetGone if the dataset was deleted. Rows that were read before are complete if this does not raise."""
+    if s.scalar(select(Dataset.deleted_at).where(Dataset.id == dataset_id)) is not None:
+        raise DatasetGone(f"the dataset {s.get_one(Dataset, dataset_id).label} is deleted: choose another one")
 
 
 def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
@@ -225,7 +242,7 @@ def fail_dataset(s: Session, claim: Claim, error: str, report: dict[str, Any] | 
 def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
     """Return the label of the newest other dataset of this name with the same slices, labels and groups, or None."""
     query = select(Dataset).where(Dataset.name == dataset.name, Dataset.id != dataset.id, Dataset.sha256 == sha256)
-    twin = s.scalar(query.order_by(Dataset.number.desc()).limit(1))
+    twin = s.scalar(query.where(Dataset.deleted_at.is_(None)).order_by(Dataset.number.desc()).limit(1))
     return twin.label if twin else None
 
 

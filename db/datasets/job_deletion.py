@@ -4,17 +4,16 @@ This module is above the ledger, because a job cannot be deleted while a dataset
 """
 
 import logging
-import math
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, literal, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db.bulk import one_of
-from db.clock import from_now, moment
-from db.database import after_commit, current
+from db.clock import from_now
+from db.database import after_commit
+from db.datasets.deletion import ROWS, NotDeletable, release_column
 from db.ledger import leases
 from db.ledger.completion import lock_job
 from db.models import (
@@ -26,7 +25,6 @@ from db.models import (
     Job,
     Patient,
     Prediction,
-    ReleasedFile,
     Review,
     Series,
     Slice,
@@ -38,9 +36,6 @@ from db.models import (
 
 log = logging.getLogger(__name__)
 
-ROWS = 1000  # the most rows that one transaction removes, not counting labels of slices
-DAY_SECONDS = 24 * 3600.0
-
 OF_JOB: tuple[Any, ...] = (Finding, Prediction, Slice, Series, Study, Patient, Chunk, Upload)
 """The tables with rows of a job. A row refers only to rows of later tables. Labels refer to slices."""
 
@@ -49,14 +44,6 @@ _FILES: dict[Any, InstrumentedAttribute[Any]] = {
     Chunk: Chunk.array_sha256,
     Upload: Upload.sha256,
 }
-
-
-class NotDeletable(Exception):
-    """The job cannot be deleted now. `code`: `job_open` or `dataset_building`. The message says what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def delete_job(s: Session, job: Job, user: User) -> None:
@@ -74,16 +61,6 @@ def delete_job(s: Session, job: Job, user: User) -> None:
     s.execute(update(Job).where(Job.id == job.id).values(deleted_at=from_now(), idempotency_key=None))
     facts = {"job": job.id, "user": user.name}
     after_commit(s, lambda: log.info("job deleted", extra=facts))
-
-
-def days_until_files_are_gone() -> int:
-    """Return after about how many days the files of a deleted job leave the disk, if nothing else uses them.
-
-    The files go to the trash when they are older than `orphan_seconds`. They are deleted from the trash on the day
-    after they were there for `trash_days`.
-    """
-    settings = current()
-    return settings.trash_days + 1 + math.ceil((settings.orphan_seconds + settings.reap_every_seconds) / DAY_SECONDS)
 
 
 def is_any_left(s: Session) -> bool:
@@ -113,19 +90,7 @@ def remove_some(s: Session) -> bool:
 def _remove(s: Session, table: Any, ids: Sequence[int]) -> None:
     rows = one_of(s, table.id, ids)
     if table in _FILES:
-        file = _FILES[table]
-        released = select(file, literal(moment(s), ReleasedFile.released_at.type)).where(rows, file.is_not(None))
-        s.execute(insert(ReleasedFile).from_select(["sha256", "released_at"], released.distinct()))
+        release_column(s, _FILES[table], rows)
     if table is Slice:
         s.execute(delete(Review).where(one_of(s, Review.slice_id, ids)))
     s.execute(delete(table).where(rows))
-
-
-def released(s: Session, names: Sequence[str]) -> set[str]:
-    """Return the files among `names` to which rows of a deleted job referred."""
-    return set(s.scalars(select(ReleasedFile.sha256).where(one_of(s, ReleasedFile.sha256, names))))
-
-
-def forget_released(s: Session, before: datetime) -> None:
-    """Forget the files that were released before this time of the database's clock."""
-    s.execute(delete(ReleasedFile).where(ReleasedFile.released_at < before))

@@ -24,6 +24,10 @@ class DatasetError(Exception):
     """A dataset cannot be made or used like this. The message says why, in one line."""
 
 
+class DatasetGone(DatasetError):
+    """The dataset was deleted. Nothing may use it any more."""
+
+
 @dataclass(frozen=True)
 class LabelledRow:
     """One labelled slice: its `row` in the dataset's arrays, its label (1: COVID), and a hash for its `series`.

@@ -16,6 +16,8 @@ from db import PARTS, broker
 from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
+from db.datasets.datasets import lock_kept
+from db.datasets.slices import DatasetGone
 from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.findings.rules import rule_of
 from db.ledger import leases
@@ -69,7 +71,7 @@ def request(
     carries out the evaluation. An evaluation that failed, or whose scores are lost, is carried out again.
     `notify=False` sends no message, for callers that carry out the evaluation at once.
 
-    Raises EvaluationError: the dataset is not ready, or the split has no part of this name.
+    Raises EvaluationError: the dataset is not ready or deleted, or the split has no part of this name.
     """
     if dataset.state != Work.DONE:
         why = dataset.error or "it is still being built"
@@ -78,7 +80,10 @@ def request(
         raise EvaluationError(f"{part} is not a part of a split; choose one of {', '.join(PARTS)}")
     if split is not None and split.dataset_id != dataset.id:
         raise EvaluationError(f"the split {split.id} does not belong to the dataset {dataset.label}")
-    lock_slices(s, dataset.id)  # a unique key cannot prevent a second row, because NULL does not equal NULL
+    try:
+        lock_kept(s, dataset.id)  # a unique key cannot prevent a second row, because NULL does not equal NULL
+    except DatasetGone as error:
+        raise EvaluationError(str(error)) from None
     evaluation = find(s, version=version, dataset=dataset, split=split, part=part, precision=precision)
     if evaluation is None:
         evaluation = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part, precision=precision)
@@ -117,12 +122,16 @@ def request_check(
 def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVersion) -> bool:
     """Return whether the version's present rule gave the metrics of groups. Return True if there are none.
 
+    If the dataset on which the rule was tuned was deleted since, the metrics still count, because they say how many of
+    the slices the rule was tuned on.
+
     Do not read slices, because this takes seconds for large datasets, and other writers may have to wait.
     """
     if (groups := result.by_group) is None:
         return True
     rule = rule_of(version, result.engine)
-    return groups.rule == rule.untuned and groups.tuned_on == tuning_dataset(s, rule)
+    tuned_on = {tuning_dataset(s, rule), rule.tuned.dataset_hash if rule.tuned else None}
+    return groups.rule == rule.untuned and groups.tuned_on in tuned_on
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:

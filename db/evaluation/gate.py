@@ -10,6 +10,9 @@ installation (`worker.engines.trial`). No reason overrides this, because jobs wi
 The verdict is `nothing to compare on` if there is no champion, if the candidate's test part is not in this database
 (for example of an imported version or the demo model), or if no engine can run both. A promotion needs a reason, except
 if the candidate passed. With a reason, an admin may override a refusal or a missing evaluation.
+
+If the dataset was deleted, finished evaluations still count. If an evaluation is missing, the verdict is then
+`cannot be compared`.
 """
 
 from collections.abc import Sequence
@@ -38,10 +41,11 @@ from db.models import Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
 from db.registry import champions, engine_proofs
 from db.registry.versions import shared_precision
-from db.training.lineage import candidate_number, known_in_test, optimism_notes, training_split_of
+from db.training.lineage import candidate_number, known_in_test, optimism_notes, training_split_of, why_unknown
 
 DEFAULT_FLOOR = Floors.recall
 NOTHING, PENDING, UNPROVEN = "nothing to compare on", "not compared yet", "not proven here"
+INCOMPARABLE = "cannot be compared"
 
 
 class FloorCheck(Kept):
@@ -122,13 +126,16 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
     """Return the gate with its verdict, by the evaluations on the test part of the candidate's split."""
     both = [version] if champion is None else [version, champion]
     precision = shared_precision(both)
+    is_deleted = split.dataset.deleted_at is not None
+    missing = INCOMPARABLE if is_deleted else PENDING
     done: list[EvaluationResult] = []
     for one in both:
         evaluation = evaluations.find(
             s, version=one, dataset=split.dataset, split=split, part=TEST, precision=precision
         )
         if (result := result_of(evaluation)) is None:
-            return (_measured(gate, version, done[0]) if done else gate).but(PENDING, _missing(evaluation, one))
+            why = _deleted(split, one) if is_deleted else _missing(evaluation, one)
+            return (_measured(gate, version, done[0]) if done else gate).but(missing, why)
         done.append(result)
     gate = _measured(gate, version, done[0])
     notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
@@ -139,8 +146,9 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
         engines = f"{version.label} was measured by {done[0].engine}, {champion.label} by {done[1].engine}"
         return gate.but(NOTHING, [f"no engine runs both: {engines}"], notes=notes)
     if not (pairs := done[0].against.get(champion.label)):
-        return gate.but(PENDING, ["the two cannot be compared: the scores of one of them are gone"])
-    seen = Seen(known_in_test(s, version, split), done[0].n or 0)
+        return gate.but(missing, ["the two cannot be compared: the scores of one of them are gone"])
+    known = 0 if is_deleted else known_in_test(s, version, split)
+    seen = Seen(known, done[0].n or 0, why_unknown(s, version, split))
     ruling = rule(done[0], pairs, floors_of(version), current().promotion_margin, seen)
     return gate.but(ruling.verdict, ruling.reasons, notes=notes, figures=pairs)
 
@@ -179,18 +187,22 @@ def _missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:
     return [f"{version.label} is not evaluated on it yet"]
 
 
+def _deleted(split: Split, version: ModelVersion) -> list[str]:
+    return [f"{split.dataset.label} is deleted, so {version.label} cannot be evaluated on it any more"]
+
+
 def request_gate(
     s: Session, version: ModelVersion, user: User | None = None, *, notify: bool = True
 ) -> list[Evaluation]:
     """Request the evaluations that `gate_of` needs, and return those that are not done yet.
 
-    Evaluations that failed are requested again. `notify=False` sends no message, for callers that carry out the
-    evaluations at once.
+    Evaluations that failed are requested again. If the dataset was deleted, nothing is requested. `notify=False` sends
+    no message, for callers that carry out the evaluations at once.
 
     Raises evaluations.EvaluationError if the dataset cannot be used.
     """
     champion, split = champions.champion(s), training_split_of(s, version)
-    if split is None or (champion is not None and champion.id == version.id):
+    if split is None or split.dataset.deleted_at or (champion is not None and champion.id == version.id):
         return []
     both = [version] if champion is None else [version, champion]
     request = partial(

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from db.database import lock_table, session_scope
-from db.evaluation.gate import PENDING, Gate
+from db.evaluation.gate import INCOMPARABLE, PENDING, Gate
 from db.evaluation.result import PairedMetric
 from db.evaluation.rule import PASSED, REFUSED
 from db.models import ModelVersion, Promotion, PromotionKind, User
@@ -73,7 +73,7 @@ def promote(
 
     Raises GateClosed: the user is not an admin; the version is the champion already; there is another champion than the
     one that the gate compared with, or that the person saw; the version was imported and no engine has passed with it
-    here; it is not compared yet; it is refused and not forced; or a reason is missing.
+    here; it is refused, not compared yet or cannot be compared, and this is not forced; or a reason is missing.
     """
     lock_table(s, Promotion)
     now = champions.champion(s)
@@ -87,7 +87,7 @@ def promote(
     if unproven := engine_proofs.why_not_proven(s, version):
         raise GateClosed(f"{version.label}: {unproven}")
     why = "; ".join(gate.reasons)
-    overridden = gate.verdict in (REFUSED, PENDING)
+    overridden = gate.verdict in (REFUSED, PENDING, INCOMPARABLE)
     if overridden and not force:
         raise GateClosed(f"{version.label} is {gate.verdict}: {why}")
     if gate.verdict != PASSED and not reason.strip():

@@ -9,7 +9,8 @@ A candidate and the champion are measured on the same slices, by the same engine
   specificity. With four tests, a false alarm is more likely than with one. So Holm's correction keeps the error of all
   four together at 2.5 % (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
 - otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if the candidate or an ancestor
-  was trained on more than 1 % of the slices, or on other slices of their groups;
+  was trained on more than 1 % of the slices, or on other slices of their groups, or if this cannot be found out because
+  a dataset was deleted;
 - otherwise passed if the evidence shows that it is at most a margin worse than the champion: in each of the four
   metrics, the whole 95 % interval of the difference is above minus the margin. (This is a test of non-inferiority. All
   four must hold, so no correction is needed: Berger, 1982.) A candidate can pass with a small loss that is certain, if
@@ -50,10 +51,14 @@ FLOORED = ("recall", "specificity", "auc")
 
 @dataclass(frozen=True)
 class Seen:
-    """How many slices the candidate or an ancestor was trained on, with the other slices of their groups."""
+    """How many slices the candidate or an ancestor was trained on, with the other slices of their groups.
+
+    `unknown`: why this cannot be found out, or "".
+    """
 
     seen: int = 0
     slices: int = 0
+    unknown: str = ""
 
     @property
     def share(self) -> float:
@@ -106,6 +111,8 @@ def few_groups(groups: Mapping[str, int]) -> list[str]:
 
 
 def _seen(seen: Seen) -> list[str]:
+    if seen.unknown:
+        return [seen.unknown]
     if seen.share <= TOLERATED:
         return []
     return [

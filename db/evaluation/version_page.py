@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.datasets.datasets import list_datasets
@@ -30,8 +31,8 @@ class VersionPage:
 
     `lineage`: its ancestors in this database. `lineage_elsewhere`: ancestors in the database where an imported version
     was made. Both begin with the oldest. `dataset` and `run`: the dataset and the run that made the version, or None if
-    they are not here. `has_test_part`: the split of its training, which has a test part, is here. `other_versions` and
-    `ready_datasets`: labels.
+    they are not here. The dataset may be deleted. `has_test_part`: the split of its training, which has a test part, is
+    here, and its dataset is not deleted. `other_versions` and `ready_datasets`: labels.
     """
 
     version: ModelVersion
@@ -69,18 +70,18 @@ class VersionChecks:
 
 def version_page(s: Session, version: ModelVersion) -> VersionPage:
     """Return the values that the page shows of a version."""
-    datasets = list_datasets(s)
+    split = training_split_of(s, version)
     return VersionPage(
         version=version,
         used_by=versions.used_by(s, version),
         lineage=_lineage(s, version),
         lineage_elsewhere=ancestors_elsewhere(version),
         promotions=promotions_of(s, version),
-        dataset=_dataset_of(version, datasets),
+        dataset=_dataset_of(s, version),
         run=None if version.facts.run is None else runs.find_run(s, version.facts.run),
-        has_test_part=training_split_of(s, version) is not None,
+        has_test_part=split is not None and split.dataset.deleted_at is None,
         other_versions=[other.label for other in versions.list_versions(s) if other.id != version.id],
-        ready_datasets=[dataset.label for dataset in datasets if dataset.state == Work.DONE],
+        ready_datasets=[dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE],
     )
 
 
@@ -106,11 +107,10 @@ def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
     return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in ancestors]
 
 
-def _dataset_of(version: ModelVersion, datasets: Sequence[Dataset]) -> Dataset | None:
+def _dataset_of(s: Session, version: ModelVersion) -> Dataset | None:
     """Return the dataset that the version was trained on, or None.
 
     Compare the hash too, because after an import another dataset here may have the same label.
     """
-    label = version.facts.dataset
-    same = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)
-    return next(same, None)
+    same = s.scalars(select(Dataset).where(Dataset.sha256 == version.dataset_hash)).all()
+    return next((dataset for dataset in same if dataset.label == version.facts.dataset), None)

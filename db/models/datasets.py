@@ -38,7 +38,9 @@ class Dataset(LeaseMixin, Base):
     `{"job"}` for the reviewed slices of a job. `labels_sha256`: the CSV of labels, or None. `folders_first`: folders
     name the groups of DICOM slices, and headers only if no folder does. `sha256`: the hash of all slices, labels and
     groups, in order, once the dataset is built. `arrays`: the .npy files with the prepared slices in the order of rows,
-    uint8[ARRAY_SLICES, 224, 224]. The last one may be shorter.
+    uint8[ARRAY_SLICES, 224, 224]. The last one may be shorter. `deleted_at`: when somebody deleted the dataset. From
+    then on, nothing may use it, and the sweeper erases its slices and all names. Its row stays, because runs,
+    evaluations and model versions refer to it. `erased_at`: when this was done.
     """
 
     __tablename__ = "dataset"
@@ -61,6 +63,8 @@ class Dataset(LeaseMixin, Base):
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    erased_at: Mapped[datetime | None]
 
     user: Mapped[User | None] = relationship(lazy="joined")
 
@@ -120,7 +124,7 @@ class Split(Base):
     SplitRule. `train_share`, `validation_share`, `test_share`: the requested fractions. `after`: a model version. Its
     slices stay in the parts that they had in its training. `leaks`: what connects two parts, `{name: {"count",
     "examples"}}`, or {}. Two splits of a dataset never have the same rule, seed, shares and `after`, because the
-    dataset is locked before a split is added.
+    dataset is locked before a split is added. If the dataset is deleted, `assignment` is {}, and no leak has examples.
     """
 
     __tablename__ = "dataset_split"

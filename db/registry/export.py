@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from db.models import ModelVersion
-from db.registry.manifest import MANIFEST, parse_manifest
+from db.registry.manifest import MANIFEST, OF_SLICES, parse_manifest
 from db.registry.tar_stream import END, tar_member, tar_size
 from db.storage import storage
 
 PIECE = 1 << 20
-OF_SLICES = frozenset({"augmented.png", "mistakes.png", "report.html"})
-"""Files of a package that show slices. The report holds the same figures as the two pictures."""
 
 
 def export_package(version: ModelVersion, *, with_slices: bool = False) -> Iterator[bytes]:
@@ -52,8 +50,9 @@ def shipped_manifest(version: ModelVersion, *, with_slices: bool = False) -> byt
     changed: dict[str, Any] = {}
     if version.finding_rule != package.finding_rule:
         changed["finding_rule"] = version.finding_rule
-    if not with_slices and not OF_SLICES.isdisjoint(version.files):
-        changed["files"] = {name: sha256 for name, sha256 in package.files.items() if name not in OF_SLICES}
+    sent = set(_names(version, with_slices=with_slices))
+    if package.files.keys() != sent:
+        changed["files"] = {name: sha256 for name, sha256 in package.files.items() if name in sent}
     return package.model_copy(update=changed).as_bytes() if changed else stored
 
 

@@ -14,6 +14,9 @@ from db.registry.proof_file import PROOF_FILE
 MANIFEST = "package.json"
 KERAS_FILE = "model.keras"
 FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # for OpenVINO; the weights are in a .bin beside each
+OF_SLICES = frozenset({"augmented.png", "mistakes.png", "report.html"})
+"""Files of a package that show slices. The report holds the same figures as the two pictures. A package may lack them,
+even if its manifest names them: they are erased when the dataset is deleted that the version was trained on."""
 NETWORKS = ({KERAS_FILE}, {FLOAT_FILE, "model.bin"}, {INT8_FILE, "model-int8.bin"})
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy|npz)")
 PRECISIONS = ("f32", "bf16", "int8")

@@ -21,9 +21,9 @@ from db.broker import Queue, wake_after_commit
 from db.database import lock_table
 from db.models import ModelVersion
 from db.models.documents import Facts, Origin
-from db.registry.export import OF_SLICES, shipped_manifest
+from db.registry.export import shipped_manifest
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
-from db.registry.manifest import MANIFEST, BadManifest, Package, check_usable, parse_manifest
+from db.registry.manifest import MANIFEST, OF_SLICES, BadManifest, Package, check_usable, parse_manifest
 from db.registry.proof_file import PROOF_FILE, BadProof, read_proof_file
 from db.registry.tar_stream import BLOCK
 from db.registry.versions import StoredPackage, register_package

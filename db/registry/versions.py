@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from db.database import current, lock_table
 from db.models import Job, ModelVersion
 from db.models.documents import Facts, FindingRule
-from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, parse_manifest
+from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, OF_SLICES, Package, parse_manifest
 from db.storage import storage
 
 SAME_IN_BOTH = (
@@ -113,6 +113,8 @@ def shared_precision(versions: Sequence[ModelVersion]) -> str | None:
 def package_folder(version: ModelVersion) -> Path:
     """Return a folder of this machine with the package. When it is copied, the hash of every file is checked.
 
+    Files that show slices are left out.
+
     To make room for a new copy, the copies that were used longest ago are removed. Raises storage's FileMissing and
     FileDamaged.
     """
@@ -123,7 +125,7 @@ def package_folder(version: ModelVersion) -> Path:
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}")
     temporary.mkdir(mode=0o700, parents=True)
     try:
-        for name, sha256 in version.files.items():
+        for name, sha256 in _files_to_copy(version).items():
             shutil.copyfile(storage().verified_path(sha256), temporary / Path(name).name)
         with suppress(OSError):  # another process was quicker
             temporary.rename(folder)
@@ -152,5 +154,9 @@ def drop_package_folder(version: ModelVersion) -> None:
 
 
 def _copy_of(version: ModelVersion) -> Path:
-    key = hashlib.sha256(json.dumps(version.files, sort_keys=True).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps(_files_to_copy(version), sort_keys=True).encode()).hexdigest()[:24]
     return current().home / "models" / key
+
+
+def _files_to_copy(version: ModelVersion) -> dict[str, str]:
+    return {name: sha256 for name, sha256 in version.files.items() if name not in OF_SLICES}

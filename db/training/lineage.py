@@ -52,8 +52,8 @@ class KnownCounts:
 
 Counted = dict[tuple[object, ...], KnownCounts]
 _counted: WeakKeyDictionary[Engine, Counted] = WeakKeyDictionary()
-"""What `count_known` counted in each database. The counts stay true, because built datasets and splits do not
-change."""
+"""What `count_known` counted in each database. The counts stay true, because built datasets and splits do not change.
+If a dataset is deleted, `count_known` is asked with other sources, or not at all."""
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -72,7 +72,7 @@ def ancestors_elsewhere(version: ModelVersion) -> list[str]:
 def training_split_of(s: Session, version: ModelVersion) -> Split | None:
     """Return the split that a version was trained on, or None if the split is not in this database.
 
-    The version never saw the test part of this split.
+    The version never saw the test part of this split. The dataset of the split may have been deleted.
     """
     if (named := version.facts.split) is None:
         return None
@@ -116,13 +116,48 @@ def _names_of(slices: Iterable[SplitCandidate]) -> set[str]:
 
 
 def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
-    """Return the split that a version was trained on, and the id of its dataset. Each is None if it is not here."""
+    """Return the split that a version was trained on, and the id of its dataset.
+
+    Each is None if it is not here, or is deleted.
+    """
     split = training_split_of(s, version)
-    return split, split.dataset_id if split else _same_slices(s, version.dataset_hash)
+    if split is not None and not _is_deleted(s, split.dataset_id):
+        return split, split.dataset_id
+    return None, _same_slices(s, version.dataset_hash)
+
+
+def _is_deleted(s: Session, dataset_id: int) -> bool:
+    """Return whether a dataset is deleted now. The session may have loaded its row before that."""
+    return s.scalar(select(Dataset.deleted_at).where(Dataset.id == dataset_id)) is not None
+
+
+def deleted_sources(s: Session, version: ModelVersion) -> list[Dataset]:
+    """Return the deleted datasets that the version or an ancestor was trained on.
+
+    Leave out a dataset if another dataset has the same slices. Call this after reading slices: a dataset that it does
+    not return was complete when its slices were read.
+    """
+    lost = [_deleted_source_of(s, ancestor) for ancestor in ancestors_of(s, version)]
+    return list({dataset.id: dataset for dataset in lost if dataset}.values())
+
+
+def _deleted_source_of(s: Session, version: ModelVersion) -> Dataset | None:
+    if _training_source_of(s, version) != (None, None):
+        return None
+    if (split := training_split_of(s, version)) is not None:
+        return split.dataset
+    return _deleted_slices(s, version.dataset_hash)
+
+
+def _deleted_slices(s: Session, dataset_hash: str | None) -> Dataset | None:
+    """Return a deleted dataset with this hash, if no other dataset has it."""
+    if dataset_hash is None or _same_slices(s, dataset_hash) is not None:
+        return None
+    return s.scalar(select(Dataset).where(Dataset.sha256 == dataset_hash).limit(1))
 
 
 def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
-    """Return the datasets of this database that the version or one of its ancestors was trained on."""
+    """Return the datasets that the version or an ancestor was trained on, and that are here and not deleted."""
     ids = {_training_source_of(s, ancestor)[1] for ancestor in ancestors_of(s, version)} - {None}
     return list(s.scalars(select(Dataset).where(Dataset.id.in_(ids)).order_by(Dataset.id)))
 
@@ -144,7 +179,8 @@ def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence
 def _same_slices(s: Session, dataset_hash: str | None) -> int | None:
     if dataset_hash is None:
         return None
-    return s.scalar(select(Dataset.id).where(Dataset.sha256 == dataset_hash).limit(1))
+    kept = select(Dataset.id).where(Dataset.sha256 == dataset_hash, Dataset.deleted_at.is_(None))
+    return s.scalar(kept.limit(1))
 
 
 def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
@@ -172,8 +208,8 @@ def known_in(
     Names connect datasets only if they come from a CSV or folders. The group of a DICOM patient is named after one of
     the patient's studies. The name of this group connects datasets only if both have this study.
     """
-    if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
-        return Known([], [])  # nothing connects the parts of the split, so its slices need not be read
+    if _is_kept_apart(s, version, split, parts):
+        return Known([], [])
     trained = [candidate for candidate, part in _slices_of(s, version) if part == TRAIN]
     pixels, names = {one.pixels_sha256 for one in trained} - {None}, _names_of(trained)
     slices = split_candidates(s, dataset_id)
@@ -193,16 +229,23 @@ def used_in_making(s: Session, version: ModelVersion, dataset_id: int) -> list[S
 
 
 def tuning_dataset(s: Session, rule: FindingRule) -> str | None:
-    """Return the hash of the dataset on which a rule was tuned, or None if that dataset is not in this database."""
+    """Return the hash of the dataset on which a rule was tuned, or None if that dataset is not here, or is deleted."""
     dataset_hash = rule.tuned.dataset_hash if rule.tuned else None
     return dataset_hash if _same_slices(s, dataset_hash) is not None else None
+
+
+def unknown_tuning(s: Session, rule: FindingRule) -> list[str]:
+    """Return a line if the rule was tuned on slices that are deleted. Call this after `tuned_on`."""
+    if rule.tuned is None or (lost := _deleted_slices(s, rule.tuned.dataset_hash)) is None:
+        return []
+    return [f"the rule of findings was tuned on {lost.label}, which is deleted; its slices may include these"]
 
 
 def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandidate]:
     """Return the slices of a dataset on which a rule of findings was tuned, and slices of the same groups.
 
     Groups are the same if they have the same name. Also return slices that are near-identical to a slice on which the
-    rule was tuned. If the dataset on which the rule was tuned is not in this database, return nothing.
+    rule was tuned. If the dataset on which the rule was tuned is not here, or is deleted, return nothing.
     """
     if (source_id := _same_slices(s, tuning_dataset(s, rule))) is None:
         return []
@@ -261,6 +304,31 @@ def candidate_number(s: Session, version: ModelVersion) -> int:
     return sum(one <= version.id for one in same)
 
 
+def why_unknown(s: Session, version: ModelVersion, split: Split) -> str:
+    """Return why nobody can find out which slices of a split's test part the version may know, or "".
+
+    Call this after `known_in_test`.
+    """
+    if _is_kept_apart(s, version, split, (TEST,)):
+        return ""
+    lost = [split.dataset] if _is_deleted(s, split.dataset_id) else deleted_sources(s, version)
+    if not lost:
+        return ""
+    labels = " and ".join(dataset.label for dataset in lost)
+    return (
+        f"{labels} {'is' if len(lost) == 1 else 'are'} deleted, so whether these slices trained the candidate, or a"
+        " version that it comes from, cannot be checked"
+    )
+
+
+def _is_kept_apart(s: Session, version: ModelVersion, split: Split | None, parts: Sequence[str]) -> bool:
+    """Return whether no slice of these parts can be known, because nothing connects the parts of the split.
+
+    Then no slice needs to be read, and the dataset may be deleted.
+    """
+    return split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split)
+
+
 def _only_split(s: Session, version: ModelVersion, split: Split) -> bool:
     splits = [training_split_of(s, ancestor) for ancestor in ancestors_of(s, version)]
     return all(one is not None and one.id == split.id for one in splits)
@@ -271,7 +339,16 @@ def optimism_notes(
 ) -> list[str]:
     """Return a line for each reason why the versions' metrics may be optimistic, such as slices seen in training."""
     notes = []
+    dataset = s.get_one(Dataset, dataset_id)
     for version in versions:
+        if _is_kept_apart(s, version, split, PARTS if part is None else (part,)):
+            continue
+        if dataset.deleted_at is not None:
+            notes.append(
+                f"{dataset.label} is deleted, so whether {version.label}, or a version it comes from, was trained on"
+                " these slices cannot be checked"
+            )
+            continue
         known = count_known(s, version, dataset_id, split, part)
         if known.seen:
             notes.append(f"{version.label}, or a version it comes from, was trained on {known.seen} of these slices")
@@ -281,7 +358,6 @@ def optimism_notes(
                 f" {known.named} of these slices: they may be of the same patients"
             )
         notes += unknown_sources(s, version)
-    dataset = s.get_one(Dataset, dataset_id)
     if count := without_patient(dataset):
         notes.append(
             f"{count:,} of {dataset.size:,} slices of {dataset.label} {lack_of_patient(dataset)}: metrics may be"
@@ -291,11 +367,16 @@ def optimism_notes(
 
 
 def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
-    """Return a line for each reason why training slices of the version or of an ancestor are not in this database."""
+    """Return a line for each reason why training slices of the version or of an ancestor are not in this database.
+
+    Call this after reading slices, as `deleted_sources`.
+    """
     lines = []
     for one in ancestors_of(s, version):
         was_trained = one.facts.dataset or one.facts.imported
-        if was_trained and _training_source_of(s, one) == (None, None):
+        if lost := _deleted_source_of(s, one):
+            lines.append(f"{one.label} was trained on {lost.label}, which is deleted; its slices may include these")
+        elif was_trained and _training_source_of(s, one) == (None, None):
             lines.append(f"{one.label} was trained on slices that this database does not have; they may include these")
         if labels := ancestors_elsewhere(one):
             lines.append(f"{one.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from db import NAME, broker
 from db.broker import Queue
 from db.clock import from_now
+from db.datasets.datasets import lock_kept
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
 from db.training.leaks import CONFLICTING, SEEN, Leak, about_conflicts
-from db.training.lineage import find_seen, trained_on
+from db.training.lineage import deleted_sources, find_seen, trained_on
 from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 
 DEMO = "demo"
@@ -33,7 +34,10 @@ class BadName(RunError):
 
 @dataclass(frozen=True)
 class RunView:
-    """A training run for people. `progress`: from 0 to 1. See TrainingRun for `live`, `config`, `environment`."""
+    """A training run for people. `progress`: from 0 to 1. See TrainingRun for `live`, `config`, `environment`.
+
+    `dataset_deleted`: the dataset was deleted.
+    """
 
     id: int
     name: str
@@ -44,6 +48,7 @@ class RunView:
     message: str
     live: dict[str, Any]
     dataset: str | None
+    dataset_deleted: bool
     seed: int
     config: dict[str, Any]
     allowed_leaks: list[str]
@@ -114,7 +119,8 @@ def check_split(
     """Return the leaks of a run on the split. All of them are allowed by name.
 
     If `seen-by-parent` is allowed, and `from_version` or its ancestors were trained on another dataset, it is always
-    among them. The worker later compares the pixels, and removes this leak if no slice was seen.
+    among them. The worker later compares the pixels, and removes this leak if no slice was seen. It stays if slices of
+    these datasets are deleted or lost.
 
     Raises RunError: the dataset is not ready, or a leak is not allowed. One possible leak is `seen-by-parent`:
     `from_version` or its ancestors were trained on slices of validation or test.
@@ -133,13 +139,16 @@ def check_split(
             f" {', '.join(refused)}"
         )
     names = set(leaks)
-    if from_version and SEEN in allowed_leaks and any(other.id != dataset.id for other in trained_on(s, from_version)):
-        names.add(SEEN)
+    if from_version and SEEN in allowed_leaks:
+        others = [*trained_on(s, from_version), *deleted_sources(s, from_version)]
+        if any(other.id != dataset.id for other in others):
+            names.add(SEEN)
     return sorted(names)
 
 
 def create_run(s: Session, new: NewRun, user: User | None = None) -> TrainingRun:
-    """Launch a run. Without a name, it gets the name of the dataset."""
+    """Launch a run. Without a name, it gets the name of the dataset. Raises DatasetGone."""
+    lock_kept(s, new.dataset.id)
     run = TrainingRun(
         user_id=user.id if user else None,
         name=new.name or new.dataset.name,
@@ -195,6 +204,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
         message=run.message,
         live=live | ({"estimate": run.estimate} if run.estimate else {}),
         dataset=run.dataset.label if run.dataset else None,
+        dataset_deleted=run.dataset is not None and run.dataset.deleted_at is not None,
         seed=run.seed,
         config=run.config,
         allowed_leaks=run.allowed_leaks,

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import CLASSES, MAX_INTEGER, PARTS
-from db.database import lock_row
+from db.datasets.datasets import lock_kept
 from db.datasets.slices import DatasetError, SplitCandidate, has_given_parts, split_candidates
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
@@ -98,10 +98,10 @@ def draw_split(plan: SplitPlan) -> Split:
 
 
 def keep_split(s: Session, drawn: Split) -> Split:
-    """Add a drawn split, and return it. If an equal split was added meanwhile, return that one."""
+    """Add a drawn split, and return it. If an equal split was added meanwhile, return that one. Raises DatasetGone."""
     if drawn.id is not None:
         return drawn
-    lock_row(s, Dataset, drawn.dataset_id)
+    lock_kept(s, drawn.dataset_id)
     if kept := _kept(s, drawn.dataset_id, {name: getattr(drawn, name) for name in SAME}):
         return kept
     s.add(drawn)

@@ -102,7 +102,7 @@ ROOMS = {
         "app asgi",
     ),
     "cli": (
-        "errors output home options training_options polling",
+        "errors output home options training_options polling removal",
         "files",
         "remote",
         "local",

@@ -11,7 +11,7 @@ from db.database import session_scope
 from db.models import Dataset, LabelledSlice, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
 from db.storage import storage
-from db.training import splits
+from db.training import dataset_deletion, splits
 from worker.engines.fake import expected_logit
 
 
@@ -70,6 +70,16 @@ def add_split(dataset: Dataset, groups: int = 12, *, seed: int = 7) -> Split:
         split = new_split(dataset.id, parts, seed=seed)
         s.add(split)
     return split
+
+
+def delete_dataset(dataset: Dataset) -> None:
+    """Delete a dataset, and erase it as the sweeper does."""
+    with session_scope() as s:
+        dataset_deletion.delete_dataset(s, s.get_one(Dataset, dataset.id), "ann")
+    erasing = True
+    while erasing:
+        with session_scope() as s:
+            erasing = dataset_deletion.remove_some(s)
 
 
 def _npy(pixels: np.ndarray) -> bytes:

@@ -282,3 +282,43 @@ def test_missing_database_is_reported_before_files_are_copied(ctbatch, folder, t
     assert made.returncode == 4
     assert "ctbatch db upgrade" in made.stderr
     assert not list((tmp_path / "empty").glob("files/??"))
+
+
+def built(name: str) -> None:
+    with session_scope() as session:
+        session.add(Dataset(name=name, number=1, sources=[], state=Work.DONE))
+
+
+def test_rm_deletes_what_it_can_and_exits_with_the_code_of_the_first_that_it_cannot(operate):
+    for name in ("a", "b", "c"):
+        built(name)
+    with session_scope() as session:
+        datasets.find_dataset(session, "b").state = Work.RUNNING
+    result = operate("datasets", "rm", "a/1", "b/1", "nosuch/1", "c/1", "--yes")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "dataset a/1 is deleted",
+        "Error: dataset nosuch/1: there is no dataset nosuch/1; `ctbatch datasets ls` lists them",
+        "dataset c/1 is deleted",
+        "Error: dataset b/1: b/1 is being built: delete it when it is built, or when it has failed",
+    ]
+    assert [view["name"] for view in json.loads(operate("datasets", "ls", "--json").stdout)] == ["b/1"]
+    for words in (("datasets", "show", "a/1"), ("datasets", "slices", "a/1"), ("datasets", "rm", "a/1", "--yes")):
+        assert operate(*words).exit_code == 3
+
+
+def test_rm_wants_the_number_of_a_dataset(operate):
+    built("a")
+    for label in ("a", "1"):
+        assert operate("datasets", "rm", label, "--yes").exit_code == 2
+    answer = json.loads(operate("datasets", "rm", "a/1", "--yes", "--json").stdout)
+    assert answer == {"deleted": ["a/1"]}
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 0), ("n\n", 1), ("", 1)], ids=["yes", "no", "nothing"])
+def test_rm_asks_first(operate, answer, left):
+    built("a")
+    result = CliRunner().invoke(cli, ["datasets", "rm", "a/1"], input=answer)
+    assert "Delete dataset a/1? Slices, labels" in result.stderr
+    with read_scope() as session:
+        assert len(datasets.list_datasets(session)) == left

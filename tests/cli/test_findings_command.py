@@ -18,7 +18,8 @@ from db.registry.export import export_package
 from db.registry.transfer import import_package, register_received
 from db.settings import Settings
 from tests.builders import versions as builders
-from tests.builders.datasets import add_dataset, add_split
+from tests.builders.datasets import add_dataset, add_split, delete_dataset
+from training.evaluation.tune_version import tune_version
 
 Run = Callable[..., Result]
 FILES = {"model.xml": b"<net/>", "model.bin": bytes(100)}
@@ -112,6 +113,46 @@ def test_slices_that_made_the_version_are_refused(run: Run, patients: Dataset, s
     assert refused.exit_code == 1
     assert "120 of 120 slices" in refused.output
     assert rule_now(taught).tuned is None
+
+
+def test_tuning_says_that_training_slices_of_the_version_are_deleted(
+    run: Run, patients: Dataset, settings: Settings
+) -> None:
+    known = add_dataset("known", 60, 20)
+    facts = {"split": {"id": add_split(known, 20).id, "dataset": "known/1"}, "dataset": "known/1"}
+    builders.add_version(settings.home, "taught", FILES, facts=facts)
+    delete_dataset(known)
+    notes = told(run("tune", "taught/1", "--dataset", "site", "--json"))["tuned"]["notes"]
+    assert notes == [
+        "taught/1 was trained on known/1, which is deleted; its slices may include these",
+        "60 slices that the model learned from are gone, so slices that look like them could not be found",
+    ]
+
+
+def test_rule_that_was_tuned_on_a_deleted_dataset_is_said_in_a_check(
+    run: Run, version: ModelVersion, patients: Dataset
+) -> None:
+    add_dataset("ward", 120, 40, wrong=1)  # the same slices
+    with session_scope() as s:
+        s.get_one(Dataset, patients.id).sha256 = "5" * 64
+    told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    delete_dataset(patients)
+    output = CliRunner().invoke(check, ["lung/1", "--on", "ward"]).output
+    assert "the rule of findings was tuned on site/1, which is deleted; its slices may include these" in output
+
+
+def test_rule_is_not_kept_if_its_dataset_is_deleted_meanwhile(
+    run: Run, version: ModelVersion, patients: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete_and_tune(*arguments: Any) -> FindingRule:
+        rule = tune_version(*arguments)
+        delete_dataset(patients)
+        return rule
+
+    monkeypatch.setattr("training.evaluation.tune_version.tune_version", delete_and_tune)
+    refused = run("tune", "lung/1", "--dataset", "site")
+    assert (refused.exit_code, "site/1 is deleted" in refused.output) == (2, True)
+    assert rule_now(version).tuned is None
 
 
 def test_too_few_groups_and_unknown_names_are_refused(run: Run, version: ModelVersion, settings: Settings) -> None:

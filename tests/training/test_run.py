@@ -24,7 +24,7 @@ from db.training import runs
 from db.training.progress import StoredCheckpoint
 from db.training.runs import NewRun
 from tests.builders.buckets import bucket_away
-from tests.builders.datasets import add_dataset, add_split, split_of
+from tests.builders.datasets import add_dataset, add_split, delete_dataset, split_of
 from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_version, fake_package
@@ -654,6 +654,22 @@ def test_run_says_if_slices_of_its_parent_are_gone_and_keeps_the_leak(allowed, d
     assert run_from(other, *allowed) == ("it got as far as the weights", [*allowed])
     with session_scope() as s:
         assert "slices that the model learned from are gone" in runs.list_runs(s)[0].environment["not compared"]
+
+
+@pytest.mark.parametrize("allowed", [(), ("seen-by-parent",)])
+def test_run_says_if_slices_of_its_parent_are_deleted_and_keeps_the_leak(allowed, dataset, run_from):
+    from training.export.package import measured_on
+
+    other = add_dataset("other", 48, seed=1)
+    delete_dataset(dataset)
+    assert run_from(other, *allowed) == ("it got as far as the weights", [*allowed])
+    with session_scope() as s:
+        [run] = runs.list_runs(s)
+        assert run.environment["not compared"].startswith(f"{dataset.size} slices that the model learned from are gone")
+        run.allowed_leaks = []
+        assert measured_on(s, run).endswith(
+            "never saw, but lungs/1 was trained on site/1, which is deleted; its slices may include these"
+        )
 
 
 def test_reaper_keeps_weights_and_checkpoint_of_a_run(dataset):

@@ -142,6 +142,7 @@ RUN = RunView(
     message="",
     live={"stage": 1},
     dataset="site/1",
+    dataset_deleted=False,
     seed=7,
     config={"stages": [{"name": "head", "epochs": 20}, {"name": "whole", "epochs": 1, "size": 224}]},
     allowed_leaks=[],

@@ -16,9 +16,22 @@ from db.datasets.datasets import create_dataset
 from db.datasets.job_deletion import delete_job
 from db.installation import ForeignStorage, adopt_storage, check_storage
 from db.ledger.jobs import ReceivedFile, create_job
-from db.models import Installation, Job, JobState, ModelVersion, ReleasedFile, Upload, User, Work
+from db.models import (
+    Dataset,
+    Evaluation,
+    Installation,
+    Job,
+    JobState,
+    LabelledSlice,
+    ModelVersion,
+    ReleasedFile,
+    Upload,
+    User,
+    Work,
+)
 from db.settings import Settings
 from db.storage import FileMissing, storage
+from db.training.dataset_deletion import delete_dataset
 from worker import reap, sweep
 
 DAY = 24 * 3600.0
@@ -247,6 +260,33 @@ def test_files_of_a_deleted_job_go_to_the_trash_unless_others_use_them(
         delete_job(s, other, bob)
     sweep.sweep()
     assert reap.reap().trashed == 1
+
+
+def test_files_of_a_deleted_dataset_go_to_the_trash_unless_others_use_them(
+    store: Store, champion: ModelVersion, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("FEW", "MANY"):
+        monkeypatch.setattr(reap, limit, 0)
+    names = ("archive", "labels", "array", "slice", "scores", "report.html", "of a job", "of another dataset")
+    files = {name: store(name.encode()) for name in names}
+    job_of(bob, files["of a job"])
+    sources = [{"filename": "a.zip", "sha256": files[name]} for name in ("archive", "of a job", "of another dataset")]
+    with session_scope() as s:
+        dataset = Dataset(name="site", number=1, sources=sources, state=Work.DONE, sha256="site")
+        dataset.labels_sha256, dataset.arrays = files["labels"], [files["array"]]
+        s.add_all([dataset, Dataset(name="ward", number=1, sources=[sources[2]], state=Work.DONE)])
+        s.flush()
+        s.add(LabelledSlice(dataset_id=dataset.id, ordinal=0, row=0, name="a.png", sha256=files["slice"]))
+        version = s.get_one(ModelVersion, champion.id)
+        version.dataset_hash, version.files = "site", {**version.files, "report.html": files["report.html"]}
+        done = {"state": Work.DONE, "scores_sha256": files["scores"]}
+        s.add(Evaluation(model_version_id=champion.id, dataset_id=dataset.id, **done))
+    assert reap.reap().trashed == 0
+    with session_scope() as s:
+        delete_dataset(s, dataset, "ann")
+    sweep.sweep()
+    assert reap.reap().trashed == 6
+    assert [name for name in names if storage().exists(files[name])] == ["of a job", "of another dataset"]
 
 
 def test_released_files_are_remembered_until_all_are_old_enough_to_go(store: Store, database: Settings) -> None:

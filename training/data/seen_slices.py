@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from db.models import Dataset, ModelVersion
 from db.models.datasets import ARRAY_SLICES
 from db.storage import FileDamaged, FileMissing, storage
-from db.training.lineage import rows_in, trained_on
+from db.training.lineage import deleted_sources, rows_in, trained_on
 from worker.imaging.near_duplicates import Pictures, near_pairs
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,16 @@ def _key(pixels: NDArray[np.uint8]) -> str:
 class TrainingSlices:
     """Slices of datasets, uint8[224, 224] each. They are read during the iteration. `s` may be closed by then.
 
-    `rows`: the datasets, and the rows to read of each. `gone`: how many slices the last iteration skipped, because
-    their files are missing or damaged.
+    `rows`: the datasets, and the rows to read of each. `deleted`: the size of further datasets, which were deleted.
+    `gone`: how many slices the last iteration skipped, because they are deleted, or their files are missing or damaged.
     """
 
     rows: Sequence[tuple[Dataset, Collection[int]]]
+    deleted: int = 0
     gone: int = 0
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        self.gone = 0
+        self.gone = self.deleted
         for dataset, rows in self.rows:
             start = 0
             for sha256 in dataset.arrays:
@@ -81,10 +82,12 @@ def training_slices_of(
 ) -> TrainingSlices:
     """Return the slices that were in `parts` when the version or one of its ancestors was trained.
 
-    Leave out the dataset with the id `but`.
+    Leave out the dataset with the id `but`. Of a deleted dataset, all slices count as slices of these parts, because
+    nobody knows their parts any more.
     """
     datasets = [dataset for dataset in trained_on(s, version) if dataset.id != but]
-    return TrainingSlices([(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets])
+    rows = [(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets]
+    return TrainingSlices(rows, sum(dataset.size for dataset in deleted_sources(s, version)))
 
 
 def _with_heartbeat(slices: Iterable[NDArray[np.uint8]], alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:

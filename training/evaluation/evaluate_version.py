@@ -21,7 +21,7 @@ from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
-from db.training.lineage import groups_in, tuned_on, tuning_dataset, unknown_sources
+from db.training.lineage import groups_in, tuned_on, tuning_dataset, unknown_sources, unknown_tuning
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.group_level import ScoredGroups, measure_groups
@@ -116,6 +116,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
         unknown = unknown_sources(s, evaluation.model_version)
         rule = rule_of(evaluation.model_version)
         tuned, tuning_hash = tuned_on(s, rule, evaluation.dataset_id), tuning_dataset(s, rule)
+        unknown += unknown_tuning(s, rule)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: progress(0.0))
@@ -136,6 +137,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
             ood=result.ood_share,
             doubts=doubts_about(evaluation.dataset),
             gone=learned_from.gone,
+            deleted=bool(learned_from.deleted),
             unknown=unknown,
         )
         check = check_site(result, floors_of(version), evidence)

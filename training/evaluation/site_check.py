@@ -16,7 +16,9 @@ These kinds of slices are not evidence:
 - slices whose group comes from DICOM headers, if the headers name a patient for nearly each slice;
 - slices whose group has the name of a group that the model was trained or calibrated on.
 
-If one of these kinds makes up more than 1 % of the slices, there is not enough evidence.
+If one of these kinds makes up more than 1 % of the slices, there is not enough evidence. If a dataset was deleted that
+the model was trained on, nobody can find out whether its slices are among these. Then the check never says that the
+model may be used.
 """
 
 import math
@@ -44,8 +46,9 @@ class Evidence:
     whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
     series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
     distribution, or None. `doubts`: a line for each doubt about the labels and the choice of the slices. `gone`: how
-    many slices that the model learned from are gone. `unknown`: a line for each reason why slices that the model
-    learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
+    many slices that the model learned from are gone. `deleted`: somebody deleted some of them. `unknown`: a line for
+    each reason why slices that the model learned from are not in this database. If slices are gone or unknown, `seen`
+    may be too low.
     """
 
     seen: float = 0.0
@@ -55,6 +58,7 @@ class Evidence:
     ood: float | None = None
     doubts: Sequence[str] = field(default_factory=list)
     gone: int = 0
+    deleted: bool = False
     unknown: Sequence[str] = field(default_factory=list)
 
 
@@ -76,7 +80,8 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         more = _more_groups(bounds, wanted, groups, short)
         reasons += _advice(more, known=all(low is not None for _, low, _ in bounds.values()))
     else:
-        verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
+        verdict = UNKNOWN if evidence.deleted else MAY
+        reasons = [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     reasons += evidence.doubts

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from db import PARTS
 from db.database import read_scope
+from db.datasets.datasets import check_kept
 from db.datasets.slices import rows_of, split_candidates
 from db.evaluation.evaluations import result_of
 from db.evaluation.rule import TOLERATED
@@ -34,8 +35,8 @@ def check_dataset(s: Session, version: ModelVersion, dataset: Dataset) -> None:
 def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int, alive: Alive) -> FindingRule:
     """Choose the rule of findings, by an evaluation of a version on a whole dataset, and return the rule.
 
-    `tried`: the candidates, plainest first. `alive` is called now and then. Raises CannotTune, and storage's
-    FileMissing and FileDamaged.
+    `tried`: the candidates, plainest first. `alive` is called now and then. Raises CannotTune, DatasetGone,
+    and storage's FileMissing and FileDamaged.
     """
     version, dataset, result = evaluation.model_version, evaluation.dataset, result_of(evaluation)
     if result is None or evaluation.scores_sha256 is None:
@@ -45,6 +46,7 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         joined = joined_groups(split_candidates(s, dataset.id))
         learned_from = training_slices_of(s, version, PARTS)
         notes = optimism_notes(s, [version], dataset.id)
+        check_kept(s, dataset.id)
     logit = np.load(storage().verified_path(evaluation.scores_sha256), allow_pickle=False)
     data = load_part(dataset, rows, alive)
     seen = int(find_seen_in_training(data.pixels, learned_from, alive).sum())

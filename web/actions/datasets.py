@@ -1,4 +1,4 @@
-"""Makes and splits datasets from requests, for the API and the page."""
+"""Makes, splits and deletes datasets by requests, for the API and the page."""
 
 import re
 from functools import partial
@@ -8,9 +8,11 @@ from werkzeug.datastructures import FileStorage
 
 from db.database import read_scope, session_scope
 from db.datasets.datasets import DatasetView, create_dataset, create_from_reviews, dataset_view, is_name
-from db.datasets.slices import DatasetError
+from db.datasets.deletion import NotDeletable
+from db.datasets.slices import DatasetError, DatasetGone
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, User
+from db.training.dataset_deletion import delete_dataset
 from db.training.splits import draw_split, keep_split, plan_split
 from web.actions.keys import idempotency_key, once
 from web.actions.lookup import row_of
@@ -24,8 +26,9 @@ from web.actions.uploads import (
     plain_part,
     publish,
 )
-from web.errors import Problem, sentence
+from web.errors import Problem, not_found, sentence
 from web.schemas.datasets import SplitIn
+from web.security.auth import require_admin
 from worker.datasets.label_table import MAX_BYTES, BadLabels, read_csv
 
 LABELS_FIELD = "labels"
@@ -112,7 +115,18 @@ def split(dataset_id: int, options: SplitIn) -> None:
             dataset = row_of(s, Dataset, dataset_id)
             plan = plan_split(s, dataset, seed=options.seed, groups_as_given=options.groups_as_given)
         drawn = draw_split(plan)
+        with session_scope() as s:
+            keep_split(s, drawn)
     except DatasetError as error:
         raise Problem(409, "conflict", sentence(error)) from error
-    with session_scope() as s:
-        keep_split(s, drawn)
+
+
+def delete(dataset_id: int) -> None:
+    """Delete a dataset. Raises Problem 404, and 409 if it is being built, or if a run or an evaluation reads it."""
+    try:
+        with session_scope() as s:
+            delete_dataset(s, row_of(s, Dataset, dataset_id), require_admin().name)
+    except DatasetGone:  # somebody else deleted it at this moment
+        raise not_found() from None
+    except NotDeletable as error:
+        raise Problem(409, "conflict", sentence(error), code=error.code) from error

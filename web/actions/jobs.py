@@ -1,7 +1,8 @@
 """Makes and deletes jobs by requests, for the API and the pages."""
 
 from db.database import read_scope, session_scope
-from db.datasets.job_deletion import NotDeletable, delete_job
+from db.datasets.deletion import NotDeletable
+from db.datasets.job_deletion import delete_job
 from db.ledger.job_view import JobView, job_view
 from db.ledger.jobs import NoModelVersion, create_job
 from db.models import User

@@ -34,10 +34,10 @@ def own_job(s: Session, job_id: str) -> Job:
 
 
 def row_of(s: Session, model: type[T], row_id: int) -> T:
-    """Return a row. All users of this address may see all rows of the table. Raises Problem 404."""
+    """Return a row that is not deleted. All users of this address may see all rows of the table. Raises Problem 404."""
     table: Any = model
     row: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
-    if row is None:
+    if row is None or getattr(row, "deleted_at", None) is not None:
         raise not_found()
     return row
 

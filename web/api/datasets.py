@@ -1,4 +1,4 @@
-"""The API of datasets: make, list, show and split them. For admins."""
+"""The API of datasets: make, list, show, split and delete them. For admins."""
 
 from apiflask import APIBlueprint
 from flask import url_for
@@ -81,6 +81,22 @@ def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """
     datasets.split(dataset_id, json_data)
     return shown(dataset_id)
+
+
+@blueprint.delete("/<int:dataset_id>")
+@blueprint.output({}, status_code=204, description="Deleted.")
+@blueprint.doc(responses=problems(400, 403, 404, 409))
+def delete(dataset_id: int) -> tuple[str, int]:
+    """Delete a dataset
+
+    From now on, nothing can use it. Its slices and their names are erased, and its files are deleted days later. Files
+    that something else uses stay. Model versions that were trained on it lose their report and pictures of slices.
+    Results of runs and evaluations stay. A new dataset never gets its name and number. If the dataset is being built,
+    the answer is 409 with the `code` `dataset_building`. If an open run or evaluation reads its slices, the answer is
+    409 with the `code` `run_open` or `evaluation_open`.
+    """
+    datasets.delete(dataset_id)
+    return "", 204
 
 
 def shown(dataset_id: int) -> DatasetOut:

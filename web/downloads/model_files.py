@@ -6,7 +6,8 @@ from flask import Response, request
 
 from db import RESEARCH_USE_ONLY
 from db.models import ModelVersion, User
-from db.registry.export import OF_SLICES, export_package, export_size
+from db.registry.export import export_package, export_size
+from db.registry.manifest import OF_SLICES
 from db.storage import storage
 from web.errors import not_found
 

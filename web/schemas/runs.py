@@ -73,6 +73,7 @@ class RunOut(Out):
         description="The progress: stage, epoch, loss, and while the run is running also step, rate, eta_seconds."
     )
     dataset: str | None
+    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
     seed: int
     config: dict[str, Any]
     allowed_leaks: list[str]

@@ -1,11 +1,12 @@
 """The pages of datasets: the list, the form that makes one, and a page with a report and splits. For admins."""
 
 from apiflask import APIBlueprint
-from flask import Response, redirect, render_template, request, url_for
+from flask import Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from db.database import current, read_scope
 from db.datasets.datasets import dataset_view
+from db.datasets.deletion import days_until_files_are_gone
 from db.models import Dataset
 from db.paging import newest_first
 from db.training.split_view import splits_of
@@ -85,9 +86,19 @@ def split(dataset_id: int) -> ResponseReturnValue:
     return redirect(url_for("datasets.show", dataset_id=dataset_id, _anchor="splits"), 303)
 
 
+@blueprint.post("/<int:dataset_id>/delete")
+def delete(dataset_id: int) -> ResponseReturnValue:
+    """Delete a dataset, and return to the list."""
+    datasets.delete(dataset_id)
+    days = days_until_files_are_gone()
+    flash(f"The dataset is deleted. Its files leave the disk after about {days} days, unless something else uses them.")
+    return redirect(url_for("datasets.index"), 303)
+
+
 def _page(template: str, dataset_id: int) -> str:
     with read_scope() as s:
         dataset = row_of(s, Dataset, dataset_id)
         sources = [source.get("filename") or f"job {source.get('job')}" for source in dataset.sources]
         view, splits = dataset_view(s, dataset), splits_of(s, dataset)
-    return render_template(template, dataset=view, splits=splits, sources=sources)
+    days = days_until_files_are_gone()
+    return render_template(template, dataset=view, splits=splits, sources=sources, days_until_gone=days)

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from db.database import read_scope
-from db.datasets.job_deletion import days_until_files_are_gone
+from db.datasets.deletion import days_until_files_are_gone
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
 from db.ledger.results import ResultRow, ResultsQuery, results_page

@@ -51,7 +51,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         trained or calibrated on
       slices without a known patient
 
-    If the training slices of MODEL are not in this database, the command says so.
+    If the training slices of MODEL are not in this database, the command says so. If they were deleted, the verdict is
+    never `may be used`.
     """
     from training.evaluation.site_check import MUCH_OOD
 

@@ -84,7 +84,9 @@ def show(version: str, as_json: bool) -> None:
 @click.argument("version", metavar="VERSION")
 @reason_option
 @click.option(
-    "--force", is_flag=True, help="Promote even if the verdict is `refused` or `not compared yet`. Needs --reason."
+    "--force",
+    is_flag=True,
+    help="Promote even if the verdict is `refused`, `not compared yet` or `cannot be compared`. Needs --reason.",
 )
 @json_option
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
@@ -107,8 +109,12 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     not enough evidence: a class has fewer than 20 groups
     not enough evidence: more than 1 % of the slices are training slices of
       VERSION or an ancestor, or are in the groups of training slices
+    not enough evidence: VERSION comes from a version whose dataset is
+      deleted, so its training slices are not known
     not compared yet: the comparison is missing, because an evaluation
       failed or its scores are gone
+    cannot be compared: the comparison is missing, and the dataset is
+      deleted
     nothing to compare on: there is no champion, VERSION is the champion
       already, the test part is not in this database, or no engine runs
       both versions
@@ -118,9 +124,9 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     machine tries it now. In the trial, the network must load and return finite numbers. Nothing overrides a failed
     trial.
 
-    If the verdict is `passed`, no reason is needed. If the verdict is `refused` or `not compared yet`, add --force and
-    --reason. In all other cases, add --reason. The champion itself is not promoted again. The metrics, the reason, the
-    time and the user are kept. The exit code is 1 if VERSION was not promoted.
+    If the verdict is `passed`, no reason is needed. If the verdict is `refused`, `not compared yet` or `cannot be
+    compared`, add --force and --reason. In all other cases, add --reason. The champion itself is not promoted again.
+    The metrics, the reason, the time and the user are kept. The exit code is 1 if VERSION was not promoted.
 
     If VERSION is `demo`, the demo model of ctbatch is promoted. If there is no champion, this needs no reason.
     """

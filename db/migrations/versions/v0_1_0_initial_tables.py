@@ -101,6 +101,8 @@ def upgrade() -> None:
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.Column("closed_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("deleted_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("erased_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("token", sa.String(), nullable=True),

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, job_deletion
-from db.datasets.job_deletion import NotDeletable
+from db.datasets.deletion import NotDeletable
 from db.datasets.reviews import set_review
 from db.datasets.slices import DatasetError
 from db.findings import views

@@ -7,7 +7,17 @@ import pytest
 
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations, promotion
-from db.evaluation.gate import DEFAULT_FLOOR, NOTHING, PENDING, UNPROVEN, Gate, floors_of, gate_of, request_gate
+from db.evaluation.gate import (
+    DEFAULT_FLOOR,
+    INCOMPARABLE,
+    NOTHING,
+    PENDING,
+    UNPROVEN,
+    Gate,
+    floors_of,
+    gate_of,
+    request_gate,
+)
 from db.evaluation.promotion import GateClosed
 from db.evaluation.result import EvaluationResult, PairedMetric
 from db.evaluation.rule import COMPARED, NO_EVIDENCE, NOT_SHOWN, PASSED, REFUSED
@@ -28,7 +38,7 @@ from db.registry import versions as registry
 from db.settings import Settings
 from db.storage import storage
 from db.training.lineage import ancestors_of
-from tests.builders.datasets import new_split
+from tests.builders.datasets import delete_dataset, new_split
 from tests.builders.statements import recorded_statements
 from tests.builders.versions import fake_package
 
@@ -574,3 +584,71 @@ def test_champion_is_not_compared_with_itself(models: Registry) -> None:
 )
 def test_imported_version_cannot_lower_its_floor(facts: dict[str, object], floor: float) -> None:
     assert floors_of(ModelVersion(name="lungs", number=1, facts=facts)).recall == floor
+
+
+def test_finished_comparison_counts_after_its_dataset_is_deleted(models: Registry) -> None:
+    old, new, worse = models.add("old"), models.add("new"), models.add("worse")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    models.evaluate(worse, 0.92, {**EVEN, "auc": pair(-0.3, -0.1)})
+    before = gate(new), gate(worse)
+    delete_dataset(models.dataset)
+    assert (gate(new), gate(worse)) == before
+    assert [one.verdict for one in before] == [PASSED, REFUSED]
+    with session_scope() as s:
+        assert request_gate(s, new) == []
+
+
+def test_missing_comparison_on_a_deleted_dataset_needs_a_reason_and_force(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    delete_dataset(models.dataset)
+    assert gate(new).verdict == INCOMPARABLE
+    assert gate(new).reasons == ["site/1 is deleted, so new/1 cannot be evaluated on it any more"]
+    with pytest.raises(GateClosed, match="cannot be compared"):
+        promote(new, "trust me")
+    kept = promote(new, "trust me", force=True)
+    assert (champion_now(), kept.gate["overridden"]) == ("new/1", True)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_candidate_does_not_pass_because_training_slices_of_its_parent_are_deleted(
+    models: Registry, is_deleted: bool
+) -> None:
+    """All test slices trained the parent."""
+    with session_scope() as s:
+        earlier = Dataset(name="earlier", number=1, sources=[], state=Work.DONE)
+        s.add(earlier)
+        s.flush()
+        for dataset in (earlier, models.dataset):
+            s.add(
+                LabelledSlice(dataset_id=dataset.id, ordinal=0, row=0, name="a", group="a", label=1, pixels_sha256="1")
+            )
+        s.get_one(Split, models.split.id).assignment = {"a": "test"}
+        split = new_split(earlier.id, {"a": "train"})
+        s.add(split)
+    parent = models.add("parent", split={"id": split.id, "dataset": "earlier/1"})
+    child, old = models.add("child", lineage=[parent.label]), models.add("old")
+    promote_first(models, old)
+    models.evaluate(child, 0.92)
+    if is_deleted:
+        delete_dataset(earlier)
+    reason, note = gate(child).reasons, gate(child).notes
+    assert gate(child).verdict == NO_EVIDENCE
+    if is_deleted:
+        assert reason[0].startswith("earlier/1 is deleted, so whether these slices trained the candidate")
+        assert note[0] == "parent/1 was trained on earlier/1, which is deleted; its slices may include these"
+    with pytest.raises(GateClosed, match="needs a reason"):
+        promote(child)
+
+
+def test_candidate_on_a_deleted_split_that_leaks_does_not_pass(models: Registry) -> None:
+    with session_scope() as s:
+        s.get_one(Split, models.split.id).leaks = {"shared-groups": {"count": 1, "examples": ["a"]}}
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    assert gate(new).verdict == PASSED, "the one group has no slices in this test"
+    delete_dataset(models.dataset)
+    assert gate(new).verdict == NO_EVIDENCE
+    assert gate(new).reasons[0].startswith("site/1 is deleted, so whether these slices trained the candidate")

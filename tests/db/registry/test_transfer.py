@@ -23,6 +23,7 @@ from db.models import ModelVersion
 from db.registry import transfer, versions
 from db.registry.export import export_package, export_size
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
+from db.registry.manifest import MANIFEST, OF_SLICES
 from db.registry.transfer import PackageRefused, import_package, register_received
 from db.settings import Settings
 from db.storage import FileDamaged, storage
@@ -30,6 +31,7 @@ from db.training import runs
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split
 from tests.conftest import make_settings
+from worker.engines.package import read_package
 
 RECIPE = "lung-224-v1"
 LAYER = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 1}, "registered_name": None}
@@ -186,8 +188,24 @@ def test_import_keeps_files_and_metrics_and_moves_the_origin_aside(
         "imported": {"lineage": ["lung/1"], "run": 4, "split": {"id": 1, "dataset": "site/1"}},
     }
     folder = versions.package_folder(there)
-    assert {name: (folder / name).read_bytes() for name in FILES} == FILES
+    copied = {name: data for name, data in FILES.items() if name not in OF_SLICES}
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST} == copied
     assert b"".join(export_package(there, with_slices=True)) == path.read_bytes()
+
+
+def test_version_that_lost_its_pictures_is_used_exported_and_imported(version: ModelVersion, tmp_path: Path) -> None:
+    """Its manifest still names them."""
+    with session_scope() as s:
+        stored = s.get_one(ModelVersion, version.id)
+        stored.files = {name: sha256 for name, sha256 in stored.files.items() if name not in OF_SLICES}
+        before, after = versions.package_folder(version), versions.package_folder(stored)
+    assert before == after, "no worker loads it again"
+    read_package(after)
+    path = tmp_path / "lung.tar"
+    path.write_bytes(b"".join(export_package(stored, with_slices=True)))
+    assert path.stat().st_size == export_size(stored, with_slices=True)
+    with session_scope() as s:
+        assert register_received(s, import_package(path, RECIPE, accept))[0].id == version.id
 
 
 def test_importing_twice_gives_the_same_version(receive) -> None:

@@ -25,7 +25,7 @@ from db.settings import Settings
 from db.storage import FileUnreadable, storage, store
 from db.training.lineage import optimism_notes
 from tests.builders import versions as builders
-from tests.builders.datasets import add_dataset, add_split
+from tests.builders.datasets import add_dataset, add_split, delete_dataset
 from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from training.evaluation import evaluate_version as carried
@@ -259,6 +259,29 @@ def test_check_says_if_slices_that_trained_the_version_are_gone(add_version: Add
     check = ask(version, other)
     assert evaluate_next("w")
     assert "slices that the model learned from are gone" in seen(check).result["site_check"]["reasons"][-1]
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_site_check_does_not_pass_because_training_slices_are_deleted(
+    add_version: AddVersion, settings: Settings, is_deleted: bool
+) -> None:
+    known, anew = add_dataset("known", 180, 60), add_dataset("anew", 180, 60)  # the same slices
+    facts = {"split": {"id": add_split(known, 60).id, "dataset": "known/1"}, "dataset": "known/1"}
+    evaluation_id = ask(add_version(facts=facts), anew)
+    if is_deleted:
+        with session_scope() as s:
+            s.execute(update(Evaluation).values(state=Work.FAILED))
+        delete_dataset(known)
+        with session_scope() as s:
+            s.execute(update(Evaluation).values(state=Work.READY))
+    assert evaluate_next("w")
+    check = seen(evaluation_id).result["site_check"]
+    assert check["verdict"] == "not enough evidence"
+    if is_deleted:
+        assert check["reasons"][-2:] == [
+            "180 slices that the model learned from are gone, so slices that look like them could not be found",
+            "fake/1 was trained on known/1, which is deleted; its slices may include these",
+        ]
 
 
 def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion, settings: Settings) -> None:

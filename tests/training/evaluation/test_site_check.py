@@ -43,6 +43,15 @@ def test_lower_end_that_just_reaches_the_floor_is_enough():
     assert check(recall=(0.9, 0.849, 0.95)).verdict == UNKNOWN
 
 
+def test_model_whose_training_slices_were_deleted_is_never_said_to_be_usable():
+    found = check_site(result(), Floors(), Evidence(gone=60, deleted=True, unknown=["lungs/1 was trained on site/1"]))
+    assert (found.verdict, found.reasons[:3]) == (UNKNOWN, check().reasons)
+    assert found.reasons[3].startswith("60 slices that the model learned from are gone")
+    assert found.reasons[4] == "lungs/1 was trained on site/1"
+    worse = check_site(result(recall=(0.6, 0.5, 0.7)), Floors(), Evidence(gone=60, deleted=True))
+    assert worse.verdict == MAY_NOT
+
+
 @pytest.mark.parametrize("name", ["recall", "specificity", "auc"])
 def test_one_metric_below_its_floor_forbids_use(name):
     found = check(**{name: (0.6, 0.5, 0.7)})

@@ -187,3 +187,19 @@ def test_sending_a_file_of_weights_keeps_what_was_typed(admin_page: Any, tmp_pat
     admin_page.locator("#estimate").get_by_text("About").wait_for()
     admin_page.get_by_role("button", name="Launch").click()
     admin_page.wait_for_url("**/runs/1")
+
+
+@pytest.mark.slow
+def test_dataset_is_deleted_after_asking(admin_page: Any) -> None:
+    dataset_id = ready_dataset("site")
+    admin_page.goto(f"/datasets/{dataset_id}")
+    button = admin_page.get_by_role("button", name="Delete")
+    admin_page.once("dialog", lambda dialog: dialog.dismiss())
+    button.click()
+    playwright.expect(admin_page.get_by_role("heading", name="site/1")).to_be_visible()
+    questions: list[str] = []
+    admin_page.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    button.click()
+    admin_page.wait_for_url("**/datasets")
+    playwright.expect(admin_page.get_by_role("status")).to_contain_text("The dataset is deleted.")
+    assert "training reports and pictures of slices" in questions[0]
