@@ -12,7 +12,8 @@ from db.evaluation.result import PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
 from db.registry.versions import shared_precision
-from db.training.lineage import optimism_notes, training_split_of
+from db.training.caveats import optimism_notes
+from db.training.lineage import training_split_of
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from db.models import Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
 from db.registry import champions, engine_proofs
 from db.registry.versions import shared_precision
-from db.training.lineage import candidate_number, known_in_test, optimism_notes, training_split_of, why_unknown
+from db.training.caveats import optimism_notes, why_unknown
+from db.training.lineage import candidate_number, known_in_test, training_split_of
 
 DEFAULT_FLOOR = Floors.recall
 NOTHING, PENDING, UNPROVEN = "nothing to compare on", "not compared yet", "not proven here"

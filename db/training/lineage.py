@@ -12,11 +12,8 @@ from db import PARTS, TEST, TRAIN
 from db.database import get_engine
 from db.datasets.slices import (
     SplitCandidate,
-    lack_of_patient,
-    names_patients,
     part_of,
     split_candidates,
-    without_patient,
 )
 from db.models import Dataset, ModelVersion, Split
 from db.models.documents import FindingRule
@@ -97,7 +94,7 @@ def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
 def _slices_of(s: Session, version: ModelVersion) -> Iterator[tuple[SplitCandidate, str]]:
     """Yield the slices with which the version and its ancestors were made, oldest first, each with its part."""
     for ancestor in ancestors_of(s, version):
-        split, dataset_id = _training_source_of(s, ancestor)
+        split, dataset_id = training_source_of(s, ancestor)
         for candidate in split_candidates(s, dataset_id) if dataset_id else []:
             if (part := part_of(split, candidate) if split else TRAIN) in PARTS:
                 yield candidate, part
@@ -115,18 +112,18 @@ def _names_of(slices: Iterable[SplitCandidate]) -> set[str]:
     return {name for name in {one.group for one in slices} if not _BY_PIXELS.fullmatch(name)}
 
 
-def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
+def training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
     """Return the split that a version was trained on, and the id of its dataset.
 
     Each is None if it is not here, or is deleted.
     """
     split = training_split_of(s, version)
-    if split is not None and not _is_deleted(s, split.dataset_id):
+    if split is not None and not is_deleted(s, split.dataset_id):
         return split, split.dataset_id
     return None, _same_slices(s, version.dataset_hash)
 
 
-def _is_deleted(s: Session, dataset_id: int) -> bool:
+def is_deleted(s: Session, dataset_id: int) -> bool:
     """Return whether a dataset is deleted now. The session may have loaded its row before that."""
     return s.scalar(select(Dataset.deleted_at).where(Dataset.id == dataset_id)) is not None
 
@@ -137,19 +134,20 @@ def deleted_sources(s: Session, version: ModelVersion) -> list[Dataset]:
     Leave out a dataset if another dataset has the same slices. Call this after reading slices: a dataset that it does
     not return was complete when its slices were read.
     """
-    lost = [_deleted_source_of(s, ancestor) for ancestor in ancestors_of(s, version)]
+    lost = [deleted_source_of(s, ancestor) for ancestor in ancestors_of(s, version)]
     return list({dataset.id: dataset for dataset in lost if dataset}.values())
 
 
-def _deleted_source_of(s: Session, version: ModelVersion) -> Dataset | None:
-    if _training_source_of(s, version) != (None, None):
+def deleted_source_of(s: Session, version: ModelVersion) -> Dataset | None:
+    """Return the deleted dataset that the version was trained on, or None if its slices are here or never were."""
+    if training_source_of(s, version) != (None, None):
         return None
     if (split := training_split_of(s, version)) is not None:
         return split.dataset
-    return _deleted_slices(s, version.dataset_hash)
+    return deleted_slices(s, version.dataset_hash)
 
 
-def _deleted_slices(s: Session, dataset_hash: str | None) -> Dataset | None:
+def deleted_slices(s: Session, dataset_hash: str | None) -> Dataset | None:
     """Return a deleted dataset with this hash, if no other dataset has it."""
     if dataset_hash is None or _same_slices(s, dataset_hash) is not None:
         return None
@@ -158,7 +156,7 @@ def _deleted_slices(s: Session, dataset_hash: str | None) -> Dataset | None:
 
 def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
     """Return the datasets that the version or an ancestor was trained on, and that are here and not deleted."""
-    ids = {_training_source_of(s, ancestor)[1] for ancestor in ancestors_of(s, version)} - {None}
+    ids = {training_source_of(s, ancestor)[1] for ancestor in ancestors_of(s, version)} - {None}
     return list(s.scalars(select(Dataset).where(Dataset.id.in_(ids)).order_by(Dataset.id)))
 
 
@@ -169,7 +167,7 @@ def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence
     """
     rows: set[int] = set()
     for ancestor in ancestors_of(s, version):
-        split, dataset_id = _training_source_of(s, ancestor)
+        split, dataset_id = training_source_of(s, ancestor)
         if dataset_id == dataset.id:
             candidates = split_candidates(s, dataset.id)
             rows |= {one.row for one in candidates if split is None or part_of(split, one) in parts}
@@ -208,7 +206,7 @@ def known_in(
     Names connect datasets only if they come from a CSV or folders. The group of a DICOM patient is named after one of
     the patient's studies. The name of this group connects datasets only if both have this study.
     """
-    if _is_kept_apart(s, version, split, parts):
+    if is_kept_apart(s, version, split, parts):
         return Known([], [])
     trained = [candidate for candidate, part in _slices_of(s, version) if part == TRAIN]
     pixels, names = {one.pixels_sha256 for one in trained} - {None}, _names_of(trained)
@@ -232,13 +230,6 @@ def tuning_dataset(s: Session, rule: FindingRule) -> str | None:
     """Return the hash of the dataset on which a rule was tuned, or None if that dataset is not here, or is deleted."""
     dataset_hash = rule.tuned.dataset_hash if rule.tuned else None
     return dataset_hash if _same_slices(s, dataset_hash) is not None else None
-
-
-def unknown_tuning(s: Session, rule: FindingRule) -> list[str]:
-    """Return a line if the rule was tuned on slices that are deleted. Call this after `tuned_on`."""
-    if rule.tuned is None or (lost := _deleted_slices(s, rule.tuned.dataset_hash)) is None:
-        return []
-    return [f"the rule of findings was tuned on {lost.label}, which is deleted; its slices may include these"]
 
 
 def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandidate]:
@@ -269,7 +260,7 @@ def count_known(
     Each process counts once, because it reads all slices, and pages ask for the numbers again and again.
     """
     counted = _counted.setdefault(get_engine(), {})
-    sources = [_training_source_of(s, ancestor) for ancestor in ancestors_of(s, version)]
+    sources = [training_source_of(s, ancestor) for ancestor in ancestors_of(s, version)]
     source_ids = tuple((source.id if source else None, source_dataset_id) for source, source_dataset_id in sources)
     key = (source_ids, dataset_id, split.id if split else None, part)
     if key not in counted:
@@ -304,24 +295,7 @@ def candidate_number(s: Session, version: ModelVersion) -> int:
     return sum(one <= version.id for one in same)
 
 
-def why_unknown(s: Session, version: ModelVersion, split: Split) -> str:
-    """Return why nobody can find out which slices of a split's test part the version may know, or "".
-
-    Call this after `known_in_test`.
-    """
-    if _is_kept_apart(s, version, split, (TEST,)):
-        return ""
-    lost = [split.dataset] if _is_deleted(s, split.dataset_id) else deleted_sources(s, version)
-    if not lost:
-        return ""
-    labels = " and ".join(dataset.label for dataset in lost)
-    return (
-        f"{labels} {'is' if len(lost) == 1 else 'are'} deleted, so whether these slices trained the candidate, or a"
-        " version that it comes from, cannot be checked"
-    )
-
-
-def _is_kept_apart(s: Session, version: ModelVersion, split: Split | None, parts: Sequence[str]) -> bool:
+def is_kept_apart(s: Session, version: ModelVersion, split: Split | None, parts: Sequence[str]) -> bool:
     """Return whether no slice of these parts can be known, because nothing connects the parts of the split.
 
     Then no slice needs to be read, and the dataset may be deleted.
@@ -332,62 +306,3 @@ def _is_kept_apart(s: Session, version: ModelVersion, split: Split | None, parts
 def _only_split(s: Session, version: ModelVersion, split: Split) -> bool:
     splits = [training_split_of(s, ancestor) for ancestor in ancestors_of(s, version)]
     return all(one is not None and one.id == split.id for one in splits)
-
-
-def optimism_notes(
-    s: Session, versions: Sequence[ModelVersion], dataset_id: int, split: Split | None = None, part: str | None = None
-) -> list[str]:
-    """Return a line for each reason why the versions' metrics may be optimistic, such as slices seen in training."""
-    notes = []
-    dataset = s.get_one(Dataset, dataset_id)
-    for version in versions:
-        if _is_kept_apart(s, version, split, PARTS if part is None else (part,)):
-            continue
-        if dataset.deleted_at is not None:
-            notes.append(
-                f"{dataset.label} is deleted, so whether {version.label}, or a version it comes from, was trained on"
-                " these slices cannot be checked"
-            )
-            continue
-        known = count_known(s, version, dataset_id, split, part)
-        if known.seen:
-            notes.append(f"{version.label}, or a version it comes from, was trained on {known.seen} of these slices")
-        if known.named:
-            notes.append(
-                f"{version.label}, or a version it comes from, was trained on groups with the names of the groups of"
-                f" {known.named} of these slices: they may be of the same patients"
-            )
-        notes += unknown_sources(s, version)
-    if count := without_patient(dataset):
-        notes.append(
-            f"{count:,} of {dataset.size:,} slices of {dataset.label} {lack_of_patient(dataset)}: metrics may be"
-            " too good, and their intervals too narrow"
-        )
-    return list(dict.fromkeys(notes))
-
-
-def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
-    """Return a line for each reason why training slices of the version or of an ancestor are not in this database.
-
-    Call this after reading slices, as `deleted_sources`.
-    """
-    lines = []
-    for one in ancestors_of(s, version):
-        was_trained = one.facts.dataset or one.facts.imported
-        if lost := _deleted_source_of(s, one):
-            lines.append(f"{one.label} was trained on {lost.label}, which is deleted; its slices may include these")
-        elif was_trained and _training_source_of(s, one) == (None, None):
-            lines.append(f"{one.label} was trained on slices that this database does not have; they may include these")
-        if labels := ancestors_elsewhere(one):
-            lines.append(f"{one.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")
-    return lines
-
-
-def compared_by_pixels(s: Session, version: ModelVersion, dataset: Dataset) -> list[str]:
-    """Return the labels of the other training datasets of the version that only pixels can compare with `dataset`.
-
-    The version or an ancestor was trained on these datasets. Names of groups could compare two datasets too, if the
-    names in both come from a CSV or folders.
-    """
-    others = [other for other in trained_on(s, version) if other.id != dataset.id]
-    return [other.label for other in others if not (names_patients(dataset) and names_patients(other))]

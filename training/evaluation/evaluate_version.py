@@ -21,7 +21,8 @@ from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, FileUnreadable, storage
-from db.training.lineage import groups_in, tuned_on, tuning_dataset, unknown_sources, unknown_tuning
+from db.training.caveats import unknown_sources, unknown_tuning
+from db.training.lineage import groups_in, tuned_on, tuning_dataset
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.group_level import ScoredGroups, measure_groups

@@ -15,7 +15,8 @@ from db.models import Dataset, Evaluation, ModelVersion
 from db.models.documents import FindingRule
 from db.registry.calibration import calibration_of
 from db.storage import storage
-from db.training.lineage import optimism_notes, used_in_making
+from db.training.caveats import optimism_notes
+from db.training.lineage import used_in_making
 from db.training.splits import joined_groups
 from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
 from training.data.slices import load_part

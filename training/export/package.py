@@ -19,8 +19,9 @@ from db.models import SplitRule, TrainingRun
 from db.registry import champions
 from db.registry.manifest import Package
 from db.training import runs
+from db.training.caveats import compared_by_pixels, unknown_sources
 from db.training.leaks import CONFLICTING
-from db.training.lineage import compared_by_pixels, known_in, unknown_sources
+from db.training.lineage import known_in
 from db.training.progress import EpochRecord
 from training.config import Config
 from training.data.augment import Augmenter

@@ -35,7 +35,7 @@ from db.models import (
 )
 from db.models.base import Base
 from db.models.documents import FindingRule, Tuning
-from db.training import dataset_deletion, lineage, runs, splits
+from db.training import caveats, dataset_deletion, lineage, runs, splits
 from db.training.dataset_deletion import delete_dataset
 from db.training.runs import NewRun
 from tests.builders.datasets import new_split
@@ -399,18 +399,18 @@ def test_what_a_deleted_dataset_trained_is_not_known_any_more_and_said(
         s.get_one(Split, split.id).assignment = {f"{PATIENT}-{row}": "test" for row in range(SLICES)}
     with read_scope() as s:
         parent, split = s.get_one(ModelVersion, version.id - 1), s.get_one(Split, split.id)
-        assert (lineage.known_in_test(s, version, split), lineage.why_unknown(s, version, split)) == (3, "")
+        assert (lineage.known_in_test(s, version, split), caveats.why_unknown(s, version, split)) == (3, "")
         assert lineage.find_seen(s, parent, split)
         site = s.get_one(Dataset, 1)
     delete(site)
     for _ in range(2):
         with read_scope() as s:
             line = "parent/1 was trained on site/1, which is deleted; its slices may include these"
-            assert lineage.optimism_notes(s, [version], other.id, split, "test") == [line]
-            assert lineage.unknown_sources(s, version) == [line]
+            assert caveats.optimism_notes(s, [version], other.id, split, "test") == [line]
+            assert caveats.unknown_sources(s, version) == [line]
             assert [one.label for one in lineage.deleted_sources(s, version)] == ["site/1"]
             assert [one.label for one in lineage.trained_on(s, version)] == ["other/1"]
-            assert lineage.why_unknown(s, version, split).startswith("site/1 is deleted, so whether these slices")
+            assert caveats.why_unknown(s, version, split).startswith("site/1 is deleted, so whether these slices")
             assert "seen-by-parent" in runs.check_split(s, other, split, parent, ["seen-by-parent"])
         erase_all()
 
@@ -422,11 +422,11 @@ def test_deletion_while_slices_are_read_is_noticed(child: tuple[ModelVersion, Da
     with read_scope() as s:
         version, split = s.get_one(ModelVersion, version.id), s.get_one(Split, split.id)
         loaded = s.get_one(Dataset, 1)  # the session does not load it again
-        assert lineage.why_unknown(s, version, split) == ""
+        assert caveats.why_unknown(s, version, split) == ""
         with session_scope() as other:
             delete_dataset(other, other.get_one(Dataset, 1), "ann")
         erase_all()
-        assert lineage.why_unknown(s, version, split).startswith("site/1 is deleted")
+        assert caveats.why_unknown(s, version, split).startswith("site/1 is deleted")
         assert lineage.deleted_sources(s, version) == [loaded]
 
 
@@ -437,7 +437,7 @@ def test_dataset_with_the_same_slices_stands_in_for_a_deleted_one() -> None:
     erase_all()
     with read_scope() as s:
         assert lineage.deleted_sources(s, version) == []
-        assert lineage.unknown_sources(s, version) == []
+        assert caveats.unknown_sources(s, version) == []
         assert [one.id for one in lineage.trained_on(s, version)] == [same.id]
         assert len(lineage.seen_in(s, version, other.id)) == SLICES, "nobody knows which of them were in train"
 
@@ -450,11 +450,11 @@ def test_versions_own_test_part_stays_apart_if_its_dataset_is_deleted() -> None:
     erase_all()
     with read_scope() as s:
         clean, leaking = s.get_one(Split, clean.id), s.get_one(Split, leaking.id)
-        assert lineage.why_unknown(s, version, clean) == ""
-        assert lineage.optimism_notes(s, [version], dataset.id, clean, "test") == []
+        assert caveats.why_unknown(s, version, clean) == ""
+        assert caveats.optimism_notes(s, [version], dataset.id, clean, "test") == []
         for one, split in ((doubtful, leaking), (version, leaking)):
-            assert lineage.why_unknown(s, one, split).startswith("site/1 is deleted")
-            [note] = lineage.optimism_notes(s, [one], dataset.id, split, "test")
+            assert caveats.why_unknown(s, one, split).startswith("site/1 is deleted")
+            [note] = caveats.optimism_notes(s, [one], dataset.id, split, "test")
             assert note.startswith(f"site/1 is deleted, so whether {one.label}")
 
 
@@ -466,13 +466,13 @@ def test_deleted_tuning_slices_are_said_and_earlier_checks_hold() -> None:
     metrics = {"rule": rule.untuned.as_json(), "tuned_slices": 3, "tuned_on": dataset.sha256}
     check = add_evaluation(other, version, result={"engine": "fake", "by_group": metrics})
     with read_scope() as s:
-        assert lineage.unknown_tuning(s, rule) == []
+        assert caveats.unknown_tuning(s, rule) == []
         assert len(lineage.tuned_on(s, rule, other.id)) == SLICES
     delete(dataset)
     erase_all()
     with read_scope() as s:
         assert (lineage.tuning_dataset(s, rule), lineage.tuned_on(s, rule, other.id)) == (None, [])
-        [line] = lineage.unknown_tuning(s, rule)
+        [line] = caveats.unknown_tuning(s, rule)
         assert line == "the rule of findings was tuned on site/1, which is deleted; its slices may include these"
     with session_scope() as s:
         again = evaluations.request_check(s, version=version, dataset=other)

@@ -11,7 +11,7 @@ from db.datasets import slices
 from db.datasets.slices import part_of, split_candidates
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
 from db.models.documents import FindingRule, Tuning
-from db.training import lineage, runs
+from db.training import caveats, lineage, runs
 from db.training.runs import RunError
 from tests.builders.datasets import new_split
 from tests.builders.datasets import split_of as keep_split
@@ -213,7 +213,7 @@ def test_groups_with_the_names_of_training_groups_count_as_known() -> None:
         assert lineage.find_seen(s, version, other) == {}, "no slice is the same"
         assert lineage.known_in_test(s, version, other) == count
         assert lineage.known_in_test(s, version, own) == 0
-        [note] = lineage.optimism_notes(s, [version], second.id, other, "test")
+        [note] = caveats.optimism_notes(s, [version], second.id, other, "test")
         assert f"the names of the groups of {count} of these slices" in note
         assert lineage.groups_in(s, version, ["train"]) == trained
 
@@ -234,7 +234,7 @@ def test_datasets_whose_groups_come_from_headers_are_compared_by_pixels() -> Non
         with session_scope() as s:
             s.get_one(Dataset, first.id).report = {"groups_from": groups_from}
         with read_scope() as s:
-            return lineage.compared_by_pixels(s, version, s.get_one(Dataset, second.id))
+            return caveats.compared_by_pixels(s, version, s.get_one(Dataset, second.id))
 
     assert labels(CSV=30, folders=30) == []
     assert labels(**{"CSV": 30, "DICOM patient, study or series": 30}) == ["site/1"]

@@ -23,7 +23,7 @@ from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, W
 from db.registry import champions
 from db.settings import Settings
 from db.storage import FileUnreadable, storage, store
-from db.training.lineage import optimism_notes
+from db.training.caveats import optimism_notes
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split, delete_dataset
 from tests.builders.leases import asked_to_stop
