@@ -49,6 +49,10 @@
   }
 
   async function addNext(batches) {
+    const some = batches.map((batch) => batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase())).sort(byPath));
+    const sorted = some.filter((batch) => batch.length > 0).sort(([one], [other]) => byPath(one, other));
+    const tops = new Set(sorted.map(([{path}]) => topOf(path)));
+    const dropped = await dropUnreadable(files.filter(({path}) => tops.has(topOf(path))));
     const chosen = new Map(); // from each top name to its files
     const put = (one) => {
       if (!chosen.has(topOf(one.name))) chosen.set(topOf(one.name), []);
@@ -56,8 +60,6 @@
     };
     files.forEach(put);
     leftOut = 0;
-    const some = batches.map((batch) => batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase())).sort(byPath));
-    const sorted = some.filter((batch) => batch.length > 0).sort(([one], [other]) => byPath(one, other));
     const total = size(bytesOf(sorted.flat()));
     let done = 0;
     const report = (bytes) => {
@@ -81,6 +83,39 @@
       done += bytesOf(wanted);
     }
     hideProblem();
+    const paths = new Set(sorted.flat().map(({path}) => path));
+    const missing = dropped.filter(({path}) => !paths.has(path));
+    if (missing.length > 0) problem(...notReadable(missing));
+  }
+
+  // Return those of some files that changed since they were chosen, or that cannot be read any more.
+  async function unreadable(some) {
+    if (some.length === 0) return some;
+    try {
+      await new Blob(some.map(({file}) => file.slice(0, 1))).arrayBuffer();
+      return [];
+    } catch {
+      if (some.length === 1) return some;
+      const half = some.length >> 1;
+      return [...(await unreadable(some.slice(0, half))), ...(await unreadable(some.slice(half)))];
+    }
+  }
+
+  // Remove those of some chosen files that cannot be sent any more, and return them. They can be chosen again.
+  async function dropUnreadable(some) {
+    const dropped = new Set(await unreadable(some));
+    if (dropped.size > 0) {
+      files = files.filter((one) => !dropped.has(one));
+      leftOut = 0;
+      key = null;
+    }
+    return [...dropped];
+  }
+
+  function notReadable([{name}, ...others]) {
+    const detail = `${name} changed since it was chosen, or cannot be read any more. It was removed from the list.`;
+    const more = others.length > 0 ? `The same holds for ${others.length} more.` : "";
+    return ["A file is not readable", `${detail} Choose ${name.includes("/") ? "its folder" : "it"} again.`, more];
   }
 
   function splitSuffix(name) {
@@ -339,8 +374,11 @@
     try {
       const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
       if (listed.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
-      const [job] = listed.ok ? (await listed.json()).items : [];
+      if (!listed.ok) throw new Error(`${listed.status}`);
+      const [job] = (await listed.json()).items;
       if (job) return window.location.assign(job.links.page);
+      const dropped = await dropUnreadable(files);
+      if (dropped.length > 0) return failed(...notReadable(dropped));
     } catch { /* the server is away */ }
     failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice.");
   }

@@ -55,6 +55,36 @@ def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("new", [png(7) + b"longer", None], ids=["changed", "deleted"])
+def test_file_that_is_not_readable_any_more_is_named_and_can_be_chosen_again(
+    new: bytes | None, signed_in: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    for n in range(30):
+        (folder / f"{n}.png").write_bytes(png(n))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#folder", folder)
+    signed_in.locator("#chosen-sum", has_text="30 files").wait_for()
+    (folder / "7.png").unlink()
+    if new:
+        (folder / "7.png").write_bytes(new)
+    signed_in.get_by_role("button", name="Submit").click()
+    problem = signed_in.locator("#problem")
+    problem.get_by_text("scan/7.png changed since it was chosen, or cannot be read").wait_for()
+    signed_in.locator("#chosen-sum", has_text="29 files").wait_for()
+    with read_scope() as s:
+        assert s.scalars(select(Job)).all() == []
+    (folder / "7.png").write_bytes(png(7))
+    signed_in.set_input_files("#folder", folder)
+    signed_in.locator("#chosen-sum", has_text="30 files").wait_for()
+    assert not problem.is_visible()
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+@pytest.mark.slow
 def test_submission_cannot_be_stopped_once_it_is_sent(
     signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
