@@ -338,6 +338,8 @@
     return block;
   }
 
+  const askToStay = (event) => event.preventDefault(); // to leave the page stops the upload
+
   function send(body, key) {
     request = new XMLHttpRequest();
     request.open("POST", form.dataset.api);
@@ -355,6 +357,10 @@
     request.addEventListener("load", () => answered(key));
     request.addEventListener("error", () => answerLost(key));
     request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
+    window.addEventListener("beforeunload", askToStay);
+    for (const end of [request.upload, request]) { // all is sent, or the request has ended
+      end.addEventListener("loadend", () => window.removeEventListener("beforeunload", askToStay));
+    }
     byId("upload-stop").hidden = false;
     request.send(body);
   }

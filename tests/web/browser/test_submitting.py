@@ -100,6 +100,7 @@ def test_submission_cannot_be_stopped_once_it_is_sent(
     image.write_bytes(png(1))
     submit_files(signed_in, [image])
     signed_in.get_by_text("Everything is sent").wait_for()
+    assert not signed_in.evaluate("window.dispatchEvent(new Event('beforeunload', {cancelable: true})) === false")
     assert not signed_in.get_by_role("button", name="Stop").is_visible()
     checked.set()
     signed_in.wait_for_url("**/jobs/*")
@@ -125,6 +126,40 @@ def test_submission_can_be_stopped_while_it_is_sent(
     problem = signed_in.locator("#problem")
     problem.wait_for()
     assert "Nothing was queued" in problem.inner_text()
+
+
+@pytest.mark.slow
+def test_leaving_the_page_is_asked_about_while_files_are_sent(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Event()
+    receive = actions.receive
+
+    def receive_later() -> Any:
+        assert left.wait(20)
+        return receive()
+
+    monkeypatch.setattr(actions, "receive", receive_later)
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    signed_in.on("dialog", stay)
+    submit_files(signed_in, [archive])
+    signed_in.get_by_role("button", name="Stop").wait_for()
+    signed_in.get_by_role("navigation").get_by_role("link", name="Jobs").click()
+    assert asked == ["beforeunload"]
+    assert signed_in.get_by_role("button", name="Stop").is_visible()
+    signed_in.get_by_role("button", name="Stop").click()
+    left.set()
+    signed_in.get_by_text("Nothing was queued").wait_for()
+    signed_in.get_by_role("navigation").get_by_role("link", name="Jobs").click()
+    signed_in.wait_for_url("**/jobs")
+    assert asked == ["beforeunload"]
 
 
 def try_to_change(page: Any) -> None:
