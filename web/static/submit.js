@@ -16,6 +16,7 @@
   let files = []; // {file, path, name}: a file of a folder is named by its path in it
   let leftOut = 0; // of the files that were added last: how many were chosen before
   let key = null; // the same submission, sent again, makes the same job
+  let sentKey = null; // the key of the last try, which may have made a job
   let request = null;
   let sending = false; // from Submit on until the submission has ended: nothing of it changes meanwhile
   let additions = 0; // how many are under way: dropped folders are read, files are compared
@@ -298,11 +299,16 @@
   }
 
   // The session may have ended since the page was opened, or be another user's. Ask first, so that no upload is refused
-  // after it is sent.
+  // after it is sent. Ask, too, if an earlier try has made the job.
   async function sendWithToken(body, key) {
     const refusal = await window.ctbatch.renewToken();
-    if (refusal) failed(...refusal);
-    else send(body, key);
+    if (refusal) return failed(...refusal);
+    try {
+      if (key === sentKey && (await isSettled(key))) return;
+    } catch {
+      return failed(...LOST);
+    }
+    send(body, key);
   }
 
   // --- A TAR of many files. The browser reads a file only when its turn to be sent comes. ------------------------------
@@ -362,6 +368,7 @@
       end.addEventListener("loadend", () => window.removeEventListener("beforeunload", askToStay));
     }
     byId("upload-stop").hidden = false;
+    sentKey = key;
     request.send(body);
   }
 
@@ -374,19 +381,33 @@
     byId("upload-text").textContent = `${size(event.loaded)} of ${size(event.total)}, ${size(rate)}/s`;
   }
 
-  // The answer got lost, but the job may have been made. Find it by its key, without sending the files again. This
-  // also works if its name was changed before it was sent again.
+  const LOST = [
+    "The connection broke",
+    "It is not known whether the job was queued. Submit again: it will not be queued twice.",
+  ];
+
+  // The answer got lost, but the job may have been made.
   async function answerLost(key) {
     try {
-      const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
-      if (listed.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
-      if (!listed.ok) throw new Error(`${listed.status}`);
-      const [job] = (await listed.json()).items;
-      if (job) return window.location.assign(job.links.page);
+      if (await isSettled(key)) return;
       const dropped = await dropUnreadable(files);
       if (dropped.length > 0) return failed(...notReadable(dropped));
     } catch { /* the server is away */ }
-    failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice.");
+    failed(...LOST);
+  }
+
+  // Find the job by its key, without sending the files again, and show it. This also works if its name was changed before
+  // it was sent again. Return whether the submission has ended by this. Raise an error if the server does not answer.
+  async function isSettled(key) {
+    const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
+    if (listed.status === 401) {
+      failed(...window.ctbatch.SIGNED_OUT);
+      return true;
+    }
+    if (!listed.ok) throw new Error(`The server answered ${listed.status}.`);
+    const [job] = (await listed.json()).items;
+    if (job) window.location.assign(job.links.page);
+    return Boolean(job);
   }
 
   function answered(key) {

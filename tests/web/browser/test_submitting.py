@@ -218,11 +218,13 @@ def submit_held(page: Any, folder: Path, path: str, held: list[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_new_name_and_a_file_chosen_again_lead_to_the_job_of_the_lost_answer(
+def test_submitting_again_after_a_lost_answer_leads_to_the_job_without_sending_again(
     signed_in: Any, api: Api, tmp_path: Path
 ) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
-    made = []
+    made: list[str] = []
+    sent: list[str] = []
+    signed_in.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
 
     def lose(route: Any) -> None:
         if route.request.method == "POST":
@@ -238,6 +240,7 @@ def test_new_name_and_a_file_chosen_again_lead_to_the_job_of_the_lost_answer(
     signed_in.get_by_text("left out 1 that was chosen before").wait_for()
     signed_in.get_by_role("button", name="Submit").click()
     signed_in.wait_for_url(f"**/jobs/{made[0]}")
+    assert len(sent) == 1
     signed_in.faults.clear()  # the browser itself logs the failed requests
 
 
