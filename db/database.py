@@ -75,6 +75,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
         f"busy_timeout={SQLITE_BUSY_MS}",
         "synchronous=FULL",
         "foreign_keys=ON",
+        "secure_delete=ON",  # a name that is removed must not stay in the file, as it may with some builds of SQLite
         "cache_size=-65536",  # 64 MiB
     ):
         connection.execute(f"PRAGMA {pragma}")

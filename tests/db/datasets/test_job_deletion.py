@@ -7,12 +7,12 @@ from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
-from db.database import read_scope, session_scope
+from db.database import get_engine, read_scope, session_scope
 from db.datasets import datasets, job_deletion
 from db.datasets.job_deletion import NotDeletable
 from db.datasets.reviews import set_review
@@ -25,6 +25,7 @@ from db.ledger.leases import StaleClaim
 from db.models import Chunk, Dataset, Finding, Job, ModelVersion, ReleasedFile, Review, Slice, User, Work
 from db.models.base import Base
 from db.registry.versions import used_by
+from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job
 from web.downloads import job_results
 from web.downloads.job_results import export_rows
@@ -127,6 +128,22 @@ def test_every_row_of_a_deleted_job_is_removed_and_no_other(
     with read_scope() as s:
         released = set(s.scalars(select(ReleasedFile.sha256)))
         assert released == {"0" * 64, "a" * 64, *s.scalars(select(Slice.sha256))}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_names_of_a_deleted_job_are_not_in_the_file_of_the_database(ann: User, database: Settings) -> None:
+    def keep_removed_bytes(connection: Any, _record: object) -> None:  # as some builds of SQLite do
+        connection.execute("PRAGMA secure_delete=OFF")
+
+    get_engine().dispose()
+    event.listen(get_engine(), "connect", keep_removed_bytes, insert=True)
+    job = read_job(ann, [ct(f"SECRET_NAME/{i}.dcm", float(i)) for i in range(50)])
+    predict_all()
+    delete(job, ann)
+    remove_all()
+    get_engine().dispose()
+    assert not (database.home / "ctbatch.db-wal").exists()
+    assert b"SECRET_NAME" not in (database.home / "ctbatch.db").read_bytes()
 
 
 def test_rows_are_removed_before_those_that_they_refer_to() -> None:
