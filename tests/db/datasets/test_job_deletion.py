@@ -20,9 +20,21 @@ from db.datasets.slices import DatasetError
 from db.findings import views
 from db.findings.views import FindingsReplaced
 from db.ledger import chunks, job_view, jobs, queue, recording, results, series
-from db.ledger.completion import JobGone
+from db.ledger.completion import JobChanged, JobGone
 from db.ledger.leases import StaleClaim
-from db.models import Chunk, Dataset, Finding, Job, ModelVersion, ReleasedFile, Review, Slice, User, Work
+from db.models import (
+    Chunk,
+    Dataset,
+    Finding,
+    Job,
+    ModelVersion,
+    Outcome,
+    ReleasedFile,
+    Review,
+    Slice,
+    User,
+    Work,
+)
 from db.models.base import Base
 from db.registry.versions import used_by
 from db.settings import Settings
@@ -205,6 +217,12 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
                 act(s)
 
 
+def retry(job: Job, _: User) -> None:
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 5
+
+
+@pytest.mark.parametrize("change", [delete, retry])
 @pytest.mark.parametrize(
     ("export", "begins_before"),
     [
@@ -216,21 +234,27 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
         (views.iter_findings, False),
     ],
 )
-def test_export_of_a_deleted_job_breaks_off(
-    export: Callable[[Job], Iterator[Any]], begins_before: bool, ann: User, monkeypatch: pytest.MonkeyPatch
+def test_export_breaks_off_if_its_job_is_deleted_or_retried_meanwhile(
+    export: Callable[[Job], Iterator[Any]],
+    begins_before: bool,
+    change: Callable[[Job, User], None],
+    ann: User,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job_results, "ROWS_A_PIECE", 1)
     for module, name in ((results, "MAX_ROWS"), (series, "MANY_ROWS"), (views, "MAX_ROWS")):
         monkeypatch.setattr(module, name, 1)
     job_id = ended(ann).id
     with session_scope() as s:
+        s.execute(update(Slice).values(state=Outcome.QUARANTINED, reason="worker_lost"))
+        s.execute(text("DELETE FROM prediction"))
         job = s.get_one(Job, job_id)
         _ = job.model_version.label  # as an export has read it
     rows = export(job)
     if begins_before:
         next(rows)
-    delete(job, ann)
-    with pytest.raises((JobGone, FindingsReplaced)):
+    change(job, ann)
+    with pytest.raises((JobGone, JobChanged, FindingsReplaced)):
         list(rows)
 
 
