@@ -204,6 +204,17 @@ def test_list_of_jobs_leads_to_a_job_whose_answers_are_hidden(anns_browser: Brow
     assert "Your labels are marked as blind, even if you saw the answer earlier." in anns_browser.get(address).text
 
 
+@pytest.mark.parametrize("query", ["", "&ood=1", "&ood=0"])
+def test_blind_review_hides_which_slices_are_out_of_distribution(
+    anns_browser: Browser, job_id: str, query: str
+) -> None:
+    mark_ood(job_id, 3)
+    page = anns_browser.get(f"/jobs/{job_id}?blind=1{query}").text
+    assert page.count('class="slice-row"') == 11
+    assert "out of distribution" not in page
+    assert "ood=" not in page
+
+
 def test_list_of_jobs_states_the_note_of_a_model_version(anns_browser: Browser, job_id: str) -> None:
     with session_scope() as s:
         s.execute(update(ModelVersion).values(note="demo: knows nothing about patients"))
