@@ -6,6 +6,7 @@
   const drop = byId("drop");
   const MAX_FILES = Number(form.dataset.maxFiles);
   const MAX_BYTES = Number(form.dataset.maxBytes);
+  const MAX_ENTRIES = Number(form.dataset.maxEntries); // in an archive
   const MANY = 20; // from so many files on, they are sent as one archive, which the server reads with less work
   const ARCHIVE = /\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$/i;
   const SHOWN = 8;
@@ -167,9 +168,14 @@
     const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
     sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}${again}`;
     if (additions > 0) sum.textContent = "Adding files";
-    byId("send").disabled = sending || additions > 0 || bytes > MAX_BYTES || "noModel" in byId("send").dataset;
-    if (bytes <= MAX_BYTES || additions > 0) return;
-    problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
+    const [isLarge, isMany] = [bytes > MAX_BYTES, packed().length > MAX_ENTRIES];
+    byId("send").disabled = sending || additions > 0 || isLarge || isMany || "noModel" in byId("send").dataset;
+    if (additions > 0) return;
+    if (isLarge) problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
+    else if (isMany) {
+      const most = MAX_ENTRIES.toLocaleString("en");
+      problem("Too many files", `At most ${most} files can be sent at once. Submit fewer files, or pack them into archives.`);
+    }
   }
 
   function item(one) {
@@ -287,15 +293,23 @@
     return folder() || `${file.name} and ${files.length - 1} more`;
   }
 
-  // The files to send, with their names. An archive stays as it is, unless a form does not take so many.
-  function parts() {
-    const archives = files.filter(({file}) => ARCHIVE.test(file.name));
+  // The files that are sent as one TAR. An archive stays as it is, unless a form does not take so many.
+  function packed() {
     const others = files.filter(({file}) => !ARCHIVE.test(file.name));
+    const archives = files.length - others.length;
+    if (others.length < MANY) return files.length > MAX_FILES ? files : [];
+    return archives + 1 > MAX_FILES ? files : others;
+  }
+
+  // The files to send, with their names.
+  function parts() {
+    const members = packed();
+    const inside = new Set(members);
+    const rest = files.filter((one) => !inside.has(one)).map((one) => [one.file, one.name]);
+    if (members.length === 0) return rest;
     let name = `${folder() || "files"}.tar`;
-    while (archives.some((one) => one.name === name)) name = name.replace(/\.tar$/, "-packed.tar"); // as the command line
-    const sent = (some) => some.map((one) => [one.file, one.name]);
-    const all = others.length < MANY ? sent(files) : [[tar(others), name], ...sent(archives)];
-    return all.length > MAX_FILES ? [[tar(files), name]] : all;
+    while (rest.some(([, other]) => other === name)) name = name.replace(/\.tar$/, "-packed.tar"); // as the command line
+    return [[tar(members), name], ...rest];
   }
 
   // The session may have ended since the page was opened, or be another user's. Ask first, so that no upload is refused

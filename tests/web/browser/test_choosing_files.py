@@ -361,3 +361,16 @@ def test_more_bytes_than_may_be_sent_are_not_sent(signed_in: Any, settings: Sett
     assert signed_in.locator("#send").is_disabled()
     signed_in.get_by_label("Remove large.png").click()
     assert signed_in.locator("#send").is_enabled()
+
+
+@pytest.mark.slow
+def test_more_files_than_an_archive_may_hold_are_not_sent(signed_in: Any, settings: Settings) -> None:
+    database.use(settings.model_copy(update={"max_entries": 20}))
+    signed_in.goto("/submit")
+    choose_pictures(signed_in, [f"{n}.png" for n in range(21)])
+    signed_in.get_by_role("alert").get_by_text("At most 20 files can be sent at once.").wait_for()
+    assert signed_in.locator("#send").is_disabled()
+    signed_in.get_by_label("Remove 0.png").click()
+    assert not signed_in.locator("#problem").is_visible()
+    _, uploads = send(signed_in)
+    assert len(members(uploads["files.tar"])) == 20
