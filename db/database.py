@@ -3,13 +3,14 @@
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
@@ -75,6 +76,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
         f"busy_timeout={SQLITE_BUSY_MS}",
         "synchronous=FULL",
         "foreign_keys=ON",
+        "secure_delete=ON",  # a name that is removed must not stay in the file, as it may with some builds of SQLite
         "cache_size=-65536",  # 64 MiB
     ):
         connection.execute(f"PRAGMA {pragma}")
@@ -114,6 +116,17 @@ def forget_connections() -> None:
     if get_engine.cache_info().currsize:
         get_engine().dispose(close=False)
     get_engine.cache_clear()
+
+
+def keep_database_open() -> None:
+    """Open a connection that stays in the pool, so that `ctbatch db restore` notices this process even if it is idle.
+
+    Only an SQLite database that exists is opened. An error is left to the first work, which states it.
+    """
+    engine = get_engine()
+    if engine.dialect.name == "sqlite" and Path(engine.url.database or "").is_file():
+        with suppress(DBAPIError), read_scope() as s:
+            s.execute(text("SELECT 1 FROM sqlite_master"))  # from here on SQLite holds its lock
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:

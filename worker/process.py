@@ -11,7 +11,7 @@ from celery import signals
 
 from db import logs
 from db.broker import Queue, wake
-from db.database import current, forget_connections
+from db.database import current, forget_connections, keep_database_open
 from worker.heartbeat import stop_request
 from worker.linux_process import come_after_others, die_with_parent, end_only_for
 
@@ -41,6 +41,7 @@ def prepare(default_role: str) -> None:
         if role == Queue.INGEST:
             come_after_others(INGEST_NICE)
         forget_connections()
+        keep_database_open()
 
     def _ready(**_: Any) -> None:
         settings = current()

@@ -32,7 +32,7 @@ Ending = tuple[JobTally, Sequence[Mapping[str, Any]]]
 
 
 class JobChanged(Exception):
-    """The job was ended or opened again between two steps of its end."""
+    """The job was ended or opened again between two steps, such as those of its end or of an export."""
 
 
 class JobGone(StaleClaim):
@@ -52,10 +52,16 @@ def lock_job(s: Session, job_id: str) -> Job:
     return job
 
 
-def check_kept(s: Session, job_id: str) -> None:
-    """Raise JobGone if the job was deleted. Rows that were read before this call are complete if it does not raise."""
-    if s.scalar(select(Job.id).where(Job.id == job_id, Job.deleted_at.is_(None))) is None:
-        raise JobGone(f"job {job_id}")
+def check_kept(s: Session, job: Job) -> None:
+    """Check that the rows of a job which were read before this call belong to the job as it was when `job` was read.
+
+    Raises JobGone if the job was deleted, and JobChanged if it was opened again. An open job may have ended.
+    """
+    kept = s.execute(select(Job.retried_at).where(Job.id == job.id, Job.deleted_at.is_(None))).first()
+    if kept is None:
+        raise JobGone(f"job {job.id}")
+    if kept.retried_at != job.retried_at:
+        raise JobChanged(f"job {job.id}")
 
 
 def is_large(s: Session, job_id: str) -> bool:

@@ -279,13 +279,13 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
     """Yield the present slices of a job: by patient, by series, and from the feet to the head.
 
     Slices without a series come last, as submitted. Use many short reads, so that a slow client never blocks the
-    database. Raises JobGone if the job is deleted meanwhile.
+    database. Raises JobGone if the job is deleted meanwhile, and JobChanged if it is retried.
     """
     order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), *AS_SUBMITTED)
     with read_scope() as s:
         rows = _with_owners(select(Slice.id).select_from(Slice)).where(Slice.job_id == job.id)
         ids = array("q", s.scalars(rows.order_by(*order)))  # 8 bytes for each slice
-        check_kept(s, job.id)
+        check_kept(s, job)
     for start in range(0, len(ids), MAX_ROWS):
         yield from _results(job, ids[start : start + MAX_ROWS])
 
@@ -293,5 +293,5 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
 def _results(job: Job, ids: Sequence[int]) -> Iterable[ResultRow]:
     with read_scope() as s:
         rows = {row[0].id: _result(job, *row) for row in s.execute(_rows(job).where(Slice.id.in_(ids)))}
-        check_kept(s, job.id)
+        check_kept(s, job)
     return (rows[id_] for id_ in ids if id_ in rows)

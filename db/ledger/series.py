@@ -89,12 +89,12 @@ def series_after(s: Session, job: Job, cursor: str | None, limit: int) -> Page[S
 
 
 def iter_series(job: Job) -> Iterator[SeriesSummary]:
-    """Yield all series of a job. Use many short reads. Raises JobGone if the job is deleted meanwhile."""
+    """Yield all series of a job. Use many short reads. Raises JobGone, JobChanged: as for `iter_results`."""
     cursor, is_first = None, True
     while cursor or is_first:
         with read_scope() as s:
             page = series_after(s, job, cursor, MANY_ROWS)
-            check_kept(s, job.id)
+            check_kept(s, job)
         yield from page.items
         cursor, is_first = page.next_cursor, False
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from db import database as base
 from db.access.accounts import create_user
 from db.settings import Settings
 
+PROJECT = Path(__file__).parents[2]
+
 # Another process: it opens the database, does something, and says so. Killed, it leaves its log behind.
 OTHER = """
 import sqlite3, sys, time
@@ -29,12 +31,37 @@ print("done", flush=True)
 time.sleep(600)
 """
 
+IDLE_WORKER = """
+import os, time
+from celery import signals
+from worker.process import prepare
+
+prepare("test")
+if os.fork() == 0:
+    signals.worker_process_init.send(None)
+    print("done", flush=True)
+    time.sleep(600)
+os.wait()
+"""
+
+IDLE_SERVER = """
+import time
+import web.asgi
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+def another_process(database: Path, statement: str) -> AbstractContextManager[None]:
+    """A process that has carried out a statement, and has the database open. In the end it is killed."""
+    return started(OTHER, str(database), statement, home=database.parent)
+
 
 @contextmanager
-def another_process(database: Path, statement: str) -> Iterator[None]:
-    """A process that has carried out a statement, and has the database open. In the end it is killed."""
-    words = [sys.executable, "-c", OTHER, str(database), statement]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+def started(program: str, *words: str, home: Path) -> Iterator[None]:
+    """A process that has written "done". In the end it is killed."""
+    command, environ = [sys.executable, "-c", program, *words], os.environ | {"CTBATCH_HOME": str(home)}
+    with subprocess.Popen(command, cwd=PROJECT, env=environ, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"done\n"
@@ -140,6 +167,14 @@ def test_database_is_not_replaced_while_another_process_has_it_open(settings: Se
         assert users() == ["ann", "bea"]
     backup.restore_database(copy, migrate.check_known)
     assert users() == ["ann"]
+
+
+@pytest.mark.parametrize("program", [IDLE_WORKER, IDLE_SERVER], ids=["worker", "server"])
+def test_database_is_not_replaced_under_an_idle_process(settings: Settings, copy: Path, program: str) -> None:
+    base.get_engine().dispose()
+    with started(program, home=settings.home), pytest.raises(backup.BackupRefused, match="stop"):
+        backup.restore_database(copy, migrate.check_known)
+    assert users() == ["ann", "bea"]
 
 
 def test_copy_of_a_newer_database_is_refused(settings: Settings, copy: Path) -> None:

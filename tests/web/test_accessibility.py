@@ -153,7 +153,7 @@ def test_axe_finds_nothing_on_any_page(admin_page: Any, paths: list[str], theme:
     admin_page.emulate_media(color_scheme=theme, reduced_motion="reduce")
     job = paths[1]
     found = {}
-    for path in [*paths, f"{job}?blind=1&ood=0", "/api/v1/docs", job, "/sign-in"]:
+    for path in [*paths, f"{job}?blind=1&reviewed=0", "/api/v1/docs", job, "/sign-in"]:
         if path == "/sign-in":
             admin_page.context.clear_cookies()
         admin_page.goto(path)

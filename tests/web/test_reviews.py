@@ -59,7 +59,7 @@ def exported(api: Api, job_id: str) -> tuple[str, list[tuple[str, bool]]]:
     return as_csv, [(review["label"], review["blind"]) for review in reviews]
 
 
-def test_label_is_blind_only_if_it_was_given_before_the_answer_was_shown(
+def test_label_is_blind_only_if_it_was_given_while_the_answer_was_hidden(
     api: Api, anns_browser: Browser, job_id: str
 ) -> None:
     first, second = slices(api, job_id)[:2]
@@ -196,6 +196,23 @@ def test_job_page_warns_from_a_tenth_on(
     assert ("Many of these slices are out of distribution" in page) == warned
     assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
     assert ("out of distribution" in anns_browser.get("/jobs").text) == warned
+
+
+def test_list_of_jobs_leads_to_a_job_whose_answers_are_hidden(anns_browser: Browser, job_id: str) -> None:
+    address = f"/jobs/{job_id}?blind=1"
+    assert f'href="{address}"' in anns_browser.get("/jobs").text
+    assert "Your labels are marked as blind, even if you saw the answer earlier." in anns_browser.get(address).text
+
+
+@pytest.mark.parametrize("query", ["", "&ood=1", "&ood=0"])
+def test_blind_review_hides_which_slices_are_out_of_distribution(
+    anns_browser: Browser, job_id: str, query: str
+) -> None:
+    mark_ood(job_id, 3)
+    page = anns_browser.get(f"/jobs/{job_id}?blind=1{query}").text
+    assert page.count('class="slice-row"') == 11
+    assert "out of distribution" not in page
+    assert "ood=" not in page
 
 
 def test_list_of_jobs_states_the_note_of_a_model_version(anns_browser: Browser, job_id: str) -> None:

@@ -56,7 +56,7 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
     while piece := list(islice(rows, ROWS_A_PIECE)):
         with read_scope() as s:
             reviews = reviews_of_slices(s, [row.slice_id for row in piece])
-            check_kept(s, job.id)
+            check_kept(s, job)
         yield [(row, reviews.get(row.slice_id, [])) for row in piece]
 
 

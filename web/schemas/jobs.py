@@ -96,8 +96,8 @@ class ReviewOut(Out):
     user: str
     label: ClassName
     blind: bool = Field(
-        description="The reader gave the label in a blind review, before the model's answer was shown, and has not "
-        "changed it. Labels by the API are not blind."
+        description="The reader gave the label in a blind review, while the model's answer was hidden, and has not "
+        "changed it. The reader may have seen the answer earlier. Labels by the API are not blind."
     )
     created_at: Moment
 

@@ -6,6 +6,7 @@
   const drop = byId("drop");
   const MAX_FILES = Number(form.dataset.maxFiles);
   const MAX_BYTES = Number(form.dataset.maxBytes);
+  const MAX_ENTRIES = Number(form.dataset.maxEntries); // in an archive
   const MANY = 20; // from so many files on, they are sent as one archive, which the server reads with less work
   const ARCHIVE = /\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$/i;
   const SHOWN = 8;
@@ -16,6 +17,7 @@
   let files = []; // {file, path, name}: a file of a folder is named by its path in it
   let leftOut = 0; // of the files that were added last: how many were chosen before
   let key = null; // the same submission, sent again, makes the same job
+  let sentKey = null; // the key of the last try, which may have made a job
   let request = null;
   let sending = false; // from Submit on until the submission has ended: nothing of it changes meanwhile
   let additions = 0; // how many are under way: dropped folders are read, files are compared
@@ -49,6 +51,10 @@
   }
 
   async function addNext(batches) {
+    const some = batches.map((batch) => batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase())).sort(byPath));
+    const sorted = some.filter((batch) => batch.length > 0).sort(([one], [other]) => byPath(one, other));
+    const tops = new Set(sorted.map(([{path}]) => topOf(path)));
+    const dropped = await dropUnreadable(files.filter(({path}) => tops.has(topOf(path))));
     const chosen = new Map(); // from each top name to its files
     const put = (one) => {
       if (!chosen.has(topOf(one.name))) chosen.set(topOf(one.name), []);
@@ -56,8 +62,6 @@
     };
     files.forEach(put);
     leftOut = 0;
-    const some = batches.map((batch) => batch.filter(({file}) => !IGNORED.has(file.name.toLowerCase())).sort(byPath));
-    const sorted = some.filter((batch) => batch.length > 0).sort(([one], [other]) => byPath(one, other));
     const total = size(bytesOf(sorted.flat()));
     let done = 0;
     const report = (bytes) => {
@@ -81,6 +85,39 @@
       done += bytesOf(wanted);
     }
     hideProblem();
+    const paths = new Set(sorted.flat().map(({path}) => path));
+    const missing = dropped.filter(({path}) => !paths.has(path));
+    if (missing.length > 0) problem(...notReadable(missing));
+  }
+
+  // Return those of some files that changed since they were chosen, or that cannot be read any more.
+  async function unreadable(some) {
+    if (some.length === 0) return some;
+    try {
+      await new Blob(some.map(({file}) => file.slice(0, 1))).arrayBuffer();
+      return [];
+    } catch {
+      if (some.length === 1) return some;
+      const half = some.length >> 1;
+      return [...(await unreadable(some.slice(0, half))), ...(await unreadable(some.slice(half)))];
+    }
+  }
+
+  // Remove those of some chosen files that cannot be sent any more, and return them. They can be chosen again.
+  async function dropUnreadable(some) {
+    const dropped = new Set(await unreadable(some));
+    if (dropped.size > 0) {
+      files = files.filter((one) => !dropped.has(one));
+      leftOut = 0;
+      key = null;
+    }
+    return [...dropped];
+  }
+
+  function notReadable([{name}, ...others]) {
+    const detail = `${name} changed since it was chosen, or cannot be read any more. It was removed from the list.`;
+    const more = others.length > 0 ? `The same holds for ${others.length} more.` : "";
+    return ["A file is not readable", `${detail} Choose ${name.includes("/") ? "its folder" : "it"} again.`, more];
   }
 
   function splitSuffix(name) {
@@ -131,9 +168,14 @@
     const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
     sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}${again}`;
     if (additions > 0) sum.textContent = "Adding files";
-    byId("send").disabled = sending || additions > 0 || bytes > MAX_BYTES || "noModel" in byId("send").dataset;
-    if (bytes <= MAX_BYTES || additions > 0) return;
-    problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
+    const [isLarge, isMany] = [bytes > MAX_BYTES, packed().length > MAX_ENTRIES];
+    byId("send").disabled = sending || additions > 0 || isLarge || isMany || "noModel" in byId("send").dataset;
+    if (additions > 0) return;
+    if (isLarge) problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
+    else if (isMany) {
+      const most = MAX_ENTRIES.toLocaleString("en");
+      problem("Too many files", `At most ${most} files can be sent at once. Submit fewer files, or pack them into archives.`);
+    }
   }
 
   function item(one) {
@@ -251,23 +293,36 @@
     return folder() || `${file.name} and ${files.length - 1} more`;
   }
 
-  // The files to send, with their names. An archive stays as it is, unless a form does not take so many.
-  function parts() {
-    const archives = files.filter(({file}) => ARCHIVE.test(file.name));
+  // The files that are sent as one TAR. An archive stays as it is, unless a form does not take so many.
+  function packed() {
     const others = files.filter(({file}) => !ARCHIVE.test(file.name));
+    const archives = files.length - others.length;
+    if (others.length < MANY) return files.length > MAX_FILES ? files : [];
+    return archives + 1 > MAX_FILES ? files : others;
+  }
+
+  // The files to send, with their names.
+  function parts() {
+    const members = packed();
+    const inside = new Set(members);
+    const rest = files.filter((one) => !inside.has(one)).map((one) => [one.file, one.name]);
+    if (members.length === 0) return rest;
     let name = `${folder() || "files"}.tar`;
-    while (archives.some((one) => one.name === name)) name = name.replace(/\.tar$/, "-packed.tar"); // as the command line
-    const sent = (some) => some.map((one) => [one.file, one.name]);
-    const all = others.length < MANY ? sent(files) : [[tar(others), name], ...sent(archives)];
-    return all.length > MAX_FILES ? [[tar(files), name]] : all;
+    while (rest.some(([, other]) => other === name)) name = name.replace(/\.tar$/, "-packed.tar"); // as the command line
+    return [[tar(members), name], ...rest];
   }
 
   // The session may have ended since the page was opened, or be another user's. Ask first, so that no upload is refused
-  // after it is sent.
+  // after it is sent. Ask, too, if an earlier try has made the job.
   async function sendWithToken(body, key) {
     const refusal = await window.ctbatch.renewToken();
-    if (refusal) failed(...refusal);
-    else send(body, key);
+    if (refusal) return failed(...refusal);
+    try {
+      if (key === sentKey && (await isSettled(key))) return;
+    } catch {
+      return failed(...LOST);
+    }
+    send(body, key);
   }
 
   // --- A TAR of many files. The browser reads a file only when its turn to be sent comes. ------------------------------
@@ -303,6 +358,8 @@
     return block;
   }
 
+  const askToStay = (event) => event.preventDefault(); // to leave the page stops the upload
+
   function send(body, key) {
     request = new XMLHttpRequest();
     request.open("POST", form.dataset.api);
@@ -320,7 +377,12 @@
     request.addEventListener("load", () => answered(key));
     request.addEventListener("error", () => answerLost(key));
     request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
+    window.addEventListener("beforeunload", askToStay);
+    for (const end of [request.upload, request]) { // all is sent, or the request has ended
+      end.addEventListener("loadend", () => window.removeEventListener("beforeunload", askToStay));
+    }
     byId("upload-stop").hidden = false;
+    sentKey = key;
     request.send(body);
   }
 
@@ -333,16 +395,33 @@
     byId("upload-text").textContent = `${size(event.loaded)} of ${size(event.total)}, ${size(rate)}/s`;
   }
 
-  // The answer got lost, but the job may have been made. Find it by its key, without sending the files again. This
-  // also works if its name was changed before it was sent again.
+  const LOST = [
+    "The connection broke",
+    "It is not known whether the job was queued. Submit again: it will not be queued twice.",
+  ];
+
+  // The answer got lost, but the job may have been made.
   async function answerLost(key) {
     try {
-      const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
-      if (listed.status === 401) return failed(...window.ctbatch.SIGNED_OUT);
-      const [job] = listed.ok ? (await listed.json()).items : [];
-      if (job) return window.location.assign(job.links.page);
+      if (await isSettled(key)) return;
+      const dropped = await dropUnreadable(files);
+      if (dropped.length > 0) return failed(...notReadable(dropped));
     } catch { /* the server is away */ }
-    failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice.");
+    failed(...LOST);
+  }
+
+  // Find the job by its key, without sending the files again, and show it. This also works if its name was changed before
+  // it was sent again. Return whether the submission has ended by this. Raise an error if the server does not answer.
+  async function isSettled(key) {
+    const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
+    if (listed.status === 401) {
+      failed(...window.ctbatch.SIGNED_OUT);
+      return true;
+    }
+    if (!listed.ok) throw new Error(`The server answered ${listed.status}.`);
+    const [job] = (await listed.json()).items;
+    if (job) window.location.assign(job.links.page);
+    return Boolean(job);
   }
 
   function answered(key) {

@@ -52,14 +52,14 @@ def switches_blind() -> bool:
 def asked() -> ResultsQuery:
     """Return the query for results in this request's address, with the page size of the web pages.
 
-    In a blind review, leave out the filter and the orders that would show the model's answers.
+    In a blind review, leave out the filters and the orders that would show the model's answers.
     """
     query = parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
     if not Switches.of_request().blind:
         return query
     tells = query.sort in ("probability", "-probability")
     order = {"sort": _default_sort(query), "cursor": None} if tells else {}
-    return query.model_copy(update={"label": None} | order)
+    return query.model_copy(update={"label": None, "ood": None} | order)
 
 
 def _default_sort(query: ResultsQuery) -> str:

@@ -23,7 +23,12 @@ def form(problem: Problem | None = None) -> Response:
     """Show the form to choose or drop files."""
     with read_scope() as s:
         model = champion(s)
-    limits = {"max_files": MAX_PARTS - 10, "max_bytes": current().max_upload_bytes}
+    settings = current()
+    limits = {
+        "max_files": MAX_PARTS - 10,
+        "max_bytes": settings.max_upload_bytes,
+        "max_entries": settings.max_entries,
+    }
     return page_response("jobs/submit.html", problem, model=model, is_admin=require_user().is_admin, **limits)
 
 

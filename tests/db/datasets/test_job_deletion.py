@@ -7,12 +7,12 @@ from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
-from db.database import read_scope, session_scope
+from db.database import get_engine, read_scope, session_scope
 from db.datasets import datasets, job_deletion
 from db.datasets.deletion import NotDeletable
 from db.datasets.reviews import set_review
@@ -20,11 +20,24 @@ from db.datasets.slices import DatasetError
 from db.findings import views
 from db.findings.views import FindingsReplaced
 from db.ledger import chunks, job_view, jobs, queue, recording, results, series
-from db.ledger.completion import JobGone
+from db.ledger.completion import JobChanged, JobGone
 from db.ledger.leases import StaleClaim
-from db.models import Chunk, Dataset, Finding, Job, ModelVersion, ReleasedFile, Review, Slice, User, Work
+from db.models import (
+    Chunk,
+    Dataset,
+    Finding,
+    Job,
+    ModelVersion,
+    Outcome,
+    ReleasedFile,
+    Review,
+    Slice,
+    User,
+    Work,
+)
 from db.models.base import Base
 from db.registry.versions import used_by
+from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job
 from web.downloads import job_results
 from web.downloads.job_results import export_rows
@@ -129,6 +142,22 @@ def test_every_row_of_a_deleted_job_is_removed_and_no_other(
         assert released == {"0" * 64, "a" * 64, *s.scalars(select(Slice.sha256))}
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_names_of_a_deleted_job_are_not_in_the_file_of_the_database(ann: User, database: Settings) -> None:
+    def keep_removed_bytes(connection: Any, _record: object) -> None:  # as some builds of SQLite do
+        connection.execute("PRAGMA secure_delete=OFF")
+
+    get_engine().dispose()
+    event.listen(get_engine(), "connect", keep_removed_bytes, insert=True)
+    job = read_job(ann, [ct(f"SECRET_NAME/{i}.dcm", float(i)) for i in range(50)])
+    predict_all()
+    delete(job, ann)
+    remove_all()
+    get_engine().dispose()
+    assert not (database.home / "ctbatch.db-wal").exists()
+    assert b"SECRET_NAME" not in (database.home / "ctbatch.db").read_bytes()
+
+
 def test_rows_are_removed_before_those_that_they_refer_to() -> None:
     names = [table.__tablename__ for table in job_deletion.OF_JOB]
     tables = Base.metadata.tables
@@ -188,6 +217,12 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
                 act(s)
 
 
+def retry(job: Job, _: User) -> None:
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 5
+
+
+@pytest.mark.parametrize("change", [delete, retry])
 @pytest.mark.parametrize(
     ("export", "begins_before"),
     [
@@ -199,21 +234,27 @@ def test_deleted_job_is_neither_retried_nor_deleted_again(ann: User) -> None:
         (views.iter_findings, False),
     ],
 )
-def test_export_of_a_deleted_job_breaks_off(
-    export: Callable[[Job], Iterator[Any]], begins_before: bool, ann: User, monkeypatch: pytest.MonkeyPatch
+def test_export_breaks_off_if_its_job_is_deleted_or_retried_meanwhile(
+    export: Callable[[Job], Iterator[Any]],
+    begins_before: bool,
+    change: Callable[[Job, User], None],
+    ann: User,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job_results, "ROWS_A_PIECE", 1)
     for module, name in ((results, "MAX_ROWS"), (series, "MANY_ROWS"), (views, "MAX_ROWS")):
         monkeypatch.setattr(module, name, 1)
     job_id = ended(ann).id
     with session_scope() as s:
+        s.execute(update(Slice).values(state=Outcome.QUARANTINED, reason="worker_lost"))
+        s.execute(text("DELETE FROM prediction"))
         job = s.get_one(Job, job_id)
         _ = job.model_version.label  # as an export has read it
     rows = export(job)
     if begins_before:
         next(rows)
-    delete(job, ann)
-    with pytest.raises((JobGone, FindingsReplaced)):
+    change(job, ann)
+    with pytest.raises((JobGone, JobChanged, FindingsReplaced)):
         list(rows)
 
 

@@ -140,7 +140,42 @@ def test_files_of_one_name_are_left_out_only_if_their_bytes_are_the_same(
     assert chosen_files(signed_in, 2) == [name, numbered]
 
 
-def hold_reading(page: Any, after: int = 0) -> None:
+@pytest.mark.slow
+def test_file_that_is_chosen_again_replaces_the_one_that_changed(signed_in: Any, tmp_path: Path) -> None:
+    archive, other = tmp_path / "scan.zip", tmp_path / "other.zip"
+    for path in (archive, other):
+        path.write_bytes(zip_of({"1.png": png(1)}))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive, other])
+    archive.write_bytes(zip_of({"1.png": png(1), "2.png": png(2)}))
+    signed_in.set_input_files("#files", [archive])
+    signed_in.locator("#chosen li bdi").nth(1).get_by_text("scan.zip").wait_for()
+    assert chosen_files(signed_in, 2) == ["other.zip", "scan.zip"]
+    assert not signed_in.locator("#problem").is_visible()
+    _, uploads = send(signed_in)
+    assert storage().local_path(uploads["scan.zip"].sha256).read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.slow
+def test_folder_that_is_chosen_again_names_its_files_that_are_gone(signed_in: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    for n in range(4):
+        (folder / f"{n}.png").write_bytes(png(n))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#folder", folder)
+    chosen_files(signed_in, 4)
+    (folder / "0.png").write_bytes(png(0) + b"longer")
+    for n in (1, 2):
+        (folder / f"{n}.png").unlink()
+    signed_in.set_input_files("#folder", folder)
+    problem = signed_in.get_by_role("alert")
+    problem.get_by_text("scan/1.png changed since it was chosen, or cannot be read").wait_for()
+    assert "1 more" in problem.inner_text()
+    assert chosen_files(signed_in, 2) == ["scan/3.png", "scan/0.png"]
+
+
+def hold_reading(page: Any, after: int) -> None:
     """Let the page read so many pieces of files, and the next ones only after `go()`. `reads` counts all of them."""
     page.evaluate(
         """(after) => {
@@ -163,7 +198,7 @@ def test_submit_and_remove_wait_until_files_are_compared(signed_in: Any, tmp_pat
     archive.write_bytes(zip_of({"1.png": png(1)}))
     signed_in.goto("/submit")
     signed_in.set_input_files("#files", [archive])
-    hold_reading(signed_in)
+    hold_reading(signed_in, after=1)  # whether the first file can still be read
     signed_in.set_input_files("#files", [archive])
     signed_in.get_by_text("Comparing with the files that were chosen before").wait_for()
     assert signed_in.locator("#send").is_disabled()
@@ -203,7 +238,7 @@ def test_comparing_a_large_file_shows_how_far_it_is(signed_in: Any, tmp_path: Pa
         os.utime(path, (1000, 1000))
     signed_in.goto("/submit")
     signed_in.set_input_files("#files", [paths[0]])
-    hold_reading(signed_in, after=2)
+    hold_reading(signed_in, after=3)  # a byte of the first file, and a piece of both
     signed_in.set_input_files("#files", [paths[1]])
     signed_in.get_by_text("chosen before: 4.0 MiB of 9.0 MiB").wait_for()
     signed_in.evaluate("go()")
@@ -216,10 +251,10 @@ def test_small_files_are_read_together_to_be_compared(signed_in: Any) -> None:
     texts = {f"{n}": f"{n}" for n in range(250)}
     drop_texts(signed_in, "scan", texts)
     chosen_files(signed_in, 250)
-    hold_reading(signed_in, after=6)
+    hold_reading(signed_in, after=7)
     drop_texts(signed_in, "scan", texts)
     signed_in.get_by_text("left out 250 that were chosen before").wait_for()
-    assert signed_in.evaluate("reads") == 6  # of a hundred files at a time
+    assert signed_in.evaluate("reads") == 7  # first a byte of each file, then a hundred files at a time
 
 
 @pytest.mark.slow
@@ -326,3 +361,16 @@ def test_more_bytes_than_may_be_sent_are_not_sent(signed_in: Any, settings: Sett
     assert signed_in.locator("#send").is_disabled()
     signed_in.get_by_label("Remove large.png").click()
     assert signed_in.locator("#send").is_enabled()
+
+
+@pytest.mark.slow
+def test_more_files_than_an_archive_may_hold_are_not_sent(signed_in: Any, settings: Settings) -> None:
+    database.use(settings.model_copy(update={"max_entries": 20}))
+    signed_in.goto("/submit")
+    choose_pictures(signed_in, [f"{n}.png" for n in range(21)])
+    signed_in.get_by_role("alert").get_by_text("At most 20 files can be sent at once.").wait_for()
+    assert signed_in.locator("#send").is_disabled()
+    signed_in.get_by_label("Remove 0.png").click()
+    assert not signed_in.locator("#problem").is_visible()
+    _, uploads = send(signed_in)
+    assert len(members(uploads["files.tar"])) == 20

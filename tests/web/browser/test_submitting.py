@@ -55,6 +55,36 @@ def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("new", [png(7) + b"longer", None], ids=["changed", "deleted"])
+def test_file_that_is_not_readable_any_more_is_named_and_can_be_chosen_again(
+    new: bytes | None, signed_in: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    for n in range(30):
+        (folder / f"{n}.png").write_bytes(png(n))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#folder", folder)
+    signed_in.locator("#chosen-sum", has_text="30 files").wait_for()
+    (folder / "7.png").unlink()
+    if new:
+        (folder / "7.png").write_bytes(new)
+    signed_in.get_by_role("button", name="Submit").click()
+    problem = signed_in.locator("#problem")
+    problem.get_by_text("scan/7.png changed since it was chosen, or cannot be read").wait_for()
+    signed_in.locator("#chosen-sum", has_text="29 files").wait_for()
+    with read_scope() as s:
+        assert s.scalars(select(Job)).all() == []
+    (folder / "7.png").write_bytes(png(7))
+    signed_in.set_input_files("#folder", folder)
+    signed_in.locator("#chosen-sum", has_text="30 files").wait_for()
+    assert not problem.is_visible()
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+@pytest.mark.slow
 def test_submission_cannot_be_stopped_once_it_is_sent(
     signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +100,7 @@ def test_submission_cannot_be_stopped_once_it_is_sent(
     image.write_bytes(png(1))
     submit_files(signed_in, [image])
     signed_in.get_by_text("Everything is sent").wait_for()
+    assert not signed_in.evaluate("window.dispatchEvent(new Event('beforeunload', {cancelable: true})) === false")
     assert not signed_in.get_by_role("button", name="Stop").is_visible()
     checked.set()
     signed_in.wait_for_url("**/jobs/*")
@@ -95,6 +126,40 @@ def test_submission_can_be_stopped_while_it_is_sent(
     problem = signed_in.locator("#problem")
     problem.wait_for()
     assert "Nothing was queued" in problem.inner_text()
+
+
+@pytest.mark.slow
+def test_leaving_the_page_is_asked_about_while_files_are_sent(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Event()
+    receive = actions.receive
+
+    def receive_later() -> Any:
+        assert left.wait(20)
+        return receive()
+
+    monkeypatch.setattr(actions, "receive", receive_later)
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    signed_in.on("dialog", stay)
+    submit_files(signed_in, [archive])
+    signed_in.get_by_role("button", name="Stop").wait_for()
+    signed_in.get_by_role("navigation").get_by_role("link", name="Jobs").click()
+    assert asked == ["beforeunload"]
+    assert signed_in.get_by_role("button", name="Stop").is_visible()
+    signed_in.get_by_role("button", name="Stop").click()
+    left.set()
+    signed_in.get_by_text("Nothing was queued").wait_for()
+    signed_in.get_by_role("navigation").get_by_role("link", name="Jobs").click()
+    signed_in.wait_for_url("**/jobs")
+    assert asked == ["beforeunload"]
 
 
 def try_to_change(page: Any) -> None:
@@ -153,11 +218,13 @@ def submit_held(page: Any, folder: Path, path: str, held: list[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_new_name_and_a_file_chosen_again_lead_to_the_job_of_the_lost_answer(
+def test_submitting_again_after_a_lost_answer_leads_to_the_job_without_sending_again(
     signed_in: Any, api: Api, tmp_path: Path
 ) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
-    made = []
+    made: list[str] = []
+    sent: list[str] = []
+    signed_in.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
 
     def lose(route: Any) -> None:
         if route.request.method == "POST":
@@ -173,6 +240,7 @@ def test_new_name_and_a_file_chosen_again_lead_to_the_job_of_the_lost_answer(
     signed_in.get_by_text("left out 1 that was chosen before").wait_for()
     signed_in.get_by_role("button", name="Submit").click()
     signed_in.wait_for_url(f"**/jobs/{made[0]}")
+    assert len(sent) == 1
     signed_in.faults.clear()  # the browser itself logs the failed requests
 
 
