@@ -290,3 +290,9 @@ def prepared_files(s: Session, job_ids: Sequence[str]) -> dict[int, tuple[str, s
     return {
         id_: (job_id if kind == LOOSE else f"{job_id} {upload_id}", name) for id_, job_id, upload_id, kind, name in rows
     }
+
+
+def files_with_pages(s: Session, job_ids: Sequence[str]) -> set[str]:
+    """Return the SHA-256 of the files of these jobs that have several pages, whether these are labelled or not."""
+    query = select(Slice.sha256).where(Slice.job_id.in_(job_ids), Slice.frame > 0).distinct()
+    return {sha256 for sha256 in s.scalars(query) if sha256}

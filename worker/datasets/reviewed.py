@@ -32,19 +32,19 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
     collector.labels_from = REVIEWS
     with read_scope() as s:
         reviewed = list(datasets.reviewed_slices(s, job_ids))
-        files = datasets.prepared_files(s, job_ids)
+        files, with_pages = datasets.prepared_files(s, job_ids), datasets.files_with_pages(s, job_ids)
     if not reviewed:
         raise NotBuildable("no slice of these jobs was labelled by the job's owner or by an admin")
     check_classes({review.label for review in reviewed}, "reviews", len(reviewed))
     folders = dict(zip(files, folders_of_jobs(list(files.values())), strict=True))
-    stacks = {(review.slice.upload_id, review.slice.ordinal) for review in reviewed if review.slice.frame}
     headers, groups = _read_headers(reviewed, note), DicomGroups()
     for ordinal, review in enumerate(reviewed):
         slice_ = review.slice
         header = headers.get((review.owner_id, slice_.sha256 or ""))
         series = header if isinstance(header, SeriesInfo) else None
         folder, is_patient = folders[slice_.id]
-        pages = slice_.name if (slice_.upload_id, slice_.ordinal) in stacks else ""
+        # files of several jobs often have the same name, such as ct.nii
+        pages = f"file-{slice_.sha256[:16]}" if slice_.sha256 and slice_.sha256 in with_pages else ""
         labels = FileLabels(review.label, folder=folder)
         group, origin = group_of(labels, groups.of(series), pages, folders_first=folders_first)
         if not group or (origin == BY_FOLDERS and not is_patient):

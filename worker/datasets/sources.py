@@ -333,7 +333,7 @@ def _collect(
 def group_of(labels: FileLabels, dicom: str, pages: str, *, folders_first: bool) -> tuple[str, str]:
     """Return the group of a slice, and the origin of the group. Both are empty if the slice has no group.
 
-    `dicom`: the group that the slice's header states, or "". `pages`: the name of the slice's file if the file has
+    `dicom`: the group that the slice's header states, or "". `pages`: a name for the slice's file if the file has
     several pages, or else "".
     """
     by_file = [(BY_HEADER, dicom), (BY_FOLDERS, labels.folder)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -908,7 +909,7 @@ def label_jobs(owner: User, submit: Submit) -> LabelJobs:
         with session_scope() as s:
             of_jobs = Slice.job_id.in_([job.id for job in jobs])
             for slice_ in s.scalars(select(Slice).where(Slice.array_row.is_not(None), of_jobs)):
-                if skip not in slice_.name:
+                if skip not in f"{slice_.name} page {slice_.frame}":
                     label = int(re.findall(r"\d+", slice_.name)[0]) % 2
                     s.add(Review(slice_id=slice_.id, user_id=owner.id, label=label))
         with session_scope() as s:
@@ -981,10 +982,26 @@ def test_reviewed_slices_without_a_folder_are_a_group_of_their_job_without_a_kno
     groups = groups_of(found)
     assert len(set(groups["1.png"].split())) == 2
     assert all(group.startswith("job-") for group in groups["1.png"].split())
-    assert (groups["p9/1.png"], groups["7.tif"]) == ("p9", "7.tif")
+    assert groups["p9/1.png"] == "p9"
+    assert groups["7.tif"].startswith("file-")
     assert unknown_patients(found) == 8
     alone = label_jobs({f"{n}.png": png(n + 60) for n in range(4)})
     assert (alone.state, (alone.error or "").endswith("with a folder for each patient")) == ("failed", True)
+
+
+@pytest.mark.usefixtures("champion")
+def test_volumes_with_the_same_name_in_several_jobs_are_several_groups(label_jobs: LabelJobs) -> None:
+    found = label_jobs({"1.tif": pages(1, 2), "2.tif": pages(3, 4)}, {"1.tif": pages(5, 6), "2.tif": pages(1, 2)})
+    assert (found.state, found.groups, unknown_patients(found)) == ("ready", 3, 0)
+    pages_of = Counter((each.sha256, each.group) for each in slices_of(found))
+    assert sorted(pages_of.values()) == [2, 2, 4], "the same volume in two jobs is one group"
+
+
+@pytest.mark.usefixtures("champion")
+def test_volume_is_a_group_if_only_its_first_page_is_labelled(label_jobs: LabelJobs) -> None:
+    found = label_jobs({"1.tif": pages(1, 2), "2.tif": pages(3, 4)}, skip="page 1")
+    assert (found.state, found.size, found.groups) == ("ready", 2, 2)
+    assert found.report.groups_from == {"pages of a file": 2}
 
 
 @pytest.mark.usefixtures("champion")
