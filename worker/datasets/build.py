@@ -16,7 +16,7 @@ from worker import claimed
 from worker.datasets.collector import Collector
 from worker.datasets.identity import warning_of
 from worker.datasets.label_table import BadLabels
-from worker.datasets.report import make_report
+from worker.datasets.report import ONE_JOB, make_report
 from worker.datasets.reviewed import read_reviews
 from worker.datasets.sources import NotBuildable, Note, Source, label_files, list_files, read_files
 from worker.heartbeat import Heartbeat
@@ -135,7 +135,7 @@ def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
 
 def _advice(collector: Collector) -> str:
     if collector.groups_from[BY_JOB]:
-        return "Submit the slices as a job with a folder for each patient"
+        return f"To make the patients known, {ONE_JOB}"
     warning = warning_of(collector.headers.identity()) or ""
     return warning[:1].upper() + warning[1:]
 

@@ -84,35 +84,6 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     return [(below.get(place) or above[place] or [""])[0] for place in range(len(paths))]
 
 
-def folders_of_jobs(files: Sequence[tuple[str, str]]) -> list[tuple[str, bool]]:
-    """Return the group that the folders of each file of several jobs name, and whether it is known to be a patient.
-
-    A file is given as a key of its archive, and its path. The group is the one that `folder_groups` names for the files
-    of a single archive, or "". So the only folder of an archive is not ignored if other archives have other folders: it
-    may be a patient with several scans. It may also hold patients. So a patient is not known if the folder below it has
-    the name of a folder in, or next to, the only folder of another archive.
-    """
-    groups = folder_groups([(0, path) for _, path in files])
-    of_archive: dict[str, set[str]] = defaultdict(set)
-    for (archive, _), group in zip(files, groups, strict=True):
-        of_archive[archive].update([group] if group else [])
-    maybe = [
-        _folder_below(group, path) if len(of_archive[archive]) == 1 else group
-        for (archive, path), group in zip(files, groups, strict=True)
-    ]
-    holders: dict[str, set[str]] = defaultdict(set)
-    for name, group in zip(maybe, groups, strict=True):
-        holders[name].add(group)
-    return [(group, not name or len(holders[name]) == 1) for name, group in zip(maybe, groups, strict=True)]
-
-
-def _folder_below(folder: str, path: str) -> str:
-    """Return the name of the folder that a path has below this folder, or ""."""
-    folders = _folders(path)
-    below = folders[folders.index(folder) + 1 :] if folder in folders else []
-    return next(iter(_patient_folders(below)), "")
-
-
 def _folders(path: str) -> Folders:
     return [folder for folder in plain(path).split("/")[:-1] if folder not in ("", ".")]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import SplitCandidate, about_left_out, count_unknown
+from db.datasets.slices import BY_JOB, SplitCandidate, about_left_out, count_unknown
 from db.training.splits import gap_in_given, joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
@@ -15,6 +15,9 @@ from worker.imaging.near_duplicates import Similar
 SIZES_SHOWN = 20
 GROUPS_SHOWN = 200
 LEAST_GROUPS_TO_SPLIT = 3  # of each class
+ONE_JOB = (
+    "submit all slices as one job, in one folder or archive that has a folder for each patient, and label them there"
+)
 MANY_JOINED = 0.25  # if one cluster connects this share of the groups, the report warns
 
 ByClass = dict[str, dict[str, int]]
@@ -176,5 +179,6 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(
             f"{count} of {sum(report['groups_from'].values())} slices have no known patient or series: slices of one"
             " patient may be in several parts of a split, and metrics may be too good"
+            + (f"; to make the patients known, {ONE_JOB}" if BY_JOB in report["groups_from"] else "")
         )
     return warnings

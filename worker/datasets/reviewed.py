@@ -11,7 +11,7 @@ from db.series.images import slice_pixels
 from db.storage import storage
 from worker.datasets.collector import Collector, Item
 from worker.datasets.label_table import FileLabels
-from worker.datasets.patient_groups import DicomGroups, folders_of_jobs, series_key
+from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
 from worker.datasets.sources import BY_HEADER, PICTURE, NotBuildable, Note, check_classes, group_of
 from worker.decoding import new_decoders
 from worker.imaging.recipe import SeriesInfo
@@ -24,8 +24,9 @@ Header = SeriesInfo | SliceRejected | None
 def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, folders_first: bool) -> None:
     """Collect the reviewed slices of jobs, with the pixels that were prepared for predicting.
 
-    Groups come from headers, folders and pages, as in any dataset. A slice without any of these gets its whole job as
-    its group. With `folders_first`, headers name a group only if no folder does.
+    Groups come from headers, folders and pages, as in any dataset. All files count as files of a single archive. If
+    they are of several archives or jobs, folders name groups but not known patients. A slice without any of these gets
+    its whole job as its group. With `folders_first`, headers name a group only if no folder does.
 
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
@@ -36,18 +37,20 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
     if not reviewed:
         raise NotBuildable("no slice of these jobs was labelled by the job's owner or by an admin")
     check_classes({review.label for review in reviewed}, "reviews", len(reviewed))
-    folders = dict(zip(files, folders_of_jobs(list(files.values())), strict=True))
+    folders = dict(zip(files, folder_groups([(0, name) for _, name in files.values()]), strict=True))
+    # the folders of several archives may be the series of one patient each, or of the same patients
+    are_patients = len({archive for archive, _ in files.values()}) == 1
     headers, groups = _read_headers(reviewed, note), DicomGroups()
     for ordinal, review in enumerate(reviewed):
         slice_ = review.slice
         header = headers.get((review.owner_id, slice_.sha256 or ""))
         series = header if isinstance(header, SeriesInfo) else None
-        folder, is_patient = folders[slice_.id]
+        folder = folders[slice_.id]
         # files of several jobs often have the same name, such as ct.nii
         pages = f"file-{slice_.sha256[:16]}" if slice_.sha256 and slice_.sha256 in with_pages else ""
         labels = FileLabels(review.label, folder=folder)
         group, origin = group_of(labels, groups.of(series), pages, folders_first=folders_first)
-        if not group or (origin == BY_FOLDERS and not is_patient):
+        if not group or (origin == BY_FOLDERS and not are_patients):
             group, origin = group or f"job-{slice_.job_id}", BY_JOB
         item = _reviewed_item(ordinal, review, group)
         item.series = (None if folders_first else series_key(series)) or (slice_.sha256 if pages else None)

@@ -941,34 +941,35 @@ def unknown_patients(found: DatasetView) -> int:
 
 
 @pytest.mark.usefixtures("champion")
-def test_reviewed_slices_of_a_patient_are_one_group_in_all_scans_and_jobs(label_jobs: LabelJobs) -> None:
-    found = label_jobs(scans(range(4)), scans(range(3, 6), 20), {"mine/patient9/scan0/1.png": png(50)})
-    expected = {name: name.partition("/")[0] for name in (*scans(range(6)),)}
-    assert groups_of(found) == expected | {"mine/patient9/scan0/1.png": "mine"}
-    assert (unknown_patients(found), found.report.groups_from) == (0, {"folders": 15})
-
-
-@pytest.mark.usefixtures("champion")
-def test_folder_of_the_only_patient_of_a_job_is_a_group(label_jobs: LabelJobs) -> None:
-    found = label_jobs(*(scans([patient], 9 * patient, "patient{}/" + f"{patient}-" + "{}") for patient in range(3)))
-    assert set(groups_of(found).values()) == {"patient0", "patient1", "patient2"}
-    assert unknown_patients(found) == 0
-
-
-@pytest.mark.usefixtures("champion")
-def test_folder_that_all_slices_of_the_jobs_share_is_not_a_patient(label_jobs: LabelJobs) -> None:
+def test_folders_of_one_archive_are_known_patients_with_all_their_scans(label_jobs: LabelJobs) -> None:
     found = label_jobs(scans(range(4), path="mine/patient{}/scan{}"), skip="patient2")
     assert set(groups_of(found).values()) == {"patient0", "patient1", "patient3"}
+    assert (unknown_patients(found), found.report.groups_from) == (0, {"folders": 6})
     found = label_jobs(scans(range(2), 20), skip="patient1/scan0")
     assert set(groups_of(found).values()) == {"patient0", "patient1"}
 
 
 @pytest.mark.usefixtures("champion")
-def test_folder_in_folders_of_several_jobs_is_not_a_known_patient(label_jobs: LabelJobs) -> None:
-    found = label_jobs(scans(range(3), 0, "week1/{}/scan{}"), scans(range(2, 5), 20, "week2/{}/scan{}"))
-    assert set(groups_of(found).values()) == {"week1", "week2"}
-    assert unknown_patients(found) == 4, "patient 2 of both weeks may be one patient"
-    assert any(line.startswith("4 of 12 slices have no known patient") for line in found.report.warnings)
+@pytest.mark.parametrize(
+    ("archives", "groups"),
+    [
+        # an archive for each patient: the folders are series with the same numbers, or studies with other dates
+        ([scans([1, 2], 9 * patient, "series{}/" + f"{patient}-" + "{}") for patient in range(3)], 2),
+        ([scans([1, 2], 9 * patient, "{}-0" + f"{patient}-2020/" + "{}") for patient in range(3)], 6),
+        ([scans([patient], 9 * patient) for patient in range(3)], 3),
+        # an archive for each batch of patients
+        ([scans(range(4)), scans(range(3, 6), 20)], 6),
+        ([scans(range(3), 0, "week1/{}/scan{}"), scans(range(2, 5), 20, "week2/{}/scan{}")], 2),
+    ],
+    ids=["series", "studies", "patient", "patients", "batch"],
+)
+def test_folders_of_several_archives_are_groups_but_not_known_patients(
+    label_jobs: LabelJobs, archives: list[dict[str, bytes]], groups: int
+) -> None:
+    found = label_jobs(*archives)
+    assert (found.state, found.groups, unknown_patients(found)) == ("ready", groups, found.size)
+    [warning] = [line for line in found.report.warnings if "no known patient" in line]
+    assert warning.endswith("in one folder or archive that has a folder for each patient, and label them there")
 
 
 @pytest.mark.usefixtures("champion")
@@ -984,9 +985,9 @@ def test_reviewed_slices_without_a_folder_are_a_group_of_their_job_without_a_kno
     assert all(group.startswith("job-") for group in groups["1.png"].split())
     assert groups["p9/1.png"] == "p9"
     assert groups["7.tif"].startswith("file-")
-    assert unknown_patients(found) == 8
+    assert unknown_patients(found) == 9, "only the file with pages is a series"
     alone = label_jobs({f"{n}.png": png(n + 60) for n in range(4)})
-    assert (alone.state, (alone.error or "").endswith("with a folder for each patient")) == ("failed", True)
+    assert (alone.error or "").endswith("a folder for each patient, and label them there")
 
 
 @pytest.mark.usefixtures("champion")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.datasets.patient_groups import folder_groups, folders_of_jobs
+from worker.datasets.patient_groups import folder_groups
 
 
 @pytest.mark.parametrize(
@@ -71,24 +71,3 @@ def test_patient_of_both_classes_who_has_an_archive_stays_a_group() -> None:
 def test_file_outside_of_class_folders_does_not_make_a_shared_folder_a_patient() -> None:
     paths = [(0, "COVID/images/p1/1.png"), (0, "normal/images/p2/1.png"), (1, "p3/1.png"), (1, "p4/1.png")]
     assert folder_groups(paths) == ["p1", "p2", "p3", "p4"]
-
-
-@pytest.mark.parametrize(
-    ("files", "folders"),
-    [
-        # scans of a patient are one group in all archives, also if a patient has an archive
-        (["a p1/s1/1.png", "a p2/s1/1.png", "b p1/s2/1.png"], ["p1", "p2", "p1"]),
-        (["a p1/s1/1.png", "a p1/s2/1.png", "b p2/s3/1.png"], ["p1", "p1", "p2"]),
-        (["a p1/1.png", "b p2/1.png", "c 1.png"], ["p1", "p2", ""]),
-        # a folder that all share
-        (["a set/p1/1.png", "a set/p2/1.png", "b set/p3/1.png"], ["p1", "p2", "p3"]),
-        (["a scan/1.png", "b scan/1.png"], ["", ""]),
-        # the only folder of an archive may hold patients who are elsewhere too
-        (["a w1/p1/1.png", "a w1/p2/1.png", "b w2/p2/1.png"], ["w1", "w1?", "w2?"]),
-        (["a p1/1.png", "a p2/1.png", "b w2/p2/1.png"], ["p1", "p2?", "w2?"]),
-        (["a p1/s1/1.png", "b p2/s1/1.png"], ["p1?", "p2?"]),
-    ],
-)
-def test_folders_of_jobs_keep_a_patient_together_or_do_not_name_one(files: list[str], folders: list[str]) -> None:
-    named = folders_of_jobs([(archive, path) for archive, _, path in (file.partition(" ") for file in files)])
-    assert [f"{group}{'' if is_known else '?'}" for group, is_known in named] == folders
