@@ -67,7 +67,8 @@ class File:
     `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
     which begins with the archive's name if there are several sources. `full_name`: the path that always begins with the
     archive's name. `table`: the bytes of a label file, or None for other files. `scope`: the number of the first of the
-    sources that are labelled together.
+    sources that are labelled together. `archive`: the number of the archive that holds the file. The loose files of a
+    sent folder have one number, as if they were in one archive.
     """
 
     source: int
@@ -77,6 +78,7 @@ class File:
     full_name: str
     table: bytes | None
     scope: int
+    archive: int
 
 
 def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[File]:
@@ -87,16 +89,18 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     files: list[File] = []
     listings = [_list_source(source, progress) for source in sources]
     of_both_classes, scopes = _of_both_classes(sources, listings), _label_scopes(sources, listings)
+    first_loose: dict[Sent, int] = {}
     for number, (source, listed) in enumerate(zip(sources, listings, strict=True)):
-        stem, names = slashed(source.stem), [name for _, name, _ in listed]
+        stem, names, sent = slashed(source.stem), [name for _, name, _ in listed], _sent(number, source)
         is_loose = _is_loose(source, listed)
-        if _sent(number, source) in of_both_classes:
+        archive = first_loose.setdefault(sent, number) if is_loose else number
+        if sent in of_both_classes:
             stem = stem.partition("/")[2]
         paths = [stem or names[0]] if is_loose else paths_in_archive(stem, names)
         for (ordinal, name, table), path in zip(listed, paths, strict=True):
             full_name = name if is_loose else f"{source.stem}/{name}"
             shown = name if len(sources) == 1 else full_name
-            files.append(File(number, ordinal, path, shown, full_name, table, scopes[number]))
+            files.append(File(number, ordinal, path, shown, full_name, table, scopes[number], archive))
     return files
 
 
@@ -199,7 +203,7 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
             f"{split} of {len(of_files)} slices have a split, the others have none ({origin}): give all of them one, or"
             " none"
         )
-    folders = folder_groups([(files[index].source, files[index].path) for index in of_files])
+    folders = folder_groups([(files[index].archive, files[index].path) for index in of_files])
     with_folders = zip(of_files.items(), folders, strict=True)
     return replace(labels, of_files={index: replace(label, folder=folder) for (index, label), folder in with_folders})
 

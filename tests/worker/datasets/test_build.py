@@ -328,6 +328,20 @@ def test_csv_labels_the_files_that_were_sent_beside_it(make: Make, sent: dict[st
     assert found.report.labels_from.endswith("labels.csv among the files")
 
 
+@pytest.mark.parametrize(
+    "path", ["scans/{patient}/{n}.png", "scans/{patient}/{label}/{n}.png", "scans/{label}/{patient}/{n}.png"]
+)
+def test_patient_folders_of_loose_files_are_groups_as_in_an_archive(make: Make, path: str) -> None:
+    slices_at = [(n % 2, path.format(patient=f"p{n % 4}", label=("normal", "COVID")[n % 2], n=n)) for n in range(8)]
+    sent = {name: png(n) for n, (_, name) in enumerate(slices_at)}
+    if "{label}" not in path:
+        sent["scans/labels.csv"] = ("file,label\n" + "".join(f"{name},{label}\n" for label, name in slices_at)).encode()
+    more = {"more.zip": {"unlabelled.png": png(9)}}
+    loose, packed = make(sent | more), make({"all.zip": sent} | more)
+    assert (loose.error, loose.groups, loose.report.groups_from) == (None, 4, {"folders": 8})
+    assert groups_of(loose) == {name.removeprefix("all/"): group for name, group in groups_of(packed).items()}
+
+
 def test_csv_in_a_folder_labels_only_this_folder(make: Make) -> None:
     classes = {"COVID/2.png": png(2), "normal/3.png": png(3)}
     found = make({"scans/0.png": png(0), "scans/1.png": png(1), "scans/labels.csv": BESIDE, "more.zip": classes})
