@@ -13,6 +13,7 @@ from db.models import Dataset, LabelledSlice, Split, SplitRule
 BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same name in each dataset
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
 BY_JOB = "jobs, without a known patient"  # the origin of a group whose slices may be of patients of other groups too
+BY_JOB_SERIES = "series of jobs"  # as BY_JOB, in datasets that were made before folders named the groups of jobs
 EACH_SLICE = "each_slice_a_patient"  # a problem: by the DICOM headers, nearly each slice is a separate patient
 REVIEWS = "reviews"  # the origin of labels that readers gave to slices of jobs
 MOST_LEFT_OUT = 0.05  # of the files of a class; if more are left out, the report and the site check say so
@@ -93,7 +94,7 @@ def count_unknown(groups_from: Mapping[str, int]) -> int:
 
     `groups_from`: the number of slices by the origin of their group.
     """
-    return sum(groups_from.get(origin, 0) for origin in (BY_PIXELS, BY_JOB))
+    return sum(groups_from.get(origin, 0) for origin in (BY_PIXELS, BY_JOB, BY_JOB_SERIES))
 
 
 def about_left_out(labelled_files: Mapping[str, Mapping[str, int]]) -> list[str]:

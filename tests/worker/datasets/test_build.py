@@ -986,6 +986,15 @@ def test_folders_of_several_archives_are_groups_but_not_known_patients(
     assert warning.endswith("in one folder or archive that has a folder for each patient, and label them there")
 
 
+def test_dataset_of_jobs_that_was_grouped_by_series_has_no_known_patients(make: Make) -> None:
+    """A dataset of reviewed slices, made before groups of jobs came from folders."""
+    found = make(of_patients(1))
+    with session_scope() as s:
+        dataset = s.get_one(Dataset, found.id)
+        dataset.report = dataset.report.model_copy(update={"groups_from": {"series of jobs": 6, "folders": 2}})
+    assert unknown_patients(found) == 6
+
+
 @pytest.mark.usefixtures("champion")
 def test_reviewed_slices_without_a_folder_are_a_group_of_their_job_without_a_known_patient(
     label_jobs: LabelJobs,
