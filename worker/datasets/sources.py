@@ -67,8 +67,7 @@ class File:
     `path`: its path in the source, which may name a class folder (see `paths_in_archive`). `name`: the path for people,
     which begins with the archive's name if there are several sources. `full_name`: the path that always begins with the
     archive's name. `table`: the bytes of a label file, or None for other files. `scope`: the number of the first of the
-    sources that are labelled together. `archive`: the number of the archive that holds the file. The loose files of a
-    sent folder have one number, as if they were in one archive.
+    sources that are labelled together. `archive`: the number of its archive (see `_archives`).
     """
 
     source: int
@@ -88,19 +87,18 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     """
     files: list[File] = []
     listings = [_list_source(source, progress) for source in sources]
-    of_both_classes, scopes = _of_both_classes(sources, listings), _label_scopes(sources, listings)
-    first_loose: dict[Sent, int] = {}
+    of_both_classes, archives = _of_both_classes(sources, listings), _archives(sources, listings)
+    scopes = _label_scopes(sources, listings, archives)
     for number, (source, listed) in enumerate(zip(sources, listings, strict=True)):
-        stem, names, sent = slashed(source.stem), [name for _, name, _ in listed], _sent(number, source)
+        stem, names = slashed(source.stem), [name for _, name, _ in listed]
         is_loose = _is_loose(source, listed)
-        archive = first_loose.setdefault(sent, number) if is_loose else number
-        if sent in of_both_classes:
+        if _sent(number, source) in of_both_classes:
             stem = stem.partition("/")[2]
         paths = [stem or names[0]] if is_loose else paths_in_archive(stem, names)
         for (ordinal, name, table), path in zip(listed, paths, strict=True):
             full_name = name if is_loose else f"{source.stem}/{name}"
             shown = name if len(sources) == 1 else full_name
-            files.append(File(number, ordinal, path, shown, full_name, table, scopes[number], archive))
+            files.append(File(number, ordinal, path, shown, full_name, table, scopes[number], archives[number]))
     return files
 
 
@@ -129,6 +127,15 @@ def _is_loose(source: Source, listed: Listing) -> bool:
     return [name for _, name, _ in listed] == [display_name(source.filename)]
 
 
+def _archives(sources: Sequence[Source], listings: Sequence[Listing]) -> list[int]:
+    """Return for each source the number of its archive. The loose files of a sent folder count as one archive."""
+    first_loose: dict[Sent, int] = {}
+    return [
+        first_loose.setdefault(_sent(number, source), number) if _is_loose(source, listed) else number
+        for number, (source, listed) in enumerate(zip(sources, listings, strict=True))
+    ]
+
+
 def _of_both_classes(sources: Sequence[Source], listings: Sequence[Listing]) -> set[Sent]:
     """Return the folders and archives whose own name is a class, but whose inner folders name both classes.
 
@@ -144,10 +151,10 @@ def _of_both_classes(sources: Sequence[Source], listings: Sequence[Listing]) -> 
     }
 
 
-def _label_scopes(sources: Sequence[Source], listings: Sequence[Listing]) -> list[int]:
+def _label_scopes(sources: Sequence[Source], listings: Sequence[Listing], archives: Sequence[int]) -> list[int]:
     """Return for each source the number of the first source that is labelled together with it.
 
-    Each source is labelled alone, unless a label file was sent beside it: in the same folder, or in no folder of a
+    Each archive is labelled alone, unless a label file was sent beside it: in the same folder, or in no folder of a
     request. A label file in no folder labels the whole request.
     """
     sent = [_sent(number, source) for number, source in enumerate(sources)]
@@ -158,7 +165,7 @@ def _label_scopes(sources: Sequence[Source], listings: Sequence[Listing]) -> lis
     }
     if any(number is not None for _, _, number in with_table):
         return [0] * len(sources)
-    return [sent.index(place) if place in with_table else number for number, place in enumerate(sent)]
+    return [sent.index(place) if place in with_table else archives[number] for number, place in enumerate(sent)]
 
 
 def _is_beside_others(source: Source, listed: Listing) -> bool:
@@ -187,7 +194,7 @@ class Labels:
 def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
     """Return the labels of files.
 
-    A CSV that was sent by itself labels all files. Otherwise, each source is labelled by the CSV among its files or
+    A CSV that was sent by itself labels all files. Otherwise, each archive is labelled by the CSV among its files or
     beside it, or by its class folders.
 
     Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing, FileDamaged.

@@ -342,6 +342,13 @@ def test_patient_folders_of_loose_files_are_groups_as_in_an_archive(make: Make, 
     assert groups_of(loose) == {name.removeprefix("all/"): group for name, group in groups_of(packed).items()}
 
 
+def test_numbered_folder_of_loose_files_is_not_a_class_beside_words_as_in_an_archive(make: Make) -> None:
+    sent = {f"scans/{folder}/{n}.png": png(n) for n, folder in enumerate(("0", "COVID", "normal"))}
+    more = {"more.zip": {"unlabelled.png": png(9)}}
+    counts = {"COVID": 1, "non-COVID": 1, "rejected": 2}
+    assert (make(sent | more).counts, make({"all.zip": sent} | more).counts) == (counts, counts)
+
+
 def test_csv_in_a_folder_labels_only_this_folder(make: Make) -> None:
     classes = {"COVID/2.png": png(2), "normal/3.png": png(3)}
     found = make({"scans/0.png": png(0), "scans/1.png": png(1), "scans/labels.csv": BESIDE, "more.zip": classes})
