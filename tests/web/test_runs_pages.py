@@ -431,6 +431,29 @@ def test_form_of_a_run_whose_preset_is_gone_has_its_dataset(
     assert "<option selected>site/1</option>" in roots_browser.get(f"/runs/new?run={run_id}").text
 
 
+def test_form_of_a_run_whose_dataset_was_deleted_launches_nothing(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    ready_dataset("newer")
+    run_id = launch(admin).json["id"]
+    admin.post(f"/runs/{run_id}/cancel")
+    assert admin.delete(f"/datasets/{dataset_id}").status_code == 204
+    page = roots_browser.get(f"/runs/new?run={run_id}").text
+    assert '<option value="site/1" selected>site/1 (deleted or not ready)</option>' in page
+    refused = roots_browser.post("/runs/new", {"dataset": "site/1", "preset": "quick"})
+    assert refused.status_code == 422
+    assert '<option value="site/1" selected>' in refused.text
+    assert len(admin.get("/runs").json["items"]) == 1
+
+
+def test_form_keeps_a_dataset_and_a_start_that_cannot_be_used(roots_browser: Browser, dataset_id: int) -> None:
+    assert '<option value="nope/3" selected>' in roots_browser.get("/runs/new?dataset=nope/3").text
+    refused = roots_browser.post("/runs/new", {"dataset": "site/1", "preset": "quick", "from_model": "fake/1"})
+    assert refused.status_code == 422
+    assert '<option value="fake/1" selected>fake/1 (no run can start from it)</option>' in refused.text
+    assert "(deleted or not ready)" not in refused.text
+
+
 def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_id: int) -> None:
     leak(dataset_id)
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "scratch", "seed": "7"}
