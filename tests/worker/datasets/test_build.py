@@ -655,6 +655,10 @@ def pictures(count: int, start: int = 0) -> dict[str, bytes]:
     ("entries", "labels", "why"),
     [
         (pictures(2), None, "none of 2 files has a label: put them in a folder for each class"),
+        (pictures(2) | {"x/labels.csv": b"name,class\n0.png,1\n"}, None,
+         "none of 3 files has a label: .* x/labels.csv was not taken as the labels: "),
+        (pictures(2) | {"a.csv": b"", "Groups.csv": HEAD.encode("utf-16")}, None, "Groups.csv was not taken"),
+        (pictures(2) | {"my-labels.CSV": HEAD.encode()}, None, "my-labels.CSV was not taken"),
         ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file has this label"),
         (two_classes(1) | {"set/COVID/0.png": b"text"}, None,
          r"the class COVID is empty: none of its files could be read \(format: 1\)"),
