@@ -80,6 +80,11 @@ def test_labels_that_cannot_be_read_are_refused_and_keep_nothing(
     assert admin.get("/datasets").json["items"] == []
 
 
+def test_large_csv_of_labels_is_not_read_during_the_request(admin: Api) -> None:
+    line = b"file,label,group\n1.png,1,9\n"
+    assert make(admin, labels=line + b"\n" * (2 << 20) + b"2.png,9,9\n", slices=CLASSES).status_code == 202
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "scans/Groups.csv"])
 @pytest.mark.parametrize(
     ("table", "reason"),
