@@ -202,6 +202,22 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
     assert roots_browser.post("/runs/new", values).status_code == 303
 
 
+def test_form_keeps_what_was_filled_in_if_another_start_is_chosen(roots_browser: Browser, dataset_id: int) -> None:
+    leak = "identical-slices"
+    typed = {"dataset": "site/1", "preset": "seed", "name": "mine", "settings": "augment.flip=false", "seed": "9"}
+    form = typed | {"from_weights": "0" * 64, "allow_leaks": leak, "groups_as_given": "true"}
+    page = roots_browser.post("/runs/new", form).text
+    start = re.search(r'<button[^>]*formaction="([^"]*)"[^>]*>(?:(?!</button>).)*Start from something else', page)
+    assert start is not None
+    assert page.index("</form>", page.index('id="launch"')) < start.start(), "Enter in a field presses Launch"
+    shown = roots_browser.post(start[1], form)
+    assert (shown.status_code, "0" * 64 in shown.text, 'name="from_model"' in shown.text) == (200, False, True)
+    for kept in (">augment.flip=false<", 'value="mine"', 'value="9"', 'value="seed" checked', f'"{leak}" checked'):
+        assert kept in shown.text
+    assert 'name="groups_as_given" value="true" checked' in shown.text
+    assert roots_browser.get(start[1]).status_code == 302
+
+
 def test_file_that_is_not_a_network_is_not_kept(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     refused = admin.post("/runs/weights", data={"files": (io.BytesIO(b"no weights"), "w.h5")})
     assert refused.status_code == 422
