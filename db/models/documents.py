@@ -239,7 +239,8 @@ class DatasetReport(Document):
     `blind_labels`, `contested_labels`: of reviewed slices, the labels that are blind, and the labels on which readers
     disagree. `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group.
     `sizes`, `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code.
-    `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`.
+    `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`. Text files
+    and other documents are not counted.
     `identical_to`: the earlier dataset with the same slices. `warnings`: what a person should read first.
     """
 

@@ -80,6 +80,37 @@ def test_labels_that_cannot_be_read_are_refused_and_keep_nothing(
     assert admin.get("/datasets").json["items"] == []
 
 
+def test_large_csv_of_labels_is_not_read_during_the_request(admin: Api) -> None:
+    line = b"file,label,group\n1.png,1,9\n"
+    assert make(admin, labels=line + b"\n" * (2 << 20) + b"2.png,9,9\n", slices=CLASSES).status_code == 202
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "scans/Groups.csv"])
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (b"filename,class\n1.png,1\n", "The labels file has no column file and label"),
+        ("file,label\n1.png,1\n".encode("utf-16"), "The labels file is not UTF-8 (line 1)"),
+        (b"file,label\n1.png,9\n", "Line 2 of the labels file: the label '9' is neither COVID (1) nor"),
+    ],
+    ids=["columns", "utf-16", "label"],
+)
+def test_labels_among_the_files_that_cannot_be_read_are_refused(
+    admin: Api, settings: Settings, name: str, table: bytes, reason: str
+) -> None:
+    before = stored(settings)
+
+    def send(**labels: Any) -> Any:
+        files = [(io.BytesIO(CLASSES), "slices.zip"), (io.BytesIO(table), name)]
+        return admin.post("/datasets", data={"name": "site", "files": files, **labels})
+
+    refused = send()
+    assert (refused.status_code, refused.json["file"]) == (422, name)
+    assert refused.json["detail"].startswith(reason)
+    assert stored(settings) == before
+    assert send(labels=(io.BytesIO(b"file,label\n1.png,1\n2.png,0\n"), "mine.csv")).status_code == 202
+
+
 def test_groups_come_from_headers_unless_folders_are_asked_for(admin: Api) -> None:
     def make_with(**fields: str) -> Any:
         data = {"name": "site", "files": [(io.BytesIO(CLASSES), "a.zip")], **fields}

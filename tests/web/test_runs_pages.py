@@ -202,6 +202,22 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
     assert roots_browser.post("/runs/new", values).status_code == 303
 
 
+def test_form_keeps_what_was_filled_in_if_another_start_is_chosen(roots_browser: Browser, dataset_id: int) -> None:
+    leak = "identical-slices"
+    typed = {"dataset": "site/1", "preset": "seed", "name": "mine", "settings": "augment.flip=false", "seed": "9"}
+    form = typed | {"from_weights": "0" * 64, "allow_leaks": leak, "groups_as_given": "true"}
+    page = roots_browser.post("/runs/new", form).text
+    start = re.search(r'<button[^>]*formaction="([^"]*)"[^>]*>(?:(?!</button>).)*Start from something else', page)
+    assert start is not None
+    assert page.index("</form>", page.index('id="launch"')) < start.start(), "Enter in a field presses Launch"
+    shown = roots_browser.post(start[1], form)
+    assert (shown.status_code, "0" * 64 in shown.text, 'name="from_model"' in shown.text) == (200, False, True)
+    for kept in (">augment.flip=false<", 'value="mine"', 'value="9"', 'value="seed" checked', f'"{leak}" checked'):
+        assert kept in shown.text
+    assert 'name="groups_as_given" value="true" checked' in shown.text
+    assert roots_browser.get(start[1]).status_code == 302
+
+
 def test_file_that_is_not_a_network_is_not_kept(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     refused = admin.post("/runs/weights", data={"files": (io.BytesIO(b"no weights"), "w.h5")})
     assert refused.status_code == 422
@@ -429,6 +445,29 @@ def test_form_of_a_run_whose_preset_is_gone_has_its_dataset(
     with session_scope() as s:
         s.get_one(TrainingRun, run_id).config = {"preset": "gone"}
     assert "<option selected>site/1</option>" in roots_browser.get(f"/runs/new?run={run_id}").text
+
+
+def test_form_of_a_run_whose_dataset_was_deleted_launches_nothing(
+    admin: Api, roots_browser: Browser, dataset_id: int
+) -> None:
+    ready_dataset("newer")
+    run_id = launch(admin).json["id"]
+    admin.post(f"/runs/{run_id}/cancel")
+    assert admin.delete(f"/datasets/{dataset_id}").status_code == 204
+    page = roots_browser.get(f"/runs/new?run={run_id}").text
+    assert '<option value="site/1" selected>site/1 (deleted or not ready)</option>' in page
+    refused = roots_browser.post("/runs/new", {"dataset": "site/1", "preset": "quick"})
+    assert refused.status_code == 422
+    assert '<option value="site/1" selected>' in refused.text
+    assert len(admin.get("/runs").json["items"]) == 1
+
+
+def test_form_keeps_a_dataset_and_a_start_that_cannot_be_used(roots_browser: Browser, dataset_id: int) -> None:
+    assert '<option value="nope/3" selected>' in roots_browser.get("/runs/new?dataset=nope/3").text
+    refused = roots_browser.post("/runs/new", {"dataset": "site/1", "preset": "quick", "from_model": "fake/1"})
+    assert refused.status_code == 422
+    assert '<option value="fake/1" selected>fake/1 (no run can start from it)</option>' in refused.text
+    assert "(deleted or not ready)" not in refused.text
 
 
 def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_id: int) -> None:

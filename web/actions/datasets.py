@@ -29,11 +29,11 @@ from web.actions.uploads import (
 from web.errors import Problem, not_found, sentence
 from web.schemas.datasets import SplitIn
 from web.security.auth import require_admin
-from worker.datasets.label_table import MAX_BYTES, BadLabels, read_csv
+from worker.datasets.label_table import MAX_BYTES, BadLabels, is_label_name, read_csv
 
 LABELS_FIELD = "labels"
-CHECKED_BYTES = 8 * 1024 * 1024
-"""The largest CSV of labels that is read during the request. Only the worker reads a larger one, which takes long."""
+CHECKED_BYTES = 2 * 1024 * 1024
+"""The largest CSV of labels that is read during the request. With short lines, this holds up other requests for 2 s."""
 MAX_JOBS = 1000
 GROUPS = ("headers", "folders")
 """Where to look first for the group of a DICOM slice if the CSV names no groups."""
@@ -88,6 +88,9 @@ def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send at most one.")
     files = inspect_parts(parts)
     labels = _labels(tables[0]) if tables else None
+    if labels is None:
+        for part in filter(lambda part: is_label_name(part.filename or ""), parts):
+            _labels(part)
     if is_name(name):  # with a bad name, keep no files; create_dataset says what is wrong
         publish([*parts, *tables])
     first = groups == "folders"
@@ -97,6 +100,7 @@ def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
 
 
 def _labels(part: FileStorage) -> ReceivedFile:
+    """Return a CSV of labels. Raises Problem 413, and 422 if it cannot be read."""
     table = plain_part(part)
     if table.size > MAX_BYTES:
         raise Problem(413, "too-large", f"The CSV is too large. Send one of at most {MAX_BYTES >> 20} MiB.")

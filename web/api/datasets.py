@@ -33,10 +33,10 @@ revalidate(blueprint)
 def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
 
-    Send archives and images in parts named `files`. Label them with a CSV in the part `labels`, or with a folder for
-    each class. The CSV has the columns `file` and `label`, and optionally `group`, `split` and `source`. Instead of
-    files, you can name `jobs`. The dataset is then made of the reviewed slices of these jobs. If one archive or the CSV
-    is refused, the whole request is refused.
+    Send archives and images in parts named `files`. Label them with a CSV in the part `labels`, with a file named
+    `labels.csv` or `groups.csv` among the `files`, or with a folder for each class. The CSV has the columns `file` and
+    `label`, and optionally `group`, `split` and `source`. Instead of files, you can name `jobs`. The dataset is then
+    made of the reviewed slices of these jobs. If one archive or the CSV is refused, the whole request is refused.
     """
     view, new = datasets.create(require_admin())
     return shown(view.id), 202 if new else 200, {"Location": url_for("api_datasets.show", dataset_id=view.id)}

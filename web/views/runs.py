@@ -66,8 +66,9 @@ def create() -> ResponseReturnValue:
 
 
 @blueprint.get("/new/weights")
-def sent_weights() -> ResponseReturnValue:
-    """Redirect to the form if the address that receives weights is reloaded."""
+@blueprint.get("/new/start")
+def sent_form() -> ResponseReturnValue:
+    """Redirect to the form if an address that receives the form is opened."""
     return redirect(url_for("runs.form"))
 
 
@@ -77,6 +78,12 @@ def sent_weights() -> ResponseReturnValue:
 def send_weights() -> ResponseReturnValue:
     """Receive a file of initial weights for the run. Show the form again as it was filled in."""
     return _form(weights=receive_weights())
+
+
+@blueprint.post("/new/start")
+def choose_start() -> Response:
+    """Show the form again as it was filled in, without the file of weights."""
+    return _form(weights="")
 
 
 @blueprint.post("/new/estimate")
@@ -158,13 +165,14 @@ def _values_of(run_id: int) -> dict[str, Any]:
     return values | {"settings": "\n".join(values["settings"]), "seed": str(values["seed"])}
 
 
-def _form(problem: Problem | None = None, weights: str = "") -> Response:
+def _form(problem: Problem | None = None, weights: str | None = None) -> Response:
+    """Return the form. `weights`: the SHA-256 of the file to start from, "" for no file, or None: as filled in."""
     like = None if (run_id := request.args.get("run", type=int)) is None else _values_of(run_id)
     with read_scope() as s:
         ready = [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE]
         models = [version.label for version in list_versions(s) if can_start_from(version)]
     values = {"dataset": request.args.get("dataset", "")} | (like or {}) | dict(request.form.items())
-    if weights:
+    if weights is not None:
         values["from_weights"] = weights
     return page_response(
         "runs/run_new.html",

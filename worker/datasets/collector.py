@@ -20,6 +20,12 @@ from worker.imaging.near_duplicates import Pictures, Similar, find_similar
 
 EXAMPLES = 20
 
+DOCUMENTS = {
+    *("csv", "tsv", "txt", "md", "rst", "rtf", "log", "json", "xml", "html", "htm", "yaml", "yml", "ini"),
+    *("pdf", "doc", "docx", "odt", "xls", "xlsx", "ods", "readme", "license"),
+}
+"""Endings of files that describe scans. A file without an ending counts by its name. Other endings may be scans."""
+
 
 class LeftOut(TypedDict):
     """How many files were left out for one reason, and the names of some of these files."""
@@ -150,8 +156,12 @@ class Collector:
         return {reason: LeftOut(count=len(of), examples=of[:EXAMPLES]) for reason, of in sorted(names.items())}
 
     def labelled_files(self) -> dict[str, dict[str, int]]:
-        """Return by class how many files have a label, and how many of them were left out."""
-        files = {name: {item.ordinal for item in self.items if item.label == label} for label, name in CLASSES.items()}
+        """Return by class how many files have a label, and how many of them were left out. Ignore documents.
+
+        Class folders label every file in them, but a document beside the scans does not hold one.
+        """
+        scans = [item for item in self.items if not _is_document(item)]
+        files = {name: {item.ordinal for item in scans if item.label == label} for label, name in CLASSES.items()}
         read = {item.ordinal for item in self.slices}
         return {name: {"files": len(of), "left_out": len(of - read)} for name, of in files.items()}
 
@@ -163,3 +173,9 @@ class Collector:
     def columns(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of LabelledSlice, without the dataset's id."""
         yield from map(asdict, self.items)
+
+
+def _is_document(item: Item) -> bool:
+    """Return whether a file was left out because it is not an image, and has the name of a document."""
+    name = item.name.rpartition("/")[2].lower()
+    return item.reason in ("format", "empty") and name.rpartition(".")[2] in DOCUMENTS

@@ -32,7 +32,7 @@ class BadLabels(Exception):
     """The labels cannot be used. The message says in one line where and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileLabels:
     """The label of a file. `group`, `split` and `source` come from the CSV and may be empty.
 
@@ -46,7 +46,7 @@ class FileLabels:
     folder: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelLine:
     """A line of the CSV."""
 

@@ -204,7 +204,7 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
     else:
         labels = _by_scope(files)
     of_files, origin = labels.of_files, labels.origin
-    check_classes({label.label for label in of_files.values()}, origin, len(files))
+    check_classes({label.label for label in of_files.values()}, origin, len(files), _unused_table(files))
     if 0 < (split := sum(bool(label.split) for label in of_files.values())) < len(of_files):
         raise BadLabels(
             f"{split} of {len(of_files)} slices have a split, the others have none ({origin}): give all of them one, or"
@@ -252,15 +252,26 @@ def _label_together(files: Sequence[File]) -> Labels:
         raise BadLabels(f"{table.name}: {error}") from error
 
 
-def check_classes(labels: set[int], origin: str, count: int) -> None:
+def _unused_table(files: Sequence[File]) -> str:
+    """Return the name of a CSV that was not taken as the labels, or "". Prefer one with the name of a label file."""
+    unused = [file.name for file in files if file.table is None and file.name.lower().endswith(".csv")]
+    return min(unused, key=lambda name: not is_label_name(name), default="")
+
+
+def check_classes(labels: set[int], origin: str, count: int, unused_table: str = "") -> None:
     """Raise NotBuildable unless both classes have labels.
 
-    `origin`: where the labels come from. `count`: the number of files.
+    `origin`: where the labels come from. `count`: the number of files. `unused_table`: a CSV among the files that was
+    not taken as the labels.
     """
     if not labels:
+        advice = (
+            f". {unused_table} was not taken as the labels: name it labels.csv, save it as UTF-8, and name the columns"
+            " file and label in its first line"
+        )
         raise NotBuildable(
             f"none of {count} files has a label: put them in a folder for each class (COVID, non-COVID), or send a CSV"
-            " of file, label, group"
+            f" of file, label, group{advice if unused_table else ''}"
         )
     for label, name in CLASSES.items():
         if label not in labels:

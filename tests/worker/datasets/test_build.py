@@ -582,6 +582,24 @@ def test_class_with_many_files_left_out_is_a_warning(make: Make, broken: int, wa
     assert any(line.startswith(expected) for line in found.report.warnings) == warned
 
 
+@pytest.mark.parametrize("name", ["info.txt", "Header.XML", "notes.md", "README", "report.pdf", "empty.csv"])
+def test_document_beside_the_scans_is_not_counted_as_a_scan(make: Make, name: str) -> None:
+    files = {f"{folder}/p{n}/{n}.png": png(n + at) for at, folder in ((0, "COVID"), (20, "normal")) for n in range(4)}
+    document = b"" if name.startswith("empty") else b"age: 61"
+    found = make(files | {f"COVID/p{n}/{name}": document for n in range(4)})
+    assert found.counts == {"COVID": 4, "non-COVID": 4, "rejected": 4}
+    assert found.report.labelled_files["COVID"] == {"files": 4, "left_out": 0}
+    assert not [line for line in found.report.warnings if "left out" in line]
+
+
+@pytest.mark.parametrize("name", ["1.png", "volume.nrrd", "IM0001"])
+def test_file_that_may_be_a_scan_is_counted_if_it_cannot_be_read(make: Make, name: str) -> None:
+    files = {f"{folder}/p{n}/{n}.png": png(n + at) for at, folder in ((0, "COVID"), (20, "normal")) for n in range(4)}
+    found = make(files | {f"COVID/q/{name}": b"no picture"})
+    assert found.report.labelled_files["COVID"] == {"files": 5, "left_out": 1}
+    assert [line for line in found.report.warnings if line.startswith("1 of 5 files of COVID")]
+
+
 def test_row_34_slice_with_text_burned_in_is_left_out(make: Make) -> None:
     files = {
         "COVID/1": ct(0),
@@ -659,6 +677,10 @@ def pictures(count: int, start: int = 0) -> dict[str, bytes]:
     ("entries", "labels", "why"),
     [
         (pictures(2), None, "none of 2 files has a label: put them in a folder for each class"),
+        (pictures(2) | {"x/labels.csv": b"name,class\n0.png,1\n"}, None,
+         "none of 3 files has a label: .* x/labels.csv was not taken as the labels: "),
+        (pictures(2) | {"a.csv": b"", "Groups.csv": HEAD.encode("utf-16")}, None, "Groups.csv was not taken"),
+        (pictures(2) | {"my-labels.CSV": HEAD.encode()}, None, "my-labels.CSV was not taken"),
         ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file has this label"),
         (two_classes(1) | {"set/COVID/0.png": b"text"}, None,
          r"the class COVID is empty: none of its files could be read \(format: 1\)"),
