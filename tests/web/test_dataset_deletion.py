@@ -121,6 +121,28 @@ def test_launch_from_a_version_whose_dataset_is_deleted_goes_on(admin: Api, sett
         assert s.query(Split).filter_by(dataset_id=other).one().after is None, "nobody knows which slices it has seen"
 
 
+def test_estimate_says_that_slices_of_the_version_to_start_from_are_deleted(
+    admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    dataset_id = ready_dataset("site")
+    ready_dataset("other")
+    _, version = trained_on(dataset_id, settings.home)
+    with session_scope() as s:
+        stored = s.get_one(ModelVersion, version.id)
+        stored.files = stored.files | {"model.keras": "0" * 64}
+    request = {"dataset": "other/1", "preset": "quick", "from_model": "lungs/1"}
+
+    def notes() -> list[str]:
+        page = roots_browser.post("/runs/new/estimate", request | {"csrf_token": roots_browser.csrf("/runs/new")})
+        given: list[str] = admin.post("/runs/estimate", json=request).json["notes"]
+        assert all(note in page.text for note in given)
+        return given
+
+    assert notes() == []
+    admin.delete(f"/datasets/{dataset_id}")
+    assert notes() == ["lungs/1 was trained on site/1, which is deleted; its slices may include these"]
+
+
 def test_page_deletes_a_dataset_and_says_so_on_the_list(roots_browser: Browser) -> None:
     dataset_id = ready_dataset("site")
     assert f'action="/datasets/{dataset_id}/delete"' in roots_browser.get(f"/datasets/{dataset_id}").text
