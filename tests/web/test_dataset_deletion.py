@@ -143,6 +143,39 @@ def test_estimate_says_that_slices_of_the_version_to_start_from_are_deleted(
     assert notes() == ["lungs/1 was trained on site/1, which is deleted; its slices may include these"]
 
 
+@pytest.mark.parametrize("on", ["site/1", None], ids=["dataset", "test part"])
+def test_finished_comparison_on_a_deleted_dataset_can_be_read(
+    on: str | None, admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    dataset_id = ready_dataset("site")
+    run, version = trained_on(dataset_id, settings.home)
+    rival, third = add_version(settings.home, "rival"), add_version(settings.home, "third")
+    pair = {"candidate": 0.9, "champion": 0.8, "difference": 0.1, "low": 0.0, "high": 0.2, "p_lower": 0.9}
+    with session_scope() as s:
+        where = {} if on else {"split_id": run.split_id, "part": "test"}
+        for one in (version, rival, third):
+            against = {"rival/1": {"auc": pair}} if one is version else {}
+            result = {"n": 60, "groups": 12, "engine": "fake", "against": against}
+            values = {"model_version_id": one.id, "dataset_id": dataset_id, "result": result, "scores_sha256": "e" * 64}
+            s.add(Evaluation(state=Work.DONE, **values, **where))
+    with session_scope() as s:
+        dataset = s.get_one(Dataset, dataset_id)
+    delete_dataset(dataset)
+
+    def compare(other: str) -> Any:
+        return admin.post(f"/models/{version.id}/comparisons", json={"with_model": other, "dataset": on})
+
+    answer = compare("rival/1")
+    assert (answer.status_code, answer.json["state"], answer.json["dataset"]) == (202, "finished", "site/1")
+    assert answer.json["figures"]["auc"]["difference"] == 0.1
+    page = roots_browser.get(f"/models/{version.id}?with_model=rival/1&dataset={on or ''}").text
+    assert "Compared with rival/1" in page
+    gone = compare("third/1").json
+    assert (gone["state"], "again" in gone["error"], "site/1 is deleted" in gone["error"]) == ("failed", False, True)
+    add_version(settings.home, "late")
+    assert compare("late/1").status_code == 409
+
+
 def test_page_deletes_a_dataset_and_says_so_on_the_list(roots_browser: Browser) -> None:
     dataset_id = ready_dataset("site")
     assert f'action="/datasets/{dataset_id}/delete"' in roots_browser.get(f"/datasets/{dataset_id}").text

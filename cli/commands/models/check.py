@@ -105,7 +105,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
     """Compare the model versions A and B on the same slices.
 
     Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Warns if A or B
-    was trained on some of the slices.
+    was trained on some of the slices. If the dataset is deleted, a finished comparison can still be read.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
@@ -142,4 +142,5 @@ def _asking() -> Iterator[Session]:
 
 def _pair(session: Session, first: str, second: str, dataset: str | None) -> Pair:
     versions = find_version(session, first), find_version(session, second)
-    return comparisons.pair_of(session, *versions, find_dataset(session, dataset) if dataset else None)
+    sample = find_dataset(session, dataset, even_deleted=True) if dataset else None
+    return comparisons.pair_of(session, *versions, sample)
