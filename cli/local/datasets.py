@@ -43,6 +43,11 @@ def find_dataset(session: Session, label: str, *, even_deleted: bool = False) ->
     return dataset
 
 
+def named(label: str | None, is_deleted: bool) -> str | None:
+    """Return the label of a dataset as tables show it. A deleted dataset is marked."""
+    return f"{label} (deleted)" if is_deleted else label
+
+
 def find_view(label: str) -> DatasetView:
     """Return the view of a dataset. Raises NotFoundOrDenied."""
     with reading() as session:

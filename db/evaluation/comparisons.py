@@ -48,6 +48,7 @@ class Comparison(Kept):
     model_version: str
     with_model: str
     dataset: str
+    dataset_deleted: bool
     part: str | None
     state: str
     slices: int | None = None
@@ -114,6 +115,7 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
         model_version=pair.version.label,
         with_model=pair.other.label,
         dataset=pair.dataset.label,
+        dataset_deleted=pair.dataset.deleted_at is not None,
         part=pair.part,
         state="queued" if queued else "running",
     )

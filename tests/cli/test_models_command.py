@@ -240,6 +240,7 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
     for words in (("a/1", "b/1"), ("b/1", "a/1", "--on", "site/1")):
         again = run("compare", *words)
         assert (again.exit_code, "sensitivity" in rows(again.stdout)) == (0, True), again.stderr
+        assert "\nsite/1 (deleted)" in f"\n{again.stderr}"
 
 
 def test_evaluation_that_a_worker_has_claimed_is_waited_for(

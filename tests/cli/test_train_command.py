@@ -250,6 +250,16 @@ def test_groups_as_given_option_reaches_the_split(launch: Run) -> None:
         assert run.split.rule == "groups as given"
 
 
+def test_run_is_listed_and_shown_with_its_deleted_dataset(launch: Run, ask: Run, dataset: Dataset) -> None:
+    launch("site")
+    run = only_run()
+    ask("cancel", run.id)
+    delete_dataset(dataset)
+    for words in (("ls",), ("show", run.id)):
+        assert "\tsite/1 (deleted)" in ask(*words).stdout
+    assert json.loads(ask("show", run.id, "--json").stdout)["dataset"] == "site/1"
+
+
 def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:
     launch("site")
     run = only_run()

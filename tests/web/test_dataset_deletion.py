@@ -7,7 +7,9 @@ import pytest
 from sqlalchemy import update
 
 from db.database import session_scope
+from db.findings.rules import default_rule
 from db.models import Dataset, Evaluation, ModelVersion, Split, TrainingRun, Work
+from db.models.documents import Tuning
 from db.settings import Settings
 from tests.builders.datasets import delete_dataset, split_of
 from tests.builders.versions import add_version
@@ -141,6 +143,40 @@ def test_estimate_says_that_slices_of_the_version_to_start_from_are_deleted(
     assert notes() == []
     admin.delete(f"/datasets/{dataset_id}")
     assert notes() == ["lungs/1 was trained on site/1, which is deleted; its slices may include these"]
+
+
+def test_page_of_a_version_says_that_the_datasets_of_its_checks_are_deleted(
+    admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    dataset_id = ready_dataset("site")
+    _, version = trained_on(dataset_id, settings.home)
+    rival = add_version(settings.home, "rival")
+    with session_scope() as s:
+        s.add_all(
+            Evaluation(model_version_id=one.id, dataset_id=dataset_id, state=Work.DONE, result={"n": 60})
+            for one in (version, rival)
+        )
+        sha256 = s.get_one(Dataset, dataset_id).sha256
+        tuned = Tuning(dataset="site/1", dataset_hash=sha256, engine="fake", seed=7, groups={"COVID": 6})
+        rule = default_rule(0.5)
+        s.get_one(ModelVersion, version.id).finding_rule = rule.model_copy(update={"tuned": tuned})
+
+    def count() -> int:
+        page = roots_browser.get(f"/models/{version.id}?with_model=rival/1&dataset=site/1").text
+        return page.count("(deleted)")
+
+    def flags() -> list[bool]:
+        shown = admin.get(f"/models/{version.id}").json
+        return [shown["checks"][0]["dataset_deleted"], shown["gate"]["dataset_deleted"]]
+
+    assert (count(), flags()) == (0, [False, False])
+    with session_scope() as s:
+        dataset = s.get_one(Dataset, dataset_id)
+    delete_dataset(dataset)
+    places = ("the version's dataset", "the gate", "the comparison", "the site check", "the tuning")
+    assert (count(), flags()) == (len(places), [True, True])
+    pair = {"with_model": "rival/1", "dataset": "site/1"}
+    assert admin.post(f"/models/{version.id}/comparisons", json=pair).json["dataset_deleted"] is True
 
 
 @pytest.mark.parametrize("on", ["site/1", None], ids=["dataset", "test part"])

@@ -7,7 +7,7 @@ import click
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, UsageError
-from cli.local.datasets import find_dataset
+from cli.local.datasets import find_dataset, named
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import comparison_rows, find_version
 from cli.local.session import reading, writing
@@ -121,7 +121,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         names = {"dataset", "part", "slices", "groups", "class_groups", "engine", "figures", "notes"}
         print_json(kept | found.model_dump(mode="json", by_alias=True, include=names))
         return
-    where = f"{found.dataset}{f' ({found.part})' if found.part else ''}"
+    where = f"{named(found.dataset, found.dataset_deleted)}{f' ({found.part})' if found.part else ''}"
     say(f"{where}: {found.slices} slices, {found.groups} groups; measured by {found.engine}")
     print_table(
         ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
