@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from cli.errors import JobFailed
 from cli.local.session import reading, writing
-from cli.local.training_runs import find_run, find_view, follow_run, print_view
+from cli.local.training_runs import find_run, find_view, follow_run, marked, print_view
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_table, say
 from db.models import OPEN_WORK, TrainingRun
@@ -34,7 +34,8 @@ def list_runs(as_json: bool) -> None:
         print_json([view.as_dict() for view in views])
         return
     columns = ("run", "name", "preset", "dataset", "state", "message", "model version")
-    rows = [(v.id, v.name, v.preset, v.dataset, v.state, v.message, v.model_version) for v in views]
+    names = ("id", "name", "preset", "dataset", "state", "message", "model_version")
+    rows = [[getattr(view, name) for name in names] for view in map(marked, views)]
     print_table(columns, rows, empty="no training run yet; `ctbatch train DATASET` launches one")
 
 

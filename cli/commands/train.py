@@ -45,7 +45,8 @@ def train(
     The seed decides only about the other slices. If a part then lacks a class, the run is refused. In that case
     --allow-leak seen-by-parent splits all slices anew.
 
-    First prints an estimate of time and disk space on stderr.
+    First prints an estimate of time and disk space on stderr. If training slices of MODEL are deleted or not in this
+    database, the estimate says so.
     """
     settings_with_broker()
     origin: dict[str, Any] = {} if start is None else _origin(start)
@@ -67,6 +68,8 @@ def _say_estimate(plan: LaunchPlan) -> None:
     sizes = ", ".join(f"{count} {part}" for part, count in plan.slices.items())
     say(f"{plan.dataset.label}: {sizes} slices")
     say(plan.takes.text)
+    for note in plan.notes:
+        say(f"metrics may be too good: {note}")
 
 
 def _origin(start: str) -> dict[str, str]:

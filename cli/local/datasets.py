@@ -29,16 +29,23 @@ def refusals() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def find_dataset(session: Session, label: str) -> Dataset:
+def find_dataset(session: Session, label: str, *, even_deleted: bool = False) -> Dataset:
     """Return the dataset that `label` means: name/number, an id, or a name alone for the newest of that name.
+
+    `even_deleted`: return a deleted dataset if no other has the name.
 
     Raises:
         NotFoundOrDenied: there is no such dataset.
     """
-    dataset = datasets.find_dataset(session, label)
+    dataset = datasets.find_dataset(session, label, even_deleted=even_deleted)
     if dataset is None:
         raise NotFoundOrDenied(f"there is no dataset {label}; `ctbatch datasets ls` lists them")
     return dataset
+
+
+def named(label: str | None, is_deleted: bool) -> str | None:
+    """Return the label of a dataset as tables show it. A deleted dataset is marked."""
+    return f"{label} (deleted)" if is_deleted else label
 
 
 def find_view(label: str) -> DatasetView:

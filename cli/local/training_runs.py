@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import click
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
+from cli.local.datasets import named
 from cli.local.follow import follow
 from cli.local.session import reading
 from cli.output import print_table
@@ -82,7 +84,13 @@ def find_view(run_id: int) -> RunView:
         return runs.run_view(session, find_run(session, run_id))
 
 
+def marked(view: RunView) -> RunView:
+    """Return the view with the mark of a deleted dataset, for tables."""
+    return replace(view, dataset=named(view.dataset, view.dataset_deleted))
+
+
 def print_view(view: RunView) -> None:
     """Print the main points of a run."""
     names = ("id", "name", "preset", "dataset", "seed", "state", "message", "error", "from_version", "model_version")
+    view = marked(view)
     print_table(("", "value"), [(name, getattr(view, name)) for name in names if getattr(view, name) is not None])

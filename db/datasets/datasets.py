@@ -142,12 +142,15 @@ def _create(
     return dataset
 
 
-def find_dataset(s: Session, label: str) -> Dataset | None:
+def find_dataset(s: Session, label: str, *, even_deleted: bool = False) -> Dataset | None:
     """Return a dataset by `name/number`, by id, or by name (the newest of that name).
 
-    Return None if there is none, or if it was deleted.
+    Return None if there is none, or if it was deleted. `even_deleted`: return a deleted one if no other has the name.
     """
-    query = select(Dataset).where(Dataset.deleted_at.is_(None)).order_by(Dataset.number.desc()).limit(1)
+    is_deleted = Dataset.deleted_at.is_not(None)
+    query = select(Dataset).order_by(is_deleted, Dataset.number.desc()).limit(1)
+    if not even_deleted:
+        query = query.where(~is_deleted)
     if re.fullmatch(r"[0-9]{1,9}", label):
         return s.scalar(query.where(Dataset.id == int(label)))
     name, slash, number = label.partition("/")

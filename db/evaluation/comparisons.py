@@ -1,6 +1,7 @@
 """Compares two model versions on the same slices."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import Field
 from sqlalchemy.orm import Session
@@ -47,6 +48,7 @@ class Comparison(Kept):
     model_version: str
     with_model: str
     dataset: str
+    dataset_deleted: bool
     part: str | None
     state: str
     slices: int | None = None
@@ -73,7 +75,13 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
 
 
 def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = True) -> list[Evaluation]:
-    """Request the evaluations of both versions with `evaluations.request`, and return them. Raises EvaluationError."""
+    """Request the evaluations of both versions with `evaluations.request`, and return them.
+
+    If the dataset is deleted, and both evaluations are done, request nothing. Raises EvaluationError.
+    """
+    done = [one for one in _evaluations(s, pair) if one is not None and one.state == Work.DONE]
+    if pair.dataset.deleted_at is not None and len(done) == len((pair.version, pair.other)):
+        return done
     return [
         evaluations.request(
             s,
@@ -89,14 +97,17 @@ def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = 
     ]
 
 
+def _evaluations(s: Session, pair: Pair) -> list[Evaluation | None]:
+    """Return the evaluations of both versions. One is None if it was never requested."""
+    where = partial(
+        evaluations.find, s, dataset=pair.dataset, split=pair.split, part=pair.part, precision=pair.precision
+    )
+    return [where(version=version) for version in (pair.version, pair.other)]
+
+
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     """Return the comparison in its present state, or None if it was never requested."""
-    own, theirs = (
-        evaluations.find(
-            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, precision=pair.precision
-        )
-        for version in (pair.version, pair.other)
-    )
+    own, theirs = _evaluations(s, pair)
     if own is None or theirs is None:
         return None
     queued = own.state == theirs.state == Work.READY
@@ -104,6 +115,7 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
         model_version=pair.version.label,
         with_model=pair.other.label,
         dataset=pair.dataset.label,
+        dataset_deleted=pair.dataset.deleted_at is not None,
         part=pair.part,
         state="queued" if queued else "running",
     )
@@ -115,7 +127,11 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     if result is None or other_result is None:
         return comparison
     if not (metrics := result.against.get(pair.other.label)):
-        error = f"the scores of {pair.version.label} or {pair.other.label} are gone: ask for the comparison again"
+        error = f"the scores of {pair.version.label} or {pair.other.label} are gone"
+        if pair.dataset.deleted_at is None:
+            error += ": ask for the comparison again"
+        else:
+            error += f", and {pair.dataset.label} is deleted: choose another dataset"
         return comparison.model_copy(update={"state": "failed", "error": error})
     notes = optimism_notes(s, [pair.version, pair.other], pair.dataset.id, pair.split, pair.part)
     if pair.precision is None and result.engine != other_result.engine:

@@ -35,13 +35,17 @@ class EvaluationError(Exception):
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """An evaluation for people. `state`: queued, running, finished or failed. `progress`: from 0 to 1."""
+    """An evaluation for people. `state`: queued, running, finished or failed. `progress`: from 0 to 1.
+
+    `dataset_deleted`: the dataset was deleted.
+    """
 
     id: int
     state: str
     progress: float
     model_version: str
     dataset: str
+    dataset_deleted: bool
     part: str | None
     precision: str | None
     result: dict[str, Any]
@@ -201,6 +205,7 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
         progress=evaluation.progress,
         model_version=evaluation.model_version.label,
         dataset=evaluation.dataset.label,
+        dataset_deleted=evaluation.dataset.deleted_at is not None,
         part=evaluation.part,
         precision=evaluation.precision,
         result=evaluation.result,

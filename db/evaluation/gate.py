@@ -71,6 +71,7 @@ class Gate(Kept):
     reasons: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     dataset: str | None = None
+    dataset_deleted: bool = False
     slices: int | None = None
     groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
@@ -119,7 +120,8 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
         return gate.but(UNPROVEN, [why])
     if split is None:
         return gate.but(NOTHING, ["the test part of its split is not in this database"])
-    gate = gate.but(NOTHING, [], dataset=split.dataset.label, candidate_number=candidate_number(s, version))
+    facts = {"dataset": split.dataset.label, "dataset_deleted": split.dataset.deleted_at is not None}
+    gate = gate.but(NOTHING, [], candidate_number=candidate_number(s, version), **facts)
     return _judged(s, gate, version, champion, split)
 
 
@@ -127,15 +129,14 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
     """Return the gate with its verdict, by the evaluations on the test part of the candidate's split."""
     both = [version] if champion is None else [version, champion]
     precision = shared_precision(both)
-    is_deleted = split.dataset.deleted_at is not None
-    missing = INCOMPARABLE if is_deleted else PENDING
+    missing = INCOMPARABLE if gate.dataset_deleted else PENDING
     done: list[EvaluationResult] = []
     for one in both:
         evaluation = evaluations.find(
             s, version=one, dataset=split.dataset, split=split, part=TEST, precision=precision
         )
         if (result := result_of(evaluation)) is None:
-            why = _deleted(split, one) if is_deleted else _missing(evaluation, one)
+            why = _deleted(split, one) if gate.dataset_deleted else _missing(evaluation, one)
             return (_measured(gate, version, done[0]) if done else gate).but(missing, why)
         done.append(result)
     gate = _measured(gate, version, done[0])
@@ -148,7 +149,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
         return gate.but(NOTHING, [f"no engine runs both: {engines}"], notes=notes)
     if not (pairs := done[0].against.get(champion.label)):
         return gate.but(missing, ["the two cannot be compared: the scores of one of them are gone"])
-    known = 0 if is_deleted else known_in_test(s, version, split)
+    known = 0 if gate.dataset_deleted else known_in_test(s, version, split)
     seen = Seen(known, done[0].n or 0, why_unknown(s, version, split))
     ruling = rule(done[0], pairs, floors_of(version), current().promotion_margin, seen)
     return gate.but(ruling.verdict, ruling.reasons, notes=notes, figures=pairs)

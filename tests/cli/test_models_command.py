@@ -24,7 +24,7 @@ from db.registry import champions
 from db.settings import Settings
 from db.storage import storage
 from tests.builders import versions as builders
-from tests.builders.datasets import add_dataset, add_split
+from tests.builders.datasets import add_dataset, add_split, delete_dataset
 from tests.builders.networks import keras_file_with_link
 from tests.conftest import make_settings
 from worker.engines.fake import FakeEngine
@@ -234,6 +234,13 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
     assert whole["notes"] == warnings
     assert all(f"  {line}\n" in run("compare", "b/1", "a/1", "--on", "site").stderr for line in warnings)
     assert "was trained on" not in part.stderr
+    with read_scope() as s:
+        dataset = s.query(Dataset).filter_by(name="site").one()
+    delete_dataset(dataset)
+    for words in (("a/1", "b/1"), ("b/1", "a/1", "--on", "site/1")):
+        again = run("compare", *words)
+        assert (again.exit_code, "sensitivity" in rows(again.stdout)) == (0, True), again.stderr
+        assert "\nsite/1 (deleted)" in f"\n{again.stderr}"
 
 
 def test_evaluation_that_a_worker_has_claimed_is_waited_for(

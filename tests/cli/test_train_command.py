@@ -17,7 +17,7 @@ from db.models import Dataset, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
 from db.training import runs
-from tests.builders.datasets import add_dataset, split_of
+from tests.builders.datasets import add_dataset, delete_dataset, split_of
 from training.launch.weights_file import base_shapes
 
 Run = Callable[..., Result]
@@ -83,6 +83,18 @@ def test_dry_run_prints_the_estimate_and_launches_nothing(launch: Run) -> None:
     assert launch("site", "--dry-run", "--set", "stages.tail.epochs=1").exit_code == 2
     with read_scope() as s:
         assert runs.list_runs(s) == []
+
+
+def test_estimate_says_that_slices_of_the_version_to_start_from_are_deleted(launch: Run) -> None:
+    old = add_dataset("old")
+    blank = {"metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
+    with session_scope() as s:
+        facts = {"dataset": old.label, "split": {"id": split_of(s, old).id, "dataset": old.label}}
+        s.add(ModelVersion(name="lungs", number=1, files={"model.keras": "0" * 64}, facts=facts, **blank))
+    delete_dataset(old)
+    words = ("site", "--preset", "quick", "--from", "lungs/1", "--dry-run")
+    assert "lungs/1 was trained on old/1, which is deleted" in launch(*words).stderr
+    assert len(json.loads(launch(*words, "--json").stdout)["notes"]) == 1
 
 
 def test_train_prints_json(launch: Run) -> None:
@@ -236,6 +248,16 @@ def test_groups_as_given_option_reaches_the_split(launch: Run) -> None:
     with read_scope() as s:
         (run,) = runs.list_runs(s)
         assert run.split.rule == "groups as given"
+
+
+def test_run_is_listed_and_shown_with_its_deleted_dataset(launch: Run, ask: Run, dataset: Dataset) -> None:
+    launch("site")
+    run = only_run()
+    ask("cancel", run.id)
+    delete_dataset(dataset)
+    for words in (("ls",), ("show", run.id)):
+        assert "\tsite/1 (deleted)" in ask(*words).stdout
+    assert json.loads(ask("show", run.id, "--json").stdout)["dataset"] == "site/1"
 
 
 def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:

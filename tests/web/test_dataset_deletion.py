@@ -7,7 +7,9 @@ import pytest
 from sqlalchemy import update
 
 from db.database import session_scope
+from db.findings.rules import default_rule
 from db.models import Dataset, Evaluation, ModelVersion, Split, TrainingRun, Work
+from db.models.documents import Tuning
 from db.settings import Settings
 from tests.builders.datasets import delete_dataset, split_of
 from tests.builders.versions import add_version
@@ -119,6 +121,95 @@ def test_launch_from_a_version_whose_dataset_is_deleted_goes_on(admin: Api, sett
     assert answer.status_code == 202, answer.json
     with session_scope() as s:
         assert s.query(Split).filter_by(dataset_id=other).one().after is None, "nobody knows which slices it has seen"
+
+
+def test_estimate_says_that_slices_of_the_version_to_start_from_are_deleted(
+    admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    dataset_id = ready_dataset("site")
+    ready_dataset("other")
+    _, version = trained_on(dataset_id, settings.home)
+    with session_scope() as s:
+        stored = s.get_one(ModelVersion, version.id)
+        stored.files = stored.files | {"model.keras": "0" * 64}
+    request = {"dataset": "other/1", "preset": "quick", "from_model": "lungs/1"}
+
+    def notes() -> list[str]:
+        page = roots_browser.post("/runs/new/estimate", request | {"csrf_token": roots_browser.csrf("/runs/new")})
+        given: list[str] = admin.post("/runs/estimate", json=request).json["notes"]
+        assert all(note in page.text for note in given)
+        return given
+
+    assert notes() == []
+    admin.delete(f"/datasets/{dataset_id}")
+    assert notes() == ["lungs/1 was trained on site/1, which is deleted; its slices may include these"]
+
+
+def test_page_of_a_version_says_that_the_datasets_of_its_checks_are_deleted(
+    admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    dataset_id = ready_dataset("site")
+    _, version = trained_on(dataset_id, settings.home)
+    rival = add_version(settings.home, "rival")
+    with session_scope() as s:
+        s.add_all(
+            Evaluation(model_version_id=one.id, dataset_id=dataset_id, state=Work.DONE, result={"n": 60})
+            for one in (version, rival)
+        )
+        sha256 = s.get_one(Dataset, dataset_id).sha256
+        tuned = Tuning(dataset="site/1", dataset_hash=sha256, engine="fake", seed=7, groups={"COVID": 6})
+        rule = default_rule(0.5)
+        s.get_one(ModelVersion, version.id).finding_rule = rule.model_copy(update={"tuned": tuned})
+
+    def count() -> int:
+        page = roots_browser.get(f"/models/{version.id}?with_model=rival/1&dataset=site/1").text
+        return page.count("(deleted)")
+
+    def flags() -> list[bool]:
+        shown = admin.get(f"/models/{version.id}").json
+        return [shown["checks"][0]["dataset_deleted"], shown["gate"]["dataset_deleted"]]
+
+    assert (count(), flags()) == (0, [False, False])
+    with session_scope() as s:
+        dataset = s.get_one(Dataset, dataset_id)
+    delete_dataset(dataset)
+    places = ("the version's dataset", "the gate", "the comparison", "the site check", "the tuning")
+    assert (count(), flags()) == (len(places), [True, True])
+    pair = {"with_model": "rival/1", "dataset": "site/1"}
+    assert admin.post(f"/models/{version.id}/comparisons", json=pair).json["dataset_deleted"] is True
+
+
+@pytest.mark.parametrize("on", ["site/1", None], ids=["dataset", "test part"])
+def test_finished_comparison_on_a_deleted_dataset_can_be_read(
+    on: str | None, admin: Api, roots_browser: Browser, settings: Settings
+) -> None:
+    dataset_id = ready_dataset("site")
+    run, version = trained_on(dataset_id, settings.home)
+    rival, third = add_version(settings.home, "rival"), add_version(settings.home, "third")
+    pair = {"candidate": 0.9, "champion": 0.8, "difference": 0.1, "low": 0.0, "high": 0.2, "p_lower": 0.9}
+    with session_scope() as s:
+        where = {} if on else {"split_id": run.split_id, "part": "test"}
+        for one in (version, rival, third):
+            against = {"rival/1": {"auc": pair}} if one is version else {}
+            result = {"n": 60, "groups": 12, "engine": "fake", "against": against}
+            values = {"model_version_id": one.id, "dataset_id": dataset_id, "result": result, "scores_sha256": "e" * 64}
+            s.add(Evaluation(state=Work.DONE, **values, **where))
+    with session_scope() as s:
+        dataset = s.get_one(Dataset, dataset_id)
+    delete_dataset(dataset)
+
+    def compare(other: str) -> Any:
+        return admin.post(f"/models/{version.id}/comparisons", json={"with_model": other, "dataset": on})
+
+    answer = compare("rival/1")
+    assert (answer.status_code, answer.json["state"], answer.json["dataset"]) == (202, "finished", "site/1")
+    assert answer.json["figures"]["auc"]["difference"] == 0.1
+    page = roots_browser.get(f"/models/{version.id}?with_model=rival/1&dataset={on or ''}").text
+    assert "Compared with rival/1" in page
+    gone = compare("third/1").json
+    assert (gone["state"], "again" in gone["error"], "site/1 is deleted" in gone["error"]) == ("failed", False, True)
+    add_version(settings.home, "late")
+    assert compare("late/1").status_code == 409
 
 
 def test_page_deletes_a_dataset_and_says_so_on_the_list(roots_browser: Browser) -> None:

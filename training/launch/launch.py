@@ -16,6 +16,7 @@ from db.registry import versions
 from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from db.training import runs
+from db.training.caveats import unknown_sources
 from db.training.leaks import SEEN
 from db.training.splits import draw_split, keep_split, plan_split
 from training.config import Config, ConfigError, Origin, checked, preset, settings_of, with_settings
@@ -79,8 +80,9 @@ class RunRequest(BaseModel):
 class LaunchPlan:
     """A run that can be launched.
 
-    `slices`: the number of slices by part. `leaks`: the leaks of the split, all of which are allowed. `takes`: the
-    estimate of time and disk.
+    `slices`: the number of slices by part. `leaks`: the leaks of the split, all of which are allowed. `notes`:
+    lines that say which slices of the version to start from are not here, so that nobody can find them in the split.
+    `takes`: the estimate of time and disk.
     """
 
     request: RunRequest
@@ -90,11 +92,13 @@ class LaunchPlan:
     from_version: ModelVersion | None
     slices: dict[str, int]
     leaks: list[str]
+    notes: list[str]
     takes: Estimate
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the slices and the estimate of the run as JSON."""
-        return {"dataset": self.dataset.label, "slices": self.slices, "estimate": self.takes.as_dict()}
+        """Return the slices, the estimate and the notes of the run as JSON."""
+        shown = {"dataset": self.dataset.label, "slices": self.slices, "notes": self.notes}
+        return shown | {"estimate": self.takes.as_dict()}
 
 
 def prepare(request: RunRequest, writing: Opening = session_scope, reading: Opening = read_scope) -> LaunchPlan:
@@ -121,7 +125,8 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     with reading() as s:
         slices, speed = count_parts(s, split), measured_speed(s)
         leaks = runs.check_split(s, dataset, split, version, request.allow_leaks)
-    return LaunchPlan(request, config, dataset, split, version, slices, leaks, estimate(config, slices, speed))
+        notes = unknown_sources(s, version) if version else []
+    return LaunchPlan(request, config, dataset, split, version, slices, leaks, notes, estimate(config, slices, speed))
 
 
 def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = session_scope) -> int:

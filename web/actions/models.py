@@ -123,8 +123,8 @@ def tidy(reason: str) -> str:
 def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> Comparison | None:
     """Request the comparison of a version with another one.
 
-    `dataset`: the dataset to compare on. If empty, compare on the test part of the first version's split. Raises
-    Problem 404, 409, 422 (no such version or dataset).
+    `dataset`: the dataset to compare on. If empty, compare on the test part of the first version's split. If it is
+    deleted, return a finished comparison. Raises Problem 404, 409, 422 (no such version or dataset).
     """
     try:
         with session_scope() as s:
@@ -148,11 +148,12 @@ def _pair(s: Session, version_id: int, other: str, dataset: str) -> Pair:
     version, other_version = row_of(s, ModelVersion, version_id), versions.find_version(s, display_name(other))
     if other_version is None:
         raise Problem(422, "invalid", f"There is no model version {display_name(other)}. Choose one from the list.")
-    return comparisons.pair_of(s, version, other_version, _dataset(s, dataset) if dataset else None)
+    sample = _dataset(s, dataset, even_deleted=True) if dataset else None
+    return comparisons.pair_of(s, version, other_version, sample)
 
 
-def _dataset(s: Session, name: str) -> Dataset:
-    dataset = datasets.find_dataset(s, display_name(name))
+def _dataset(s: Session, name: str, *, even_deleted: bool = False) -> Dataset:
+    dataset = datasets.find_dataset(s, display_name(name), even_deleted=even_deleted)
     if dataset is None:
         raise Problem(422, "invalid", f"There is no dataset {display_name(name)}. Choose one from the list.")
     return dataset

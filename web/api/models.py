@@ -120,7 +120,8 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 
     Compares them on the test part of the first version's split, or on a whole dataset. The same groups are resampled
-    for both versions. Repeat the request to get the result. For admins.
+    for both versions. Repeat the request to get the result. If the dataset is deleted, the answer is a finished
+    comparison or 409. For admins.
     """
     comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
     return ComparisonOut.model_validate(comparison and comparison.as_dict())

@@ -58,6 +58,7 @@ class CheckOut(Out):
     progress: float
     model_version: str
     dataset: str
+    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
     part: str | None
     precision: str | None = Field(description="The requested precision of the engine. Null: the engine that serves.")
     result: dict[str, Any]
@@ -134,6 +135,7 @@ class ComparisonOut(Out):
     model_version: str
     with_model: str
     dataset: str
+    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
     part: str | None
     state: CheckState
     slices: int | None

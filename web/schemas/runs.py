@@ -57,6 +57,9 @@ class EstimateOut(Out):
         description="`seconds`: at the speed of the last run. Without one, at the speed of two cores with"
         " bfloat16. `disk`: the bytes on disk that the run needs."
     )
+    notes: list[str] = Field(
+        description="Why metrics may be too good: training slices of the starting version are deleted or not here."
+    )
 
 
 class RunOut(Out):

@@ -15,6 +15,7 @@ from db.registry import versions as registry
 from db.registry.engine_proofs import list_servings
 from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.storage import FileDamaged, FileMissing
+from db.training.caveats import unknown_tuning
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
@@ -152,12 +153,15 @@ def _page(version_id: int, problem: Problem | None) -> Response:
     with read_scope() as s:
         version = row_of(s, ModelVersion, version_id)
         shown = vars(version_page(s, version))
+        rule = rule_of(version)
+        tuning_deleted = bool(unknown_tuning(s, rule))
         servings = list_servings(s, version_id=version.id) if user.is_admin else []
     return page_response(
         "models/model.html",
         problem,
         **shown | _checks(version_id),
-        finding_rule=rule_of(version),
+        finding_rule=rule,
+        tuning_deleted=tuning_deleted,
         servings=servings,
         figures=model_files.figure_links(version, user),
         card=_card(version),

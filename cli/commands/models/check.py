@@ -7,7 +7,7 @@ import click
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, UsageError
-from cli.local.datasets import find_dataset
+from cli.local.datasets import find_dataset, named
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import comparison_rows, find_version
 from cli.local.session import reading, writing
@@ -105,7 +105,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
     """Compare the model versions A and B on the same slices.
 
     Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Warns if A or B
-    was trained on some of the slices.
+    was trained on some of the slices. If the dataset is deleted, a finished comparison can still be read.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
@@ -121,7 +121,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         names = {"dataset", "part", "slices", "groups", "class_groups", "engine", "figures", "notes"}
         print_json(kept | found.model_dump(mode="json", by_alias=True, include=names))
         return
-    where = f"{found.dataset}{f' ({found.part})' if found.part else ''}"
+    where = f"{named(found.dataset, found.dataset_deleted)}{f' ({found.part})' if found.part else ''}"
     say(f"{where}: {found.slices} slices, {found.groups} groups; measured by {found.engine}")
     print_table(
         ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
@@ -142,4 +142,5 @@ def _asking() -> Iterator[Session]:
 
 def _pair(session: Session, first: str, second: str, dataset: str | None) -> Pair:
     versions = find_version(session, first), find_version(session, second)
-    return comparisons.pair_of(session, *versions, find_dataset(session, dataset) if dataset else None)
+    sample = find_dataset(session, dataset, even_deleted=True) if dataset else None
+    return comparisons.pair_of(session, *versions, sample)

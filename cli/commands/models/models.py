@@ -5,6 +5,7 @@ import click
 from cli.commands.models.check import check, compare
 from cli.commands.models.files import export, import_file
 from cli.errors import JobFailed, NotFoundOrDenied, Refused, Unavailable, UsageError
+from cli.local.datasets import named
 from cli.local.demo_model import ensure_demo_model, imported_demo_model
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import comparison_rows, find_version, flat, version_view
@@ -201,7 +202,8 @@ def _evaluate_missing(version: str, *, quiet: bool) -> None:
 def _print_gate(gate: Gate) -> None:
     """Print the gate's comparison and verdict."""
     if gate.figures:
-        where = f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups"
+        dataset = named(gate.dataset, gate.dataset_deleted)
+        where = f"on the test part of {dataset}: {gate.slices} slices, {gate.groups} groups"
         say(f"{where}; both measured by {gate.engine}")
         print_table(
             ("metric", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)
