@@ -1,7 +1,7 @@
 """Deletes datasets. A request marks the dataset, the sweeper erases its slices and names, and the reaper its files.
 
 The row of the dataset stays, because runs, evaluations and model versions refer to it. This module is above the
-lineage, because a dataset cannot be deleted while a run or an evaluation reads its slices.
+lineage, because a dataset cannot be deleted while an open run or a running evaluation reads its slices.
 """
 
 import logging
@@ -25,6 +25,7 @@ from db.models import (
     RequestKey,
     Split,
     TrainingRun,
+    Work,
 )
 from db.models.documents import DatasetReport, Duplicates, LeftOut
 from db.registry.manifest import OF_SLICES
@@ -37,7 +38,9 @@ def delete_dataset(s: Session, dataset: Dataset, who: str) -> None:
     """Mark a dataset as deleted by this person. From then on, nothing may use it, and its slices are erased.
 
     Model versions that were trained on it lose their pictures of slices at once, unless another dataset has the same
-    slices. An Idempotency-Key that made the dataset may be used again. Raises NotDeletable, DatasetGone.
+    slices. Evaluations on it that have not begun fail. An Idempotency-Key that made the dataset may be used again.
+
+    Raises NotDeletable, DatasetGone.
     """
     lock_table(s, ModelVersion)  # for no import of such pictures, or deletion of the same slices, at the same time
     lock_kept(s, dataset.id)
@@ -47,7 +50,8 @@ def delete_dataset(s: Session, dataset: Dataset, who: str) -> None:
             "dataset_building", f"{dataset.label} is being built: delete it when it is built, or when it has failed"
         )
     _check_runs(s, dataset)
-    _check_evaluations(s, dataset)
+    _end_waiting_evaluations(s, dataset)
+    _check_evaluations(s, dataset)  # afterwards, because a worker may have claimed one until now
     s.execute(update(Dataset).where(Dataset.id == dataset.id).values(deleted_at=from_now()))
     s.execute(delete(RequestKey).where(RequestKey.kind == "dataset", RequestKey.made_id == dataset.id))
     for version in _versions_to_strip(s, dataset.sha256):
@@ -64,8 +68,14 @@ def _check_runs(s: Session, dataset: Dataset) -> None:
             raise NotDeletable("run_open", f"the training run {run.id} reads {dataset.label}: {what_to_do}")
 
 
+def _end_waiting_evaluations(s: Session, dataset: Dataset) -> None:
+    why = f"the dataset {dataset.label} was deleted before the evaluation began"
+    waiting = update(Evaluation).where(Evaluation.dataset_id == dataset.id, Evaluation.state == Work.READY)
+    s.execute(waiting.values(state=Work.FAILED, error=why, lease_until=None, finished_at=from_now()))
+
+
 def _check_evaluations(s: Session, dataset: Dataset) -> None:
-    for evaluation in s.scalars(select(Evaluation).where(Evaluation.state.in_(OPEN_WORK))):
+    for evaluation in s.scalars(select(Evaluation).where(Evaluation.state == Work.RUNNING)):
         version = evaluation.model_version
         if evaluation.dataset_id == dataset.id or _is_source(s, dataset, version):
             raise NotDeletable(

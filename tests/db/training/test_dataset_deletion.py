@@ -255,7 +255,7 @@ def in_an_evaluation() -> tuple[Dataset, str]:
 
 def behind_an_evaluation() -> tuple[Dataset, str]:
     dataset, other = add_dataset(), add_dataset("other")
-    add_evaluation(other, add_version("lungs", add_split(dataset)), state=Work.READY)
+    add_evaluation(other, add_version("lungs", add_split(dataset)), state=Work.RUNNING)
     return dataset, "evaluation_open"
 
 
@@ -269,6 +269,33 @@ def test_dataset_in_use_is_deleted_later(use: Callable[[], tuple[Dataset, str]])
         for table in (Dataset, TrainingRun, Evaluation):
             s.execute(update(table).values(state=Work.FAILED))
     delete(dataset)
+
+
+def test_waiting_evaluations_do_not_keep_a_dataset() -> None:
+    """No evaluation worker may be running, and nobody can cancel an evaluation."""
+    dataset, other = add_dataset(), add_dataset("other")
+    version = add_version("lungs", add_split(dataset))
+    with session_scope() as s:
+        known = {"version": s.get_one(ModelVersion, version.id)}
+        ids = [evaluations.request(s, dataset=one, **known).id for one in (dataset, other)]
+    delete(dataset)
+    with read_scope() as s:
+        own, elsewhere = (s.get_one(Evaluation, evaluation_id) for evaluation_id in ids)
+        assert (own.state, own.error) == (Work.FAILED, "the dataset site/1 was deleted before the evaluation began")
+        assert own.finished_at is not None
+        assert elsewhere.state == Work.READY, "its slices are not deleted"
+
+
+@on_postgres
+def test_claim_and_deletion_do_not_pass_each_other() -> None:
+    dataset = add_dataset()
+    evaluation = add_evaluation(dataset, add_version("lungs"), state=Work.READY)
+    with session_scope() as deleting:
+        delete_dataset(deleting, deleting.get_one(Dataset, dataset.id), "ann")
+        with session_scope() as s:
+            assert evaluations.claim(s, "w", evaluation.id) is None
+    with session_scope() as s:
+        assert evaluations.claim(s, "w", evaluation.id) is None
 
 
 def test_slices_are_erased_in_batches_and_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
