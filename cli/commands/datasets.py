@@ -189,12 +189,13 @@ def rm(labels: tuple[str, ...], yes: bool, as_json: bool) -> None:
 
     Model versions that were trained on NAME/N stay, but lose their training report and pictures of slices. ctbatch can
     no longer find out which slices they were trained on. So `ctbatch models check` never says that they may be used,
-    and versions that are trained from them do not pass the promotion gate. Results of runs and evaluations stay.
+    and versions that are trained from them do not pass the promotion gate. If another dataset has exactly the same
+    slices, labels and groups, none of this happens until it is deleted too. Results of runs and evaluations stay.
 
     The files are removed from the disk days later. Files that something else uses stay. A dataset cannot be deleted
-    while it is being built, or while a run or an evaluation reads its slices. If one dataset cannot be deleted, the
-    others are still deleted. If several cannot be deleted, the exit code is that of the first of them on the command
-    line.
+    while it is being built, or while an open run or a running evaluation reads its slices. Evaluations on it that have
+    not begun fail. If one dataset cannot be deleted, the others are still deleted. If several cannot be deleted, the
+    exit code is that of the first of them on the command line.
     """
     for label in labels:
         if "/" not in label:  # a name alone would mean the newest of that name

@@ -89,7 +89,7 @@ def promote(
     why = "; ".join(gate.reasons)
     overridden = gate.verdict in (REFUSED, PENDING, INCOMPARABLE)
     if overridden and not force:
-        raise GateClosed(f"{version.label} is {gate.verdict}: {why}")
+        raise GateClosed(f"{version.label}: {gate.verdict} ({why})")
     if gate.verdict != PASSED and not reason.strip():
         raise GateClosed(f"{version.label}: {gate.verdict} ({why}); a promotion needs a reason")
     record = GateRecord(**dict(gate), overridden=overridden, who=who or (user.name if user else ""))

@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from db.broker import Queue, wake_after_commit
 from db.database import lock_table
-from db.models import ModelVersion
+from db.models import Dataset, ModelVersion
 from db.models.documents import Facts, Origin
 from db.registry.export import shipped_manifest
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
@@ -77,9 +78,13 @@ def import_package(path: Path, recipe: str, check_weights: Callable[[Path], None
 def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion, bool]:
     """Register a received package. Return its version, and whether it is new. The same package gives the same version.
 
-    The origin of the version (run, split, lineage) moves to `facts.imported`.
+    The origin of the version (run, split, lineage) moves to `facts.imported`. Pictures of slices that were deleted here
+    are left out.
     """
     lock_table(s, ModelVersion)
+    if _are_slices_deleted(s, received.package):
+        files = {name: sha256 for name, sha256 in received.files.items() if name not in OF_SLICES}
+        received = replace(received, files=files)
     query = select(ModelVersion).where(ModelVersion.name == received.package.name).order_by(ModelVersion.id)
     for version in s.scalars(query):
         if _is_same(version, received):
@@ -88,6 +93,14 @@ def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion
     origin = {name: facts.pop(name) for name in Origin.model_fields if name in facts}
     wake_after_commit(s, Queue.INFERENCE)  # an idle worker tries it
     return register_package(s, received, Facts.of({**facts, "imported": origin})), True
+
+
+def _are_slices_deleted(s: Session, package: Package) -> bool:
+    """Return whether the slices that trained the version were in datasets here, which are all deleted."""
+    if package.dataset_hash is None:
+        return False
+    times = s.scalars(select(Dataset.deleted_at).where(Dataset.sha256 == package.dataset_hash)).all()
+    return bool(times) and None not in times
 
 
 def _is_same(version: ModelVersion, received: StoredPackage) -> bool:

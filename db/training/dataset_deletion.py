@@ -1,18 +1,18 @@
 """Deletes datasets. A request marks the dataset, the sweeper erases its slices and names, and the reaper its files.
 
 The row of the dataset stays, because runs, evaluations and model versions refer to it. This module is above the
-lineage, because a dataset cannot be deleted while a run or an evaluation reads its slices.
+lineage, because a dataset cannot be deleted while an open run or a running evaluation reads its slices.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Select, delete, or_, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import one_of
 from db.clock import from_now
-from db.database import after_commit
+from db.database import after_commit, lock_table
 from db.datasets.datasets import lock_kept
 from db.datasets.deletion import ROWS, NotDeletable, release, release_column
 from db.ledger import leases
@@ -25,10 +25,11 @@ from db.models import (
     RequestKey,
     Split,
     TrainingRun,
+    Work,
 )
 from db.models.documents import DatasetReport, Duplicates, LeftOut
 from db.registry.manifest import OF_SLICES
-from db.training.lineage import trained_on
+from db.training.lineage import deleted_slices, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,12 @@ log = logging.getLogger(__name__)
 def delete_dataset(s: Session, dataset: Dataset, who: str) -> None:
     """Mark a dataset as deleted by this person. From then on, nothing may use it, and its slices are erased.
 
-    Model versions that were trained on it lose their pictures of slices at once. An Idempotency-Key that made the
-    dataset may be used again. Raises NotDeletable, DatasetGone.
+    Model versions that were trained on it lose their pictures of slices at once, unless another dataset has the same
+    slices. Evaluations on it that have not begun fail. An Idempotency-Key that made the dataset may be used again.
+
+    Raises NotDeletable, DatasetGone.
     """
+    lock_table(s, ModelVersion)  # for no import of such pictures, or deletion of the same slices, at the same time
     lock_kept(s, dataset.id)
     dataset = s.get_one(Dataset, dataset.id, populate_existing=True)
     if dataset.state in OPEN_WORK:
@@ -46,10 +50,11 @@ def delete_dataset(s: Session, dataset: Dataset, who: str) -> None:
             "dataset_building", f"{dataset.label} is being built: delete it when it is built, or when it has failed"
         )
     _check_runs(s, dataset)
-    _check_evaluations(s, dataset)
+    _end_waiting_evaluations(s, dataset)
+    _check_evaluations(s, dataset)  # afterwards, because a worker may have claimed one until now
     s.execute(update(Dataset).where(Dataset.id == dataset.id).values(deleted_at=from_now()))
     s.execute(delete(RequestKey).where(RequestKey.kind == "dataset", RequestKey.made_id == dataset.id))
-    for version in _trained_versions(s, dataset):
+    for version in _versions_to_strip(s, dataset.sha256):
         release(s, [sha256 for name, sha256 in version.files.items() if name in OF_SLICES])
         version.files = {name: sha256 for name, sha256 in version.files.items() if name not in OF_SLICES}
     facts = {"dataset": dataset.id, "user": who}
@@ -63,8 +68,14 @@ def _check_runs(s: Session, dataset: Dataset) -> None:
             raise NotDeletable("run_open", f"the training run {run.id} reads {dataset.label}: {what_to_do}")
 
 
+def _end_waiting_evaluations(s: Session, dataset: Dataset) -> None:
+    why = f"the dataset {dataset.label} was deleted before the evaluation began"
+    waiting = update(Evaluation).where(Evaluation.dataset_id == dataset.id, Evaluation.state == Work.READY)
+    s.execute(waiting.values(state=Work.FAILED, error=why, lease_until=None, finished_at=from_now()))
+
+
 def _check_evaluations(s: Session, dataset: Dataset) -> None:
-    for evaluation in s.scalars(select(Evaluation).where(Evaluation.state.in_(OPEN_WORK))):
+    for evaluation in s.scalars(select(Evaluation).where(Evaluation.state == Work.RUNNING)):
         version = evaluation.model_version
         if evaluation.dataset_id == dataset.id or _is_source(s, dataset, version):
             raise NotDeletable(
@@ -79,15 +90,11 @@ def _is_source(s: Session, dataset: Dataset, version: ModelVersion) -> bool:
     return any(other.id == dataset.id for other in trained_on(s, version))
 
 
-def _trained_versions(s: Session, dataset: Dataset) -> Iterator[ModelVersion]:
-    """Yield the versions that a run made from the dataset, or that were imported and state its hash."""
-    by_run = select(TrainingRun.model_version_id).where(
-        TrainingRun.dataset_id == dataset.id, TrainingRun.model_version_id.is_not(None)
-    )
-    is_made: ColumnElement[bool] = ModelVersion.id.in_(by_run)
-    if dataset.sha256 is not None:
-        is_made = or_(is_made, ModelVersion.dataset_hash == dataset.sha256)
-    yield from s.scalars(select(ModelVersion).where(is_made))
+def _versions_to_strip(s: Session, dataset_hash: str | None) -> Sequence[ModelVersion]:
+    """Return the versions that were trained on slices that no dataset has any more, also those that were imported."""
+    if deleted_slices(s, dataset_hash) is None:
+        return []
+    return s.scalars(select(ModelVersion).where(ModelVersion.dataset_hash == dataset_hash)).all()
 
 
 def _unerased() -> Select[Dataset]:

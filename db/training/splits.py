@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -79,7 +79,8 @@ def plan_split(
     The same seed gives the same split. Groups that share identical or near-identical slices stay together, except with
     `groups_as_given`. If the CSV names parts, these parts are used, and the seed has no effect. Slices that the version
     `after` has seen stay in their earlier parts, with all slices that must stay together with them. If `after` was
-    trained on a split of this dataset that does not leak, that split is used again.
+    trained on a split of this dataset that does not leak, that split is used again. If the slices of `after` were
+    deleted, only an equal split that was drawn before knows them.
 
     Raises DatasetError: the dataset is not ready, or the seed or the fractions are invalid.
     """
@@ -128,10 +129,13 @@ def _wanted(
         return _Wanted(SplitRule.GIVEN, 0, FRACTIONS)
     own = _own_split(s, after, dataset) if after is not None else None
     earlier_parts = parts_in(s, after) if after is not None and own is None else {}
-    if not earlier_parts or not any(one.pixels_sha256 in earlier_parts for one in split_candidates(s, dataset.id)):
-        after, earlier_parts = None, {}
     rule = SplitRule.AS_GIVEN if groups_as_given else SplitRule.GROUPS
-    return _Wanted(rule, seed, fractions, after, earlier_parts, own)
+    wanted = _Wanted(rule, seed, fractions, after, earlier_parts, own)
+    if earlier_parts and any(one.pixels_sha256 in earlier_parts for one in split_candidates(s, dataset.id)):
+        return wanted
+    if _kept(s, dataset.id, _columns(wanted)):  # drawn before the slices of `after` were deleted
+        return wanted
+    return replace(wanted, after=None, earlier_parts={})
 
 
 def _kept(s: Session, dataset_id: int, columns: Mapping[str, Any]) -> Split | None:

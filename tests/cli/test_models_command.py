@@ -112,7 +112,7 @@ def test_a_worse_version_is_refused_with_exit_code_1_and_forced_with_a_reason(
     refused = run("promote", "blind/1", "--reason", "please")
     assert refused.exit_code == 1
     assert rows(refused.stdout)["sensitivity"][-1] == Difference.WORSE
-    assert refused.stderr.splitlines()[-1].startswith("Error: blind/1 is refused: its sensitivity of ")
+    assert refused.stderr.splitlines()[-1].startswith("Error: blind/1: refused (its sensitivity of ")
     assert champion_now() == "old/1"
     assert run("promote", "blind/1", "--force").exit_code == 1
     as_json = run("promote", "blind/1", "--json")
@@ -145,7 +145,7 @@ def test_failed_evaluation_is_reported_and_nothing_is_promoted(
     result = run("promote", "new/1", "--reason", "x")
     assert result.exit_code == 1
     assert "evaluation of new/1 on site/1 (test) failed: a file of the dataset site/1" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("Error: new/1 is not compared yet: the evaluation of new/1 failed")
+    assert result.stderr.splitlines()[-1].startswith("Error: new/1: not compared yet (the evaluation of new/1 failed")
     assert champion_now() is None
 
 

@@ -18,7 +18,7 @@ These kinds of slices are not evidence:
 
 If one of these kinds makes up more than 1 % of the slices, there is not enough evidence. If a dataset was deleted that
 the model was trained on, nobody can find out whether its slices are among these. Then the check never says that the
-model may be used.
+model may be used, and suggests no further groups.
 """
 
 import math
@@ -36,6 +36,7 @@ MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # a check reports a larger share of slices out of distribution; training allows the same share
 ROUNDING = 1e-6  # of the end of an interval
 MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
+DELETED = "slices that the model learned from were deleted: this check can only show that the model may not be used"
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         verdict = UNKNOWN
     elif below:
         verdict, reasons = MAY_NOT, [_line(n, bounds[n], wanted[n]) for n in below]
+    elif evidence.deleted:
+        verdict, reasons = UNKNOWN, [DELETED, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
     elif short or few:
         verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short)]
         more = _more_groups(bounds, wanted, groups, short)
         reasons += _advice(more, known=all(low is not None for _, low, _ in bounds.values()))
     else:
-        verdict = UNKNOWN if evidence.deleted else MAY
-        reasons = [_line(n, bounds[n], wanted[n]) for n in FLOORED]
+        verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     reasons += evidence.doubts

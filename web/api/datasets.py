@@ -90,10 +90,11 @@ def delete(dataset_id: int) -> tuple[str, int]:
     """Delete a dataset
 
     From now on, nothing can use it. Its slices and their names are erased, and its files are deleted days later. Files
-    that something else uses stay. Model versions that were trained on it lose their report and pictures of slices.
-    Results of runs and evaluations stay. A new dataset never gets its name and number. If the dataset is being built,
-    the answer is 409 with the `code` `dataset_building`. If an open run or evaluation reads its slices, the answer is
-    409 with the `code` `run_open` or `evaluation_open`.
+    that something else uses stay. Model versions that were trained on it lose their report and pictures of slices,
+    unless another dataset has the same slices, labels and groups. Results of runs and evaluations stay. A new dataset
+    never gets its name and number. If the dataset is being built, the answer is 409 with the `code` `dataset_building`.
+    If an open run or a running evaluation reads its slices, the answer is 409 with the `code` `run_open` or
+    `evaluation_open`. Evaluations on it that have not begun fail.
     """
     datasets.delete(dataset_id)
     return "", 204

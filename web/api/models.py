@@ -77,9 +77,9 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 
     New jobs then get this version. Existing jobs keep their version. The answer to a refusal (409) has the gate's
     metrics as `gate`. If the version was not compared with the champion yet, the comparison is queued. `force` with a
-    reason promotes a version that is refused or not compared yet. `champion` names the champion that the version
-    replaces. If another version is the champion by now, or if this version is the champion already, the answer is 409.
-    For admins.
+    reason promotes a version that is refused, not compared yet or cannot be compared. `champion` names the champion
+    that the version replaces. If another version is the champion by now, or if this version is the champion already,
+    the answer is 409. For admins.
     """
     models.promote(require_admin(), model_id, json_data.reason, force=json_data.force, champion=json_data.champion)
     return shown(model_id)

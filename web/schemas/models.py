@@ -96,8 +96,8 @@ class ModelDetail(ModelOut):
 class PromoteIn(In):
     """Why a version becomes the champion.
 
-    `reason` may be empty only if the version passed the gate. `force` promotes a version that is refused or not
-    compared yet.
+    `reason` may be empty only if the version passed the gate. `force` promotes a version that is refused, not
+    compared yet or cannot be compared.
     """
 
     reason: Reason = ""

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from db import database as base
 from db import migrate
 from db.database import session_scope
-from db.models import ModelVersion
+from db.models import Dataset, ModelVersion
 from db.registry import transfer, versions
 from db.registry.export import export_package, export_size
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
@@ -29,7 +29,7 @@ from db.settings import Settings
 from db.storage import FileDamaged, storage
 from db.training import runs
 from db.training.runs import NewRun
-from tests.builders.datasets import add_dataset, add_split
+from tests.builders.datasets import add_dataset, add_split, delete_dataset
 from tests.conftest import make_settings
 from worker.engines.package import read_package
 
@@ -206,6 +206,24 @@ def test_version_that_lost_its_pictures_is_used_exported_and_imported(version: M
     assert path.stat().st_size == export_size(stored, with_slices=True)
     with session_scope() as s:
         assert register_received(s, import_package(path, RECIPE, accept))[0].id == version.id
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["made_here", "made_elsewhere"])
+@pytest.mark.parametrize("is_kept", [False, True], ids=["deleted", "kept_in_a_copy"])
+def test_import_takes_in_no_pictures_of_slices_that_were_deleted_here(
+    receive: Callable[[bytes], tuple[ModelVersion, bool]], *, is_kept: bool, elsewhere: bool
+) -> None:
+    before = None if elsewhere else receive(packed())[0]
+    datasets = [add_dataset("site"), add_dataset("copy")]
+    with session_scope() as s:
+        for dataset in datasets:
+            s.get_one(Dataset, dataset.id).sha256 = "ab"
+    for dataset in datasets[: 1 if is_kept else 2]:
+        delete_dataset(dataset)
+    version, new = receive(packed())
+    assert ("report.html" in version.files) is is_kept
+    assert (new, receive(packed())[0].id) == (elsewhere, version.id)
+    assert before is None or before.id == version.id
 
 
 def test_importing_twice_gives_the_same_version(receive) -> None:

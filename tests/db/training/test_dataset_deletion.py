@@ -255,7 +255,7 @@ def in_an_evaluation() -> tuple[Dataset, str]:
 
 def behind_an_evaluation() -> tuple[Dataset, str]:
     dataset, other = add_dataset(), add_dataset("other")
-    add_evaluation(other, add_version("lungs", add_split(dataset)), state=Work.READY)
+    add_evaluation(other, add_version("lungs", add_split(dataset)), state=Work.RUNNING)
     return dataset, "evaluation_open"
 
 
@@ -269,6 +269,33 @@ def test_dataset_in_use_is_deleted_later(use: Callable[[], tuple[Dataset, str]])
         for table in (Dataset, TrainingRun, Evaluation):
             s.execute(update(table).values(state=Work.FAILED))
     delete(dataset)
+
+
+def test_waiting_evaluations_do_not_keep_a_dataset() -> None:
+    """No evaluation worker may be running, and nobody can cancel an evaluation."""
+    dataset, other = add_dataset(), add_dataset("other")
+    version = add_version("lungs", add_split(dataset))
+    with session_scope() as s:
+        known = {"version": s.get_one(ModelVersion, version.id)}
+        ids = [evaluations.request(s, dataset=one, **known).id for one in (dataset, other)]
+    delete(dataset)
+    with read_scope() as s:
+        own, elsewhere = (s.get_one(Evaluation, evaluation_id) for evaluation_id in ids)
+        assert (own.state, own.error) == (Work.FAILED, "the dataset site/1 was deleted before the evaluation began")
+        assert own.finished_at is not None
+        assert elsewhere.state == Work.READY, "its slices are not deleted"
+
+
+@on_postgres
+def test_claim_and_deletion_do_not_pass_each_other() -> None:
+    dataset = add_dataset()
+    evaluation = add_evaluation(dataset, add_version("lungs"), state=Work.READY)
+    with session_scope() as deleting:
+        delete_dataset(deleting, deleting.get_one(Dataset, dataset.id), "ann")
+        with session_scope() as s:
+            assert evaluations.claim(s, "w", evaluation.id) is None
+    with session_scope() as s:
+        assert evaluations.claim(s, "w", evaluation.id) is None
 
 
 def test_slices_are_erased_in_batches_and_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,16 +380,43 @@ REST = {"package.json": "4" * 64, "roc.png": "5" * 64}
 
 def test_versions_lose_their_pictures_of_slices_at_once_and_others_keep_theirs() -> None:
     dataset = add_dataset()
-    split = add_split(dataset)
-    made = add_version("made", split, files=PICTURES | REST)
-    add_run(dataset, split, made)
+    made = add_version("made", add_split(dataset), files=PICTURES | REST, dataset_hash=dataset.sha256)
     imported = add_version("imported", dataset_hash=dataset.sha256, files=PICTURES | REST)
     other = add_version("other", files=PICTURES | REST, dataset_hash="other")
+    delete(add_dataset("failed", state=Work.FAILED, sha256=None))
+    assert released() == []
     delete(dataset)
-    with read_scope() as s:
-        files = [s.get_one(ModelVersion, version.id).files for version in (made, imported, other)]
-    assert files == [REST, REST, PICTURES | REST]
+    assert [files_of(version) for version in (made, imported, other)] == [REST, REST, PICTURES | REST]
     assert set(released()) == set(PICTURES.values())
+
+
+@pytest.mark.parametrize("own_first", [False, True])
+def test_pictures_of_slices_stay_until_the_last_dataset_with_these_slices_is_deleted(*, own_first: bool) -> None:
+    own, copy = add_dataset(sha256="9"), add_dataset("copy", sha256="9")
+    version = add_version("lungs", add_split(own), files=PICTURES | REST, dataset_hash="9")
+    first, last = (own, copy) if own_first else (copy, own)
+    delete(first)
+    assert (files_of(version), released()) == (PICTURES | REST, [])
+    delete(last)
+    assert (files_of(version), set(released())) == (REST, set(PICTURES.values()))
+
+
+@on_postgres
+def test_two_deletions_of_the_same_slices_do_not_pass_each_other() -> None:
+    """Each would take the other's dataset for one that is kept."""
+    one, copy = add_dataset(sha256="9"), add_dataset("copy", sha256="9")
+    with session_scope() as first:
+        delete_dataset(first, first.get_one(Dataset, one.id), "ann")
+        with session_scope() as second:
+            second.execute(text("SET LOCAL lock_timeout = '100ms'"))
+            with pytest.raises(OperationalError):
+                delete_dataset(second, second.get_one(Dataset, copy.id), "ann")
+            second.rollback()
+
+
+def files_of(version: ModelVersion) -> dict[str, str]:
+    with read_scope() as s:
+        return s.get_one(ModelVersion, version.id).files
 
 
 def test_splits_are_erased_after_all_slices(monkeypatch: pytest.MonkeyPatch) -> None:

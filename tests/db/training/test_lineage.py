@@ -13,7 +13,7 @@ from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
 from db.models.documents import FindingRule, Tuning
 from db.training import caveats, lineage, runs
 from db.training.runs import RunError
-from tests.builders.datasets import new_split
+from tests.builders.datasets import delete_dataset, new_split
 from tests.builders.datasets import split_of as keep_split
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -152,6 +152,15 @@ def test_version_that_saw_none_of_the_slices_changes_no_split() -> None:
     first, second = add_dataset(1, range(20)), add_dataset(2, range(20, 40))
     version = add_version(1, split_of(first))
     assert split_of(second, after=version).id == split_of(second).id
+
+
+def test_split_after_a_version_is_used_again_when_the_versions_dataset_is_deleted() -> None:
+    first, second = add_dataset(1, range(20)), add_dataset(2, range(19))
+    version = add_version(1, split_of(first))
+    split = split_of(second, seed=8, after=version)
+    delete_dataset(first)
+    assert split_of(second, seed=8, after=version).id == split.id
+    assert split_of(second, seed=9, after=version).after is None, "nobody knows which slices the version has seen"
 
 
 def test_given_split_with_slices_without_a_part_is_refused() -> None:

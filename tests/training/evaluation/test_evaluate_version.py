@@ -269,11 +269,7 @@ def test_site_check_does_not_pass_because_training_slices_are_deleted(
     facts = {"split": {"id": add_split(known, 60).id, "dataset": "known/1"}, "dataset": "known/1"}
     evaluation_id = ask(add_version(facts=facts), anew)
     if is_deleted:
-        with session_scope() as s:
-            s.execute(update(Evaluation).values(state=Work.FAILED))
         delete_dataset(known)
-        with session_scope() as s:
-            s.execute(update(Evaluation).values(state=Work.READY))
     assert evaluate_next("w")
     check = seen(evaluation_id).result["site_check"]
     assert check["verdict"] == "not enough evidence"

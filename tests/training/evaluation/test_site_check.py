@@ -44,12 +44,21 @@ def test_lower_end_that_just_reaches_the_floor_is_enough():
 
 
 def test_model_whose_training_slices_were_deleted_is_never_said_to_be_usable():
-    found = check_site(result(), Floors(), Evidence(gone=60, deleted=True, unknown=["lungs/1 was trained on site/1"]))
-    assert (found.verdict, found.reasons[:3]) == (UNKNOWN, check().reasons)
-    assert found.reasons[3].startswith("60 slices that the model learned from are gone")
-    assert found.reasons[4] == "lungs/1 was trained on site/1"
+    evidence = Evidence(gone=60, deleted=True, unknown=["lungs/1 was trained on site/1"])
+    found = check_site(result(), Floors(), evidence)
+    assert (found.verdict, found.reasons[1:4]) == (UNKNOWN, check().reasons)
+    assert found.reasons[0].endswith("this check can only show that the model may not be used")
+    assert found.reasons[4].startswith("60 slices that the model learned from are gone")
+    assert found.reasons[5] == "lungs/1 was trained on site/1"
     worse = check_site(result(recall=(0.6, 0.5, 0.7)), Floors(), Evidence(gone=60, deleted=True))
     assert worse.verdict == MAY_NOT
+
+
+@pytest.mark.parametrize("groups", [MANY, {"COVID": 19, "non-COVID": 60}], ids=["many", "few"])
+def test_no_more_groups_are_suggested_if_training_slices_were_deleted(groups):
+    found = check_site(result(groups, recall=(0.90, 0.80, 0.96)), Floors(), Evidence(gone=60, deleted=True))
+    assert (found.verdict, found.more_groups) == (UNKNOWN, None)
+    assert not any("more groups" in reason or "groups of" in reason for reason in found.reasons)
 
 
 @pytest.mark.parametrize("name", ["recall", "specificity", "auc"])
