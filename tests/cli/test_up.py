@@ -93,6 +93,22 @@ def up(tmp_path_factory):
 
 
 @pytest.fixture
+def start(tmp_path):
+    """Start `ctbatch up` in this test's folder. What still runs after the test is killed."""
+    started = []
+
+    def start(**env: str) -> Up:
+        started.append(Up(tmp_path, **env))
+        started[-1].wait_until_ready()
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.wait()
+
+
+@pytest.fixture
 def scans(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -216,9 +232,8 @@ def test_ctrl_c_stops_everything_and_revokes_the_token(up):
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_kill_9_of_up_leaves_nothing_behind(tmp_path):
-    running = Up(tmp_path)
-    running.wait_until_ready()
+def test_kill_9_of_up_leaves_nothing_behind(start):
+    running = start()
     assert len(running.descendants()) >= 8
     running.process.kill()
     running.process.wait()
@@ -228,8 +243,7 @@ def test_kill_9_of_up_leaves_nothing_behind(tmp_path):
         time.sleep(0.1)
     assert running.run("jobs", "ls").returncode == 4
 
-    again = Up(tmp_path)
-    again.wait_until_ready()
+    again = start()
     again.process.terminate()
     assert again.process.wait(60) == 0
 
@@ -245,10 +259,9 @@ def test_disk_short_of_its_reserve_is_announced(settings: Settings, capsys: pyte
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_up_becomes_ready_though_the_disk_is_short_of_its_reserve(tmp_path):
-    running = Up(tmp_path, CTBATCH_RESERVE_BYTES=str(2**62))
-    running.wait_until_ready()
-    assert "uploads are refused" in running.log.read_text()
+def test_up_becomes_ready_though_the_disk_is_short_of_its_reserve(start):
+    running = start(CTBATCH_RESERVE_BYTES=str(2**62))
+    running.eventually(lambda: "uploads are refused" in running.log.read_text(), "announced")
     assert running.run("jobs", "ls").returncode == 0
     running.process.terminate()
     assert running.process.wait(60) == 0
