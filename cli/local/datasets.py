@@ -32,7 +32,7 @@ def refusals() -> Iterator[None]:
 def find_dataset(session: Session, label: str, *, even_deleted: bool = False) -> Dataset:
     """Return the dataset that `label` means: name/number, an id, or a name alone for the newest of that name.
 
-    `even_deleted`: return a deleted dataset if no other has the name.
+    A deleted dataset is returned only with `even_deleted`, and only if no other dataset matches.
 
     Raises:
         NotFoundOrDenied: there is no such dataset.

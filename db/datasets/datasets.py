@@ -145,7 +145,7 @@ def _create(
 def find_dataset(s: Session, label: str, *, even_deleted: bool = False) -> Dataset | None:
     """Return a dataset by `name/number`, by id, or by name (the newest of that name).
 
-    Return None if there is none, or if it was deleted. `even_deleted`: return a deleted one if no other has the name.
+    Return None if no dataset matches. A deleted dataset matches only with `even_deleted`, and only if no other does.
     """
     is_deleted = Dataset.deleted_at.is_not(None)
     query = select(Dataset).order_by(is_deleted, Dataset.number.desc()).limit(1)

@@ -68,8 +68,8 @@ def promote(
     """Make a version the champion. The promotion keeps the gate, and whether `force` overrode it.
 
     `user`: the admin who is signed in, or None at the command line. `who`: the name of the person at the command line.
-    `champion_seen`: the label of the champion that the person saw, empty if they saw that there is none, or None if
-    this is not known.
+    `champion_seen`: the label of the champion that the person saw. It is empty if the person saw no champion, and None
+    if nobody knows what they saw.
 
     Raises GateClosed: the user is not an admin; the version is the champion already; there is another champion than the
     one that the gate compared with, or that the person saw; the version was imported and no engine has passed with it
@@ -150,7 +150,9 @@ def rollback(
 
 
 def _has_changed(now: ModelVersion | None) -> str:
-    return f"the champion has changed: {f'it is {now.label}' if now else 'there is none'} now; look at it again"
+    if now is None:
+        return "the champion has changed: no version is the champion now; look at the page again"
+    return f"the champion has changed: it is {now.label} now; look at it again"
 
 
 def promotions_of(s: Session, version: ModelVersion) -> list[PromotionView]:

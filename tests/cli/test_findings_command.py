@@ -47,22 +47,22 @@ def rule_now(version: ModelVersion) -> FindingRule:
         return rule_of(s.get_one(ModelVersion, version.id))
 
 
-def told(result: Result) -> dict[str, Any]:
+def read_json(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
 
 
 def test_tuned_rule_is_kept_until_it_is_reset(run: Run, version: ModelVersion, patients: Dataset) -> None:
-    tuned = told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    tuned = read_json(run("tune", "lung/1", "--dataset", "site", "--json"))
     assert tuned["tuned"]["groups"] == {"COVID": 20, "non-COVID": 20}
     assert tuned["tuned"]["engine"] == "fake"
     assert set(tuned["tuned"]["held_out"]) == {"accuracy", "recall", "specificity", "precision", "negative_precision"}
-    assert rule_now(version).as_dict() == tuned == told(run("rule", "lung/1", "--json"))
-    again = told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    assert rule_now(version).as_dict() == tuned == read_json(run("rule", "lung/1", "--json"))
+    again = read_json(run("tune", "lung/1", "--dataset", "site", "--json"))
     assert [again["rule"], again["k"], again["threshold"]] == [tuned["rule"], tuned["k"], tuned["threshold"]]
     assert "on groups it was not chosen on" in run("rule", "lung/1").output
-    assert told(run("reset", "lung/1", "--json"))["tuned"] is None
+    assert read_json(run("reset", "lung/1", "--json"))["tuned"] is None
     assert rule_now(version).tuned is None
 
 
@@ -74,16 +74,16 @@ def test_check_measures_groups_by_the_rule_of_now_and_says_where_it_was_tuned(
 
     with session_scope() as s:
         s.get_one(Dataset, patients.id).sha256 = "5" * 64
-    before = told(checked("--json"))
+    before = read_json(checked("--json"))
     assert before["result"]["by_group"]["rule"]["rule"] == "top-k-mean"
     assert before["result"]["by_group"]["tuned_slices"] == 0
-    tuned = told(run("tune", "lung/1", "--dataset", "site", "--rule", "max", "--json"))
+    tuned = read_json(run("tune", "lung/1", "--dataset", "site", "--rule", "max", "--json"))
     after = checked()
     assert f"40 groups (patients) by max: COVID if the score is at least {tuned['threshold']:.3f}" in after.output
     assert "was tuned on 120 of the 120 slices" in after.output
-    again = told(checked("--json"))
+    again = read_json(checked("--json"))
     assert (again["id"], again["result"]["by_group"]["tuned_slices"]) == (before["id"], 120)
-    assert told(checked("--json"))["finished_at"] == again["finished_at"], "the same rule gives the same check"
+    assert read_json(checked("--json"))["finished_at"] == again["finished_at"], "the same rule gives the same check"
     run("reset", "lung/1")
     assert "was tuned on" not in checked().output
 
@@ -94,12 +94,12 @@ def test_check_on_another_dataset_counts_the_slices_that_tuned_the_rule(
     add_dataset("ward", 120, 40, wrong=1)  # the same slices
     with session_scope() as s:
         s.get_one(Dataset, patients.id).sha256 = "5" * 64
-    told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    read_json(run("tune", "lung/1", "--dataset", "site", "--json"))
     assert "was tuned on 120 of the 120 slices" in CliRunner().invoke(check, ["lung/1", "--on", "ward"]).output
 
 
 def test_only_the_named_rules_are_tried(run: Run, version: ModelVersion, patients: Dataset) -> None:
-    assert told(run("tune", "lung/1", "--dataset", "site", "--rule", "noisy-or", "--json"))["rule"] == "noisy-or"
+    assert read_json(run("tune", "lung/1", "--dataset", "site", "--rule", "noisy-or", "--json"))["rule"] == "noisy-or"
     refused = run("tune", "lung/1", "--dataset", "site", "--rule", "median")
     assert refused.exit_code == 2
     assert "top-k-mean, max, mean, noisy-or" in refused.output
@@ -122,7 +122,7 @@ def test_tuning_says_that_training_slices_of_the_version_are_deleted(
     facts = {"split": {"id": add_split(known, 20).id, "dataset": "known/1"}, "dataset": "known/1"}
     builders.add_version(settings.home, "taught", FILES, facts=facts)
     delete_dataset(known)
-    notes = told(run("tune", "taught/1", "--dataset", "site", "--json"))["tuned"]["notes"]
+    notes = read_json(run("tune", "taught/1", "--dataset", "site", "--json"))["tuned"]["notes"]
     assert notes == [
         "taught/1 was trained on known/1, which is deleted; its slices may include these",
         "60 slices that the model learned from are gone, so slices that look like them could not be found",
@@ -135,7 +135,7 @@ def test_rule_that_was_tuned_on_a_deleted_dataset_is_said_in_a_check(
     add_dataset("ward", 120, 40, wrong=1)  # the same slices
     with session_scope() as s:
         s.get_one(Dataset, patients.id).sha256 = "5" * 64
-    told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    read_json(run("tune", "lung/1", "--dataset", "site", "--json"))
     delete_dataset(patients)
     output = CliRunner().invoke(check, ["lung/1", "--on", "ward"]).output
     assert "the rule of findings was tuned on site/1, which is deleted; its slices may include these" in output
@@ -167,7 +167,7 @@ def test_too_few_groups_and_unknown_names_are_refused(run: Run, version: ModelVe
 def test_the_rule_travels_in_the_package(
     run: Run, version: ModelVersion, patients: Dataset, settings: Settings
 ) -> None:
-    told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    read_json(run("tune", "lung/1", "--dataset", "site", "--json"))
     path = settings.home / "lung.tar"
     with read_scope() as s:
         path.write_bytes(b"".join(export_package(s.get_one(ModelVersion, version.id))))

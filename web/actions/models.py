@@ -27,8 +27,8 @@ REASON_LENGTH = 500
 def promote(user: User, version_id: int, reason: str, *, force: bool, champion: str | None = None) -> None:
     """Make a version the champion, if the gate allows it.
 
-    `champion`: the label of the champion that the user saw, empty if there was none, or None if this is not known. If
-    another version is the champion by now, the version is not promoted.
+    `champion`: as `champion_seen` of `promotion.promote`. If another version is the champion by now, the version is not
+    promoted.
 
     If the version was not compared with the champion yet, request the comparison. Raises Problem 404, and 409 with the
     gate's metrics as `gate`.

@@ -429,7 +429,7 @@ def test_changed_champion_is_not_replaced_by_an_old_gate(models: Registry) -> No
 
 def test_champion_that_the_person_did_not_see_is_not_replaced(models: Registry) -> None:
     old, new = models.add("old"), models.add("new")
-    with pytest.raises(GateClosed, match="the champion has changed: there is none now"):
+    with pytest.raises(GateClosed, match="the champion has changed: no version is the champion now"):
         promote(old, "the first", force=True, champion_seen="older/1")
     promote(old, "the first", force=True, champion_seen="")
     for champion_seen in ("", "older/1"):

@@ -106,23 +106,33 @@ def test_submission_cannot_be_stopped_once_it_is_sent(
     signed_in.wait_for_url("**/jobs/*")
 
 
-@pytest.mark.slow
-def test_submission_can_be_stopped_while_it_is_sent(
-    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped = Event()
+@pytest.fixture
+def large_archive(tmp_path: Path) -> Path:
+    """A file of more bytes than the sockets hold."""
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(bytes(40_000_000))
+    return archive
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """The server receives files only after this event."""
+    event = Event()
     receive = actions.receive
 
     def receive_later() -> Any:
-        assert stopped.wait(20)
+        assert event.wait(20)
         return receive()
 
     monkeypatch.setattr(actions, "receive", receive_later)
-    archive = tmp_path / "scan.zip"
-    archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
-    submit_files(signed_in, [archive])
+    return event
+
+
+@pytest.mark.slow
+def test_submission_can_be_stopped_while_it_is_sent(signed_in: Any, large_archive: Path, received: Event) -> None:
+    submit_files(signed_in, [large_archive])
     signed_in.get_by_role("button", name="Stop").click()
-    stopped.set()
+    received.set()
     problem = signed_in.locator("#problem")
     problem.wait_for()
     assert "Nothing was queued" in problem.inner_text()
@@ -130,18 +140,8 @@ def test_submission_can_be_stopped_while_it_is_sent(
 
 @pytest.mark.slow
 def test_leaving_the_page_is_asked_about_while_files_are_sent(
-    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signed_in: Any, large_archive: Path, received: Event
 ) -> None:
-    left = Event()
-    receive = actions.receive
-
-    def receive_later() -> Any:
-        assert left.wait(20)
-        return receive()
-
-    monkeypatch.setattr(actions, "receive", receive_later)
-    archive = tmp_path / "scan.zip"
-    archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
     asked: list[str] = []
 
     def stay(dialog: Any) -> None:
@@ -149,13 +149,13 @@ def test_leaving_the_page_is_asked_about_while_files_are_sent(
         dialog.dismiss()
 
     signed_in.on("dialog", stay)
-    submit_files(signed_in, [archive])
+    submit_files(signed_in, [large_archive])
     signed_in.get_by_role("button", name="Stop").wait_for()
     signed_in.get_by_role("navigation").get_by_role("link", name="Jobs").click()
     assert asked == ["beforeunload"]
     assert signed_in.get_by_role("button", name="Stop").is_visible()
     signed_in.get_by_role("button", name="Stop").click()
-    left.set()
+    received.set()
     signed_in.get_by_text("Nothing was queued").wait_for()
     signed_in.get_by_role("navigation").get_by_role("link", name="Jobs").click()
     signed_in.wait_for_url("**/jobs")
