@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "runs": ("cli.commands.runs", "runs_group", "List, show, follow and end training runs."),
     "users": ("cli.commands.accounts.users", "users", "Add, list and disable user accounts; set passwords and roles."),
     "tokens": ("cli.commands.accounts.tokens", "tokens", "Make, list and revoke API tokens."),
+    "audit": ("cli.commands.accounts.audit", "audit", "List who did what, and check that nobody changed the list."),
     "worker": ("cli.commands.worker", "worker", "Run one role: web, ingest, inference, training, evaluation or sweep."),
     "doctor": ("cli.commands.doctor", "doctor", "Check this installation, and say what is wrong."),
     "tune": (
@@ -86,8 +87,8 @@ def cli(home: Path | None) -> None:
     submit, jobs, results and `findings ls` send requests to the server in CTBATCH_SERVER, with the token in
     CTBATCH_TOKEN. If these are not set, they use the `ctbatch up` of this machine.
 
-    These commands open the database directly: datasets, models, train, runs, users, tokens, files, db, and all of
-    findings except ls. They use the database in DATABASE_URL, or else ctbatch.db in the --home folder.
+    These commands open the database directly: datasets, models, train, runs, users, tokens, audit, files, db,
+    and all of findings except ls. They use the database in DATABASE_URL, or else ctbatch.db in the --home folder.
     """
     if home is not None:
         use_home(home)

@@ -12,6 +12,7 @@ from web import compression, errors, static_versions
 from web.actions.request import MAX_OTHER_BODY_BYTES, Request, carries_files
 from web.actions.uploads import MAX_FIELD_BYTES, MAX_PARTS
 from web.api import PREFIX, openapi
+from web.api import audit as api_audit
 from web.api import datasets as api_datasets
 from web.api import findings as api_findings
 from web.api import jobs as api_jobs
@@ -21,7 +22,7 @@ from web.api import reviews as api_reviews
 from web.api import runs as api_runs
 from web.api import workers as api_workers
 from web.monitoring import health, metrics
-from web.security import headers, proxies
+from web.security import audit, headers, proxies
 from web.security.auth import SESSION_LIFE, current_user
 from web.security.cookies import Sessions
 from web.security.csrf import csrf
@@ -36,11 +37,11 @@ from web.views import (
     results,
     run_config,
     runs,
-    sign_in,
     submit,
-    tokens,
     workers,
 )
+from web.views.account import audit as audit_page
+from web.views.account import sign_in, tokens
 
 HEALTH_THREADS = 2
 ALIVE = "/healthz"  # must answer even if storage hangs, because a process that does not answer is killed
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session, because pages stay open during uploads
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    audit.install(app)
     compression.install(app)
     metrics.install(app)
     health.install(app)
@@ -87,9 +89,10 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     run_config.install(app)
     csrf.init_app(app)
     openapi.install(app)
-    for module in (api_jobs, api_findings, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):
+    on_jobs = (api_jobs, api_findings, api_results, api_reviews)
+    for module in (*on_jobs, api_models, api_datasets, api_runs, api_workers, api_audit):
         app.register_blueprint(module.blueprint)
-    for page in (sign_in, jobs, results, submit, models, datasets, runs, workers, tokens):
+    for page in (sign_in, jobs, results, submit, models, datasets, runs, workers, tokens, audit_page):
         app.register_blueprint(page.blueprint)
     app.context_processor(lambda: {"user": None if request.endpoint == "static" else current_user()})
     return app

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import broker, logs
-from db.access import sign_in_counts
+from db.access import audit, sign_in_counts
 from db.broker import Queue
 from db.clock import moment
 from db.database import current, is_broken_off, lock_briefly, read_scope, session_scope
@@ -68,11 +68,14 @@ def sweep(watch: LeaseWatch | None = None) -> None:
 
 
 def _note_sweep(watch: LeaseWatch | None) -> None:
-    """Note in the database, and for `ctbatch worker sweep --check`, that this process sweeps."""
+    """Note in the database, and for `ctbatch worker sweep --check`, that this process sweeps. Seal the audit trail."""
     with session_scope() as s:
         now = moment(s)
         record_sweep(s)
         sign_in_counts.forget_old(s)
+        sealed = audit.seal(s)
+    if sealed is not None:
+        log.info("audit trail sealed", extra={"seal": sealed.id, "events": sealed.events, "digest": sealed.digest})
     if watch is not None:
         watch.wrote(now)
     run_dir = current().run_dir

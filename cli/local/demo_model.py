@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cli.errors import Unavailable
-from cli.local.session import database_errors, operator_name, reading, writing
+from cli.local.session import act_as_operator, database_errors, operator_name, reading, writing
 from cli.local.training_runs import follow_run
 from cli.remote.find_server import settings_with_broker, settings_with_local_broker
 from db.evaluation.promotion import promote_demo_model
@@ -41,6 +41,7 @@ def imported_demo_model() -> str:
 def _import(using: Callable[[str], str]) -> str:
     from worker.imaging.recipe import RECIPE
 
+    act_as_operator()
     try:
         with database_errors():
             return using(RECIPE)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, Refused, Unavailable, UsageError
 from db.access.accounts import find_user
+from db.access.audit import Actor, act_as
 from db.backup import BackupRefused
 from db.database import OldDatabase, OtherRevision, read_scope, session_scope
 from db.models import User
@@ -45,6 +46,7 @@ def database_errors() -> Iterator[None]:
 @contextmanager
 def writing() -> Iterator[Session]:
     """Open a transaction. It commits at the end of the block. An error rolls it back."""
+    act_as_operator()
     with database_errors(), session_scope() as session:
         yield session
 
@@ -104,3 +106,8 @@ def operator_name() -> str:
         return f"{getpass.getuser()} at the command line"
     except (KeyError, OSError):  # a container's user may have no name
         return "the command line"
+
+
+def act_as_operator() -> None:
+    """Let the audit trail name the person at the command line for what this process does."""
+    act_as(lambda: Actor(None, operator_name()))

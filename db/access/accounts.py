@@ -7,6 +7,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.access.links import end_links
 from db.access.tokens import revoke_all
 from db.clock import moment
@@ -50,6 +51,7 @@ def local_user(s: Session) -> User:
 def _add(s: Session, user: User) -> User:
     s.add(user)
     s.flush()
+    record(s, Action.USER_ADD, f"user {user.name}", _role(user))
     return user
 
 
@@ -69,18 +71,25 @@ def disable_user(s: Session, user: User) -> None:
     _check_not_local(user)
     user.disabled_at = user.disabled_at or moment(s)
     _end_access(s, user)
+    record(s, Action.USER_DISABLE, f"user {user.name}")
 
 
-def enable_user(user: User) -> None:
+def enable_user(s: Session, user: User) -> None:
     """Let a disabled user sign in again, with their password or a new link. Their tokens stay revoked."""
     user.disabled_at = None
+    record(s, Action.USER_ENABLE, f"user {user.name}")
 
 
-def set_admin(user: User, is_admin: bool) -> None:
+def set_admin(s: Session, user: User, is_admin: bool) -> None:
     """Make a user an admin or an ordinary user. Raises AccountRefused: the local user must stay an admin."""
     if not is_admin:
         _check_not_local(user)
     user.is_admin = is_admin
+    record(s, Action.USER_ROLE, f"user {user.name}", _role(user))
+
+
+def _role(user: User) -> str:
+    return "admin" if user.is_admin else "user"
 
 
 def _check_not_local(user: User) -> None:
@@ -124,6 +133,7 @@ def set_password(s: Session, user: User, password: str) -> None:
     """
     user.password_hash = _hashed(password)
     _end_access(s, user)
+    record(s, Action.USER_PASSWORD, f"user {user.name}")
 
 
 def _end_access(s: Session, user: User) -> None:

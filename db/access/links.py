@@ -5,6 +5,7 @@ import secrets
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.access.tokens import hash_of
 from db.clock import from_now, moment
 from db.database import current
@@ -34,6 +35,7 @@ def sign_in_link_secret(s: Session, user: User, next_path: str) -> str:
         )
     )
     s.flush()
+    record(s, Action.USER_LINK, f"user {user.name}")
     return secret
 
 

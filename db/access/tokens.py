@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.clock import from_now, moment
 from db.database import current
 from db.models import Token, User
@@ -23,16 +24,17 @@ def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None
     """Make a token and return its secret. Only the hash is stored, so the secret can be shown only now."""
     secret = "ctb_" + secrets.token_urlsafe(32)
     seconds = None if expires_in is None else expires_in.total_seconds()
-    s.add(
-        Token(
-            user_id=user.id,
-            label=label,
-            kind=kind,
-            secret_hash=hash_of(secret),
-            expires_at=None if seconds is None else moment(s, seconds),
-        )
+    token = Token(
+        user_id=user.id,
+        label=label,
+        kind=kind,
+        secret_hash=hash_of(secret),
+        expires_at=None if seconds is None else moment(s, seconds),
     )
+    s.add(token)
     s.flush()
+    if kind == "api":
+        record(s, Action.TOKEN_MAKE, f"user {user.name}", f"token {token.id}")
     return secret
 
 
@@ -48,10 +50,14 @@ def _live(secret: str) -> tuple[ColumnElement[bool], ...]:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """The user whom a token signs in. `touch_due`: the token's use was last recorded a minute ago or longer."""
+    """The user whom a token signs in. `touch_due`: the token's use was last recorded a minute ago or longer.
+
+    `via`: the kind of the token, and an API token's id.
+    """
 
     user: User
     touch_due: bool
+    via: str
 
 
 def signed_in(s: Session, secret: str) -> SignedIn | None:
@@ -61,7 +67,10 @@ def signed_in(s: Session, secret: str) -> SignedIn | None:
     """
     pause = min(60.0, current().session_idle_seconds / 2)
     row = s.execute(select(Token, Token.used_at < from_now(-pause)).where(*_live(secret))).one_or_none()
-    return None if row is None else SignedIn(row[0].user, row[1])
+    if row is None:
+        return None
+    token = row[0]
+    return SignedIn(token.user, row[1], f"token {token.id}" if token.kind == "api" else token.kind)
 
 
 def token_user(s: Session, secret: str) -> User | None:
@@ -98,13 +107,17 @@ def revoke_token(s: Session, user: User, token_id: int) -> bool:
     if token is None or token.user_id != user.id or token.revoked_at is not None:
         return False
     token.revoked_at = moment(s)
+    record(s, Action.TOKEN_REVOKE, f"user {user.name}", f"token {token_id}")
     return True
 
 
-def end_session(s: Session, secret: str) -> None:
-    """Sign out: revoke the token of this secret, if it is valid."""
-    if token := s.scalar(select(Token).where(*_live(secret))):
-        token.revoked_at = moment(s)
+def end_session(s: Session, secret: str) -> User | None:
+    """Sign out: revoke the token of this secret, and return its user. Return None if the token is not valid."""
+    token = s.scalar(select(Token).where(*_live(secret)))
+    if token is None:
+        return None
+    token.revoked_at = moment(s)
+    return token.user
 
 
 def revoke_all(s: Session, user: User) -> None:

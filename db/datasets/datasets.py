@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db import CLASSES, NAME, broker
+from db.access.audit import Action, record
 from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
@@ -138,6 +139,7 @@ def _create(
                 raise
             continue
         break
+    record(s, Action.DATASET_ADD, f"dataset {dataset.label}")
     broker.wake_after_commit(s, Queue.DATASETS)
     return dataset
 

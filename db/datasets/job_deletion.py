@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from db.access.audit import Action, record
 from db.bulk import one_of
 from db.clock import from_now
 from db.database import after_commit
@@ -59,6 +60,7 @@ def delete_job(s: Session, job: Job, user: User) -> None:
             message = f"the dataset {dataset.label} is being built from this job: delete the job when it is built"
             raise NotDeletable("dataset_building", message)
     s.execute(update(Job).where(Job.id == job.id).values(deleted_at=from_now(), idempotency_key=None))
+    record(s, Action.JOB_DELETE, f"job {job.id}")
     facts = {"job": job.id, "user": user.name}
     after_commit(s, lambda: log.info("job deleted", extra=facts))
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db import CLASSES
+from db.access.audit import Action, record
 from db.clock import from_now
 from db.models import Review, Slice, User
 
@@ -42,6 +43,7 @@ def set_review(s: Session, slice_id: int, user: User, label: int, *, blind: bool
     slice_ = s.get(Slice, slice_id)
     if slice_ is None or slice_.array_row is None:
         raise NotReviewable("this slice has no image, so it cannot be labelled")
+    record(s, Action.LABEL_SET, f"job {slice_.job_id}", f"slice {slice_id}: {CLASSES[label]}")
     if _change(s, slice_id, user, label):
         return
     try:
@@ -62,7 +64,10 @@ def _change(s: Session, slice_id: int, user: User, label: int) -> bool:
 def remove_review(s: Session, slice_id: int, user: User) -> bool:
     """Remove a reader's label of a slice. Return False if there was none."""
     mine = (Review.slice_id == slice_id, Review.user_id == user.id, Review.label.is_not(None))
-    return s.scalar(update(Review).where(*mine).values(label=None, blind=False).returning(Review.id)) is not None
+    if s.scalar(update(Review).where(*mine).values(label=None, blind=False).returning(Review.id)) is None:
+        return False
+    record(s, Action.LABEL_REMOVE, f"job {s.get_one(Slice, slice_id).job_id}", f"slice {slice_id}")
+    return True
 
 
 def reviews_of_slice(s: Session, slice_id: int) -> list[ReviewView]:

@@ -7,6 +7,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from db import TEST
+from db.access.audit import Action, record
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.result import PairedMetric
@@ -79,6 +80,7 @@ def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = 
 
     If the dataset is deleted, and both evaluations are done, request nothing. Raises EvaluationError.
     """
+    record(s, Action.MODEL_COMPARE, f"model {pair.version.label}", f"model {pair.other.label}")
     done = [one for one in _evaluations(s, pair) if one is not None and one.state == Work.DONE]
     if pair.dataset.deleted_at is not None and len(done) == len((pair.version, pair.other)):
         return done

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import PARTS, broker
+from db.access.audit import Action, record
 from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
@@ -115,6 +116,7 @@ def request_check(
     Raises EvaluationError as `request` does.
     """
     evaluation = request(s, version=version, dataset=dataset, user=user, notify=notify)
+    record(s, Action.MODEL_CHECK, f"model {version.label}", f"dataset {dataset.label}")
     result = result_of(evaluation)
     if result is not None and not _is_by_present_rule(s, result, version):
         _try_again(s, evaluation)

@@ -23,6 +23,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from db import TEST
+from db.access.audit import Action, record
 from db.database import current
 from db.evaluation import evaluations
 from db.evaluation.evaluations import result_of
@@ -211,4 +212,7 @@ def request_gate(
         evaluations.request, s, dataset=split.dataset, split=split, part=TEST, precision=shared_precision(both)
     )
     requested = [request(version=one, user=user, notify=notify) for one in both]
-    return [evaluation for evaluation in requested if evaluation.state != Work.DONE]
+    missing = [evaluation for evaluation in requested if evaluation.state != Work.DONE]
+    if missing:
+        record(s, Action.MODEL_COMPARE, f"model {version.label}", f"model {champion.label}" if champion else "")
+    return missing

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, null, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.access.audit import Action, record
 from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
 from db.bulk import one_of
@@ -85,6 +86,7 @@ def create_job(
     uploads = [Upload(job_id=job.id, position=i, **vars(file)) for i, file in enumerate(files)]
     s.add_all(uploads)
     s.flush()
+    record(s, Action.JOB_SUBMIT, f"job {job.id}")
     for _ in uploads:
         broker.wake_after_commit(s, Queue.INGEST)
     return job, True
@@ -121,6 +123,7 @@ def cancel_job(s: Session, job: Job) -> bool:
     if job.cancel_requested_at is None:
         s.execute(update(Job).where(Job.id == job.id).values(cancel_requested_at=from_now()))
         s.refresh(job)
+        record(s, Action.JOB_CANCEL, f"job {job.id}")
     # Skip a chunk that is being claimed at this moment. It is cancelled when its worker reports.
     ready = leases.locked(select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state == Work.READY), s, of=Chunk)
     waiting = s.scalars(ready).all()
@@ -160,6 +163,7 @@ def retry_job(s: Session, job: Job) -> int:
     ).all()
     if not (failed or uploads or prepared):
         return 0
+    record(s, Action.JOB_RETRY, f"job {job.id}")
     reopened = {"state": JobState.RUNNING, "error": None, "tally": null(), "retried_at": from_now()}
     unset = dict.fromkeys(("finished_at", "cancel_requested_at", "unpacked_at"))
     s.execute(update(Job).where(Job.id == job.id).values(**reopened, **unset))

@@ -1,6 +1,7 @@
 """All tables."""
 
 from db.models.accounts import RequestKey, SignInCount, SignInLink, Token, User
+from db.models.audit import AuditEvent, AuditSeal
 from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
 from db.models.findings import Finding, Level
 from db.models.installation import DamagedFile, Installation, ReleasedFile
@@ -14,6 +15,8 @@ from db.models.work import OPEN_WORK, LeaseMixin, Work
 __all__ = [
     "OPEN_JOB",
     "OPEN_WORK",
+    "AuditEvent",
+    "AuditSeal",
     "Chunk",
     "DamagedFile",
     "Dataset",

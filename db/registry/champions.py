@@ -3,9 +3,12 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.broker import Queue, wake_after_commit
 from db.models import OPEN_JOB, Job, ModelVersion, Promotion, PromotionKind, User
 from db.models.base import Json
+
+ACTIONS = {PromotionKind.PROMOTION: Action.MODEL_PROMOTE, PromotionKind.ROLLBACK: Action.MODEL_ROLL_BACK}
 
 
 def champion(s: Session) -> ModelVersion | None:
@@ -28,6 +31,7 @@ def record_promotion(
     )
     s.add(promotion)
     s.flush()
+    record(s, ACTIONS[kind], f"model {version.label}")
     wake_after_commit(s, Queue.INFERENCE)  # an idle worker loads the new champion
     return promotion
 

@@ -18,6 +18,7 @@ from typing import IO, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.broker import Queue, wake_after_commit
 from db.database import lock_table
 from db.models import Dataset, ModelVersion
@@ -92,7 +93,9 @@ def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion
     facts = received.package.extra.as_json()
     origin = {name: facts.pop(name) for name in Origin.model_fields if name in facts}
     wake_after_commit(s, Queue.INFERENCE)  # an idle worker tries it
-    return register_package(s, received, Facts.of({**facts, "imported": origin})), True
+    version = register_package(s, received, Facts.of({**facts, "imported": origin}))
+    record(s, Action.MODEL_IMPORT, f"model {version.label}")
+    return version, True
 
 
 def _are_slices_deleted(s: Session, package: Package) -> bool:

@@ -15,6 +15,7 @@ from uuid import uuid4
 from sqlalchemy import func, null, select, update
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.database import current, lock_table
 from db.models import Job, ModelVersion
 from db.models.documents import Facts, FindingRule
@@ -76,6 +77,7 @@ def keep_finding_rule(s: Session, version: ModelVersion, rule: FindingRule | Non
     None means the default rule. Existing findings do not change.
     """
     s.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(finding_rule=rule or null()))
+    record(s, Action.MODEL_TUNE, f"model {version.label}", rule.name if rule else "default rule")
 
 
 def used_by(s: Session, version: ModelVersion) -> int:

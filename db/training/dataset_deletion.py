@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
+from db.access.audit import Action, record
 from db.bulk import one_of
 from db.clock import from_now
 from db.database import after_commit, lock_table
@@ -57,6 +58,7 @@ def delete_dataset(s: Session, dataset: Dataset, who: str) -> None:
     for version in _versions_to_strip(s, dataset.sha256):
         release(s, [sha256 for name, sha256 in version.files.items() if name in OF_SLICES])
         version.files = {name: sha256 for name, sha256 in version.files.items() if name not in OF_SLICES}
+    record(s, Action.DATASET_DELETE, f"dataset {dataset.label}")
     facts = {"dataset": dataset.id, "user": who}
     after_commit(s, lambda: log.info("dataset deleted", extra=facts))
 

@@ -9,6 +9,7 @@ from sqlalchemy import case, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import NAME, broker
+from db.access.audit import Action, record
 from db.broker import Queue
 from db.clock import from_now
 from db.datasets.datasets import lock_kept
@@ -172,6 +173,7 @@ def _launch(s: Session, run: TrainingRun) -> TrainingRun:
     run.message = TrainingRun.WHEN_QUEUED["message"]
     s.add(run)
     s.flush()
+    record(s, Action.RUN_LAUNCH, f"run {run.id}")
     broker.wake_after_commit(s, Queue.TRAINING)
     return run
 
@@ -227,8 +229,9 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
+        record(s, Action.RUN_CANCEL, f"run {run.id}")
         return True
-    return _ask(s, run, cancel_requested_at=from_now())
+    return _ask(s, run, Action.RUN_CANCEL, cancel_requested_at=from_now())
 
 
 def waiting_although_cancelled(s: Session) -> list[TrainingRun]:
@@ -252,14 +255,18 @@ def stop_run(s: Session, run: TrainingRun) -> bool:
     if run.checkpoint:
         due = {**TrainingRun.WHEN_QUEUED, "stop_requested_at": from_now(), "lease_until": None, "attempts": 0}
         if s.scalar(update(TrainingRun).where(*waiting).values(**due).returning(TrainingRun.id)):
+            record(s, Action.RUN_STOP, f"run {run.id}")
             broker.wake_after_commit(s, Queue.TRAINING)
             return True
-    return _ask(s, run, stop_requested_at=from_now(), attempts=1)
+    return _ask(s, run, Action.RUN_STOP, stop_requested_at=from_now(), attempts=1)
 
 
-def _ask(s: Session, run: TrainingRun, **values: Any) -> bool:
+def _ask(s: Session, run: TrainingRun, action: Action, **values: Any) -> bool:
     mine = (TrainingRun.id == run.id, TrainingRun.state == Work.RUNNING)
-    return s.scalar(update(TrainingRun).where(*mine).values(values).returning(TrainingRun.id)) is not None
+    if s.scalar(update(TrainingRun).where(*mine).values(values).returning(TrainingRun.id)) is None:
+        return False
+    record(s, action, f"run {run.id}")
+    return True
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:

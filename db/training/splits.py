@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import CLASSES, MAX_INTEGER, PARTS
+from db.access.audit import Action, record
 from db.datasets.datasets import lock_kept
 from db.datasets.slices import DatasetError, SplitCandidate, has_given_parts, split_candidates
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
@@ -107,6 +108,7 @@ def keep_split(s: Session, drawn: Split) -> Split:
         return kept
     s.add(drawn)
     s.flush()
+    record(s, Action.DATASET_SPLIT, f"dataset {s.get_one(Dataset, drawn.dataset_id).label}", f"split {drawn.id}")
     s.refresh(drawn, ["after"])  # loaded now, for use after the session is closed
     return drawn
 

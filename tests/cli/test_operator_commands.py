@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from cli.commands import doctor
 from cli.errors import Unavailable
 from cli.local import file_systems
 from cli.local.access import LocalAccess, sign_in_link
+from cli.local.session import operator_name
 from db import database as base
-from db.access import accounts, links, tokens
+from db.access import accounts, audit, links, tokens
 from db.database import session_scope
-from db.models import User
+from db.models import AuditEvent, User
 from db.registry import champions
 from db.storage import storage
 from tests.web.actors import load_engines
@@ -325,3 +327,49 @@ def test_the_doctor_says_which_engine_serves_here(operate, champion):
     state, detail = proof_finding(operate)
     assert (state, f"{host} refuses to predict with fake/1" in detail) == ("fail", True)
     assert operate("doctor").returncode == 4
+
+
+def audited(operate, *options: str) -> list[tuple[str, str, str]]:
+    """Action, object and detail of the events that `ctbatch audit ls` lists, oldest first."""
+    events = json.loads(operate("audit", "ls", "--json", *options).stdout)
+    assert {event["actor"] for event in events} <= {None, "ann", "root"}
+    return [(event["action"], event["object"], event["detail"]) for event in reversed(events)]
+
+
+def test_audit_lists_what_operators_did(operate, database):
+    for words in (
+        ("users", "add", "ann", "--no-password"),
+        ("users", "role", "ann", "admin"),
+        ("tokens", "new", "ann"),
+        ("tokens", "revoke", "1"),
+        ("users", "disable", "ann"),
+        ("users", "enable", "ann"),
+    ):
+        assert operate(*words).returncode == 0
+    assert operate("users", "password", "ann", stdin="correct horse battery\n").returncode == 0
+    assert audited(operate) == [
+        ("user.add", "user ann", "user"),
+        ("user.role", "user ann", "admin"),
+        ("token.make", "user ann", "token 1"),
+        ("token.revoke", "user ann", "token 1"),
+        ("user.disable", "user ann", ""),
+        ("user.enable", "user ann", ""),
+        ("user.password", "user ann", ""),
+    ]
+    assert audited(operate, "--action", "token", "--limit", "1") == [("token.revoke", "user ann", "token 1")]
+    vias = {event["via"] for event in json.loads(operate("audit", "ls", "--json").stdout)}
+    assert vias == {operator_name()}
+
+
+def test_audit_verify_finds_a_change(operate, ann):
+    assert "1 events are not sealed yet" in operate("audit", "verify").stderr
+    with session_scope() as session:
+        sealed = audit.seal(session)
+    assert sealed is not None
+    found = json.loads(operate("audit", "verify", "--json").stdout)
+    assert found == {"seals": 1, "events": 1, "unsealed": 0, "digest": sealed.digest}
+    with session_scope() as session:
+        session.execute(update(AuditEvent).values(actor="somebody else"))
+    refused = operate("audit", "verify")
+    assert refused.returncode == 1
+    assert "seal 1 does not match its events" in refused.stderr

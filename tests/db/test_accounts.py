@@ -60,7 +60,7 @@ def test_disabled_user_is_let_in_by_nothing_and_keeps_only_the_password(database
         assert tokens.token_user(s, page) is None
         assert tokens.token_user(s, api) is None
         assert links.redeem_sign_in(s, link) is None
-        accounts.enable_user(s.get_one(User, eve.id))
+        accounts.enable_user(s, s.get_one(User, eve.id))
     with session_scope() as s:
         assert accounts.verify_password(s, "eve", "correct horse") is not None
         assert tokens.token_user(s, page) is None
@@ -73,7 +73,7 @@ def test_local_user_stays_an_admin(database: Settings) -> None:
         local = accounts.local_user(s)
         assert local.is_admin
         assert accounts.local_user(s).id == local.id
-        for change in (lambda: accounts.disable_user(s, local), lambda: accounts.set_admin(local, False)):
+        for change in (lambda: accounts.disable_user(s, local), lambda: accounts.set_admin(s, local, False)):
             with pytest.raises(accounts.AccountRefused):
                 change()
 

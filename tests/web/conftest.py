@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 from apiflask import APIFlask
+from flask import Response, g, has_request_context, request
+from sqlalchemy import event
 from werkzeug.serving import make_server
 
 from db import database as base
 from db.access import accounts
 from db.database import session_scope
-from db.models import ModelVersion, User
+from db.models import AuditEvent, ModelVersion, User
 from db.settings import Settings
 from tests.builders.files import png, zip_of
 from tests.conftest import make_settings
 from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
 from web.app import create_app
+from web.security.auth import SAFE_METHODS
 
 CHROMIUM = Path("/usr/bin/chromium")
 WAIT = 15_000  # ms, for what a slow machine may take
@@ -33,7 +36,23 @@ def database(settings: Settings) -> Settings:
 @pytest.fixture(scope="session")
 def shared_app(tmp_path_factory: pytest.TempPathFactory) -> APIFlask:
     """The application as the server runs it. To make it takes longer than most tests."""
-    return create_app(make_settings(tmp_path_factory.mktemp("app")))
+    app = create_app(make_settings(tmp_path_factory.mktemp("app")))
+    app.after_request(_check_event)
+    return app
+
+
+def _check_event(response: Response) -> Response:
+    """Fail if a request to the API changed something, and left no event in the audit trail."""
+    is_change = response.status_code in (201, 202, 204) and request.method not in SAFE_METHODS
+    if is_change and request.endpoint != "api_runs.send_weights" and not g.get("is_recorded"):
+        raise AssertionError(f"{request.endpoint} left no event in the audit trail")
+    return response
+
+
+@event.listens_for(AuditEvent, "after_insert")
+def _note_event(*_: object) -> None:
+    if has_request_context():
+        g.is_recorded = True
 
 
 @pytest.fixture

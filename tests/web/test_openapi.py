@@ -100,6 +100,7 @@ OPERATIONS = [
     ("POST", "/api/v1/models/rollback"),
     ("POST", "/api/v1/models/import"),
     ("GET", "/api/v1/workers"),
+    ("GET", "/api/v1/audit"),
     ("GET", "/api/v1/datasets"),
     ("POST", "/api/v1/datasets"),
     ("GET", "/api/v1/datasets/{dataset_id}"),

@@ -502,7 +502,7 @@ def test_password_that_was_set_meanwhile_is_not_changed(
             accounts.set_password(other, other.get_one(User, ann.id), "set by an admin")
         return user
 
-    monkeypatch.setattr("web.views.sign_in.accounts.verify_password", verify)
+    monkeypatch.setattr("web.views.account.sign_in.accounts.verify_password", verify)
     assert change(anns_browser).headers["Location"].startswith("/sign-in")
     monkeypatch.undo()
     assert Browser(app).sign_in("ann", "set by an admin").status_code == 303

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from flask import request
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
@@ -12,7 +13,8 @@ from db.database import read_scope, session_scope
 from db.ledger.jobs import visible_job
 from db.models import Job
 from web.errors import not_found
-from web.security.auth import require_user
+from web.security.audit import note_look, note_refusal
+from web.security.auth import POLL, SAFE_METHODS, require_user
 
 T = TypeVar("T")
 
@@ -29,7 +31,11 @@ def own_job(s: Session, job_id: str) -> Job:
     """Return the job if this request's user may see it. Raises Problem 404."""
     job = visible_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
     if job is None:
+        if known := s.get(Job, job_id):
+            note_refusal(f"job {known.id}")
         raise not_found()
+    if request.method in SAFE_METHODS and POLL not in request.args:
+        note_look(f"job {job.id}")
     return job
 
 

@@ -9,7 +9,9 @@ from flask import Response
 from pydantic import BaseModel
 
 from db import RESEARCH_USE_ONLY
+from db.access.audit import Action
 from db.ledger.job_view import JobView
+from web.security.audit import note_export
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 ROWS_A_PIECE = 200
@@ -59,6 +61,7 @@ def download(
     job's name in safe characters. `X-Notice` says: for research only. `X-Incomplete` says what an export of an open job
     lacks.
     """
+    note_export(Action.JOB_EXPORT, f"job {job.id}", f"{(ending or '-results')[1:]}.{kind}")
     response = Response(pieces, content_type=content_type)
     name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
     filename = f"{name}-{job.id}{ending}{'-partial' if job.is_open else ''}.{kind}"

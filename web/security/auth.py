@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from wtforms.validators import ValidationError
 
 from db.access import accounts, tokens
+from db.access.audit import Action, record
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
@@ -49,6 +50,7 @@ def _find_user() -> User | None:
         known = tokens.signed_in(s, secret)
     if known is None:
         return None
+    g.via = known.via
     if known.touch_due and not _is_bearer() and _is_activity():
         _touch(secret)
     return known.user
@@ -95,6 +97,7 @@ def require_admin() -> User:
     user = require_user()
     g.is_for_admins = True
     if not user.is_admin:
+        g.refused = "an address for admins"
         with read_scope() as s:
             raise _only_admins(s)
     return user
@@ -166,11 +169,15 @@ def _check_parameters() -> None:
     raise Problem(422, "invalid", advice, errors={"query": {name: [advice] for name in request.args}})
 
 
-def sign_in(user: User) -> None:
-    """Start a new session for the browser of this request. The old session and its id are dropped."""
+def sign_in(user: User, via: str) -> None:
+    """Start a new session for the browser of this request. The old session and its id are dropped.
+
+    `via`: what the user signed in with.
+    """
     sign_out()
     with session_scope() as s:
         secret = tokens.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
+        record(s, Action.SIGN_IN, f"user {user.name}", f"by {via}")
     session[_SESSION_KEY] = secret
     session.permanent = True
     after_this_request(lambda response: known_devices.remember(response, user.name))
@@ -181,7 +188,8 @@ def sign_out() -> None:
     secret = session.get(_SESSION_KEY)
     if secret:
         with session_scope() as s:
-            tokens.end_session(s, secret)
+            if user := tokens.end_session(s, secret):
+                record(s, Action.SIGN_OUT, f"user {user.name}")
     session.clear()
     g.pop("user", None)
 

@@ -86,7 +86,7 @@ def disable(name: str) -> None:
 def enable(name: str) -> None:
     """Let the disabled user NAME sign in again, with the same password. Their earlier tokens stay revoked."""
     with writing() as session:
-        accounts.enable_user(existing_user(session, name))
+        accounts.enable_user(session, existing_user(session, name))
     say(f"{name} is enabled")
 
 
@@ -96,7 +96,7 @@ def enable(name: str) -> None:
 def role(name: str, role: str) -> None:
     """Make the user NAME an admin or an ordinary user. This takes effect immediately."""
     with refusals(), writing() as session:
-        accounts.set_admin(existing_user(session, name), role == "admin")
+        accounts.set_admin(session, existing_user(session, name), role == "admin")
     say(f"{name} is now {'an admin' if role == 'admin' else 'a user'}")
 
 

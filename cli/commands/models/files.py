@@ -9,6 +9,7 @@ from cli.local.model_tables import find_version, version_view
 from cli.local.session import reading, writing
 from cli.options import FILE, NEW_FILE, json_option
 from cli.output import complete_file, print_json, progress_bar, say
+from db.access.audit import WITH_SLICES, Action, record
 from db.registry import champions, transfer
 from db.registry.export import export_package, export_size
 from db.registry.transfer import PackageRefused
@@ -32,6 +33,8 @@ def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
         raise UsageError(f"{file} exists already; name another file")
     with reading() as session:
         row = find_version(session, version)
+    with writing() as session:
+        record(session, Action.MODEL_EXPORT, f"model {row.label}", WITH_SLICES if with_slices else "")
     done = 0
     try:
         bar = progress_bar(row.label, export_size(row, with_slices=with_slices), unit="bytes", enabled=not as_json)

@@ -46,6 +46,33 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_released_file_sha256"), ["sha256"], unique=False)
 
     op.create_table(
+        "audit_seal",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("events", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("sealed_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_seal")),
+    )
+    op.create_table(
+        "audit_event",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("actor", sa.String(), nullable=True),
+        sa.Column("via", sa.String(), nullable=False),
+        sa.Column("address", sa.String(), nullable=True),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("object", sa.String(), nullable=False),
+        sa.Column("detail", sa.String(), nullable=False),
+        sa.Column("seal_id", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["seal_id"], ["audit_seal.id"], name=op.f("fk_audit_event_seal_id_audit_seal")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_event")),
+    )
+    with op.batch_alter_table("audit_event", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_audit_event_actor"), ["actor"], unique=False)
+        batch_op.create_index(batch_op.f("ix_audit_event_object"), ["object"], unique=False)
+        batch_op.create_index(batch_op.f("ix_audit_event_seal_id"), ["seal_id"], unique=False)
+
+    op.create_table(
         "stage_slot",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("times", sa.JSON(), nullable=False),

@@ -6,9 +6,11 @@ from apiflask import APIBlueprint
 from flask import Response, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
+from sqlalchemy.orm import Session
 
 from db.access import accounts, links, sign_in_counts
 from db.access.accounts import AccountRefused
+from db.access.audit import Action, record
 from db.access.sign_in_counts import TooManyFailures
 from db.database import in_transaction, read_scope, session_scope
 from db.models import User
@@ -41,7 +43,7 @@ def submit() -> ResponseReturnValue:
     user = _verified(request.form.get("name", ""), request.form.get("password", ""))
     if user is None:
         return _form(not_signed_in(WRONG))
-    sign_in(user)
+    sign_in(user, "password")
     return redirect(local_path(request.form.get("next")), 303)
 
 
@@ -86,7 +88,7 @@ def by_link(secret: str) -> ResponseReturnValue:
     if redeemed is None:
         return _dead_link()
     user, next_path = redeemed
-    sign_in(user)
+    sign_in(user, "link")
     return redirect(local_path(next_path), 303)
 
 
@@ -124,7 +126,7 @@ def change_password() -> ResponseReturnValue:
             accounts.set_password(s, s.get_one(User, user.id), new)
     except AccountRefused as error:
         return password_form(Problem(422, "invalid", sentence(error)))
-    sign_in(user)
+    sign_in(user, "password")
     flash("Your password is changed. Your other sessions, API tokens and sign-in links have ended.")
     return redirect("/", 303)
 
@@ -135,9 +137,17 @@ def _verified(name: str, password: str) -> User | None:
     in_transaction(lambda s: sign_in_counts.count(s, limits))
     with read_scope() as s:
         user = accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL does not accept NUL
-    if user is not None:
+    if user is None:
+        in_transaction(lambda s: _record_refusal(s, name))
+    else:
         in_transaction(lambda s: sign_in_counts.give_back(s, limits))
     return user
+
+
+def _record_refusal(s: Session, name: str) -> None:
+    """Record a wrong password. A name that no user has is not kept, because it may be a mistyped password."""
+    user = accounts.find_user(s, name.replace("\0", "\ufffd"))
+    record(s, Action.SIGN_IN_REFUSED, f"user {user.name}" if user else "an unknown user")
 
 
 def _form(problem: Problem | None = None) -> Response:
