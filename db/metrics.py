@@ -44,9 +44,21 @@ METRICS = {
 """Every metric by its key, in the order in which people read them."""
 
 GROUP_METRICS = ("accuracy", "recall", "specificity", "precision", "auc")
-"""The metrics that people see of groups. The score of a group is not a probability, so it has no calibration error."""
+"""The metrics that people see of groups."""
+
+OF_PROBABILITIES = ("brier", "ece")
+"""The metrics of probabilities. Groups have none, because the score of a group is not a probability."""
 
 _COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # names of numbers that are shown beside the metrics
+
+
+def groups_not_counted(left_out: int, no_verdict: int) -> str:
+    """Return which groups are not counted, and why, or an empty text."""
+    counted = [
+        (left_out, "without a slice of the lungs"),
+        (no_verdict, "without a verdict, because too many of their slices are out of distribution"),
+    ]
+    return " and ".join(f"{number:,} {'group' if number == 1 else 'groups'} {why}" for number, why in counted if number)
 
 
 def missing_slice(key: str) -> str:

@@ -1,5 +1,6 @@
 """`ctbatch findings`: lists the findings of a job, and tunes the rule of findings of a model version."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from db.datasets.slices import DatasetGone
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.findings.rules import RULES, UnknownRule, rule_of
-from db.metrics import written, written_interval
+from db.metrics import groups_not_counted, written, written_interval
 from db.models import Evaluation
 from db.models.documents import FindingRule, Rate
 from db.registry.versions import keep_finding_rule
@@ -134,8 +135,9 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
 def rule(version: str, as_json: bool) -> None:
     """Show the rule of findings of VERSION."""
     with reading() as session:
-        kept = rule_of(find_version(session, version))
-    _print_rule(kept, as_json)
+        row = find_version(session, version)
+        kept = rule_of(row)
+    _print_rule(kept, as_json, row.calibration)
 
 
 @findings.command()
@@ -148,15 +150,17 @@ def reset(version: str, as_json: bool) -> None:
         keep_finding_rule(session, row, None)
         session.refresh(row)
         kept = rule_of(row)
-    _print_rule(kept, as_json)
+    _print_rule(kept, as_json, row.calibration)
 
 
-def _print_rule(rule: FindingRule, as_json: bool) -> None:
+def _print_rule(rule: FindingRule, as_json: bool, calibration: Mapping[str, Mapping[str, float]] | None = None) -> None:
     if as_json:
         print_json(rule.as_dict())
         return
     say(f"{rule.name}, version {rule.version}: COVID if the score is at least {rule.threshold:.3f}")
     if rule.tuned is None:
+        for engine, own in sorted((calibration or {}).items()):
+            say(f"  for jobs that {engine} predicts: at least {own['threshold']:.3f}")
         say("this is the default rule; `ctbatch findings tune` chooses one on labelled patients")
         return
     tuned = rule.tuned
@@ -164,8 +168,8 @@ def _print_rule(rule: FindingRule, as_json: bool) -> None:
     print_table(columns, [_rates(name, tuned.held_out[name], tuned.by_default.get(name)) for name in tuned.held_out])
     counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
     say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
-    if tuned.left_out:
-        say(f"  {tuned.left_out} groups were left out, because they have no slice of the lungs")
+    if apart := groups_not_counted(tuned.left_out, tuned.no_verdict):
+        say(f"  not counted: {apart}")
     say(f"  the outer folds chose: {'; '.join(tuned.chosen)}")
     for note in tuned.notes:
         say(f"  {note}")

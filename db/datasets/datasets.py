@@ -255,7 +255,8 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 class ReviewedSlice:
     """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one.
 
-    `blind`: the label that counts is blind. `is_contested`: an admin or the owner gave the other label.
+    `blind`: the label that counts is blind. `is_shared`: several of the admins and
+    the owner gave a label. `is_contested`: one of them gave the other label.
     """
 
     slice: Slice
@@ -263,6 +264,7 @@ class ReviewedSlice:
     label: int
     array_sha256: str
     blind: bool
+    is_shared: bool
     is_contested: bool
 
 
@@ -281,7 +283,7 @@ def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlic
     for _, rows in groupby(s.execute(query), lambda row: row.Slice.id):
         (slice_, owner_id, label, array_sha256, blind), *others = rows
         is_contested = any(other.label != label for other in others)
-        yield ReviewedSlice(slice_, owner_id, label or 0, array_sha256, blind, is_contested)
+        yield ReviewedSlice(slice_, owner_id, label or 0, array_sha256, blind, bool(others), is_contested)
 
 
 def prepared_files(s: Session, job_ids: Sequence[str]) -> dict[int, tuple[str, str]]:

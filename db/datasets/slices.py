@@ -109,6 +109,13 @@ def about_left_out(labelled_files: Mapping[str, Mapping[str, int]]) -> list[str]
     return [f"{by_class} were left out: the remaining files may not be typical of their class; look at the reasons"]
 
 
+def about_contested(contested: int, shared: int) -> str:
+    """Return a line about readers who disagree on slices, or an empty text. `shared`: slices of several readers."""
+    if not contested:
+        return ""
+    return f"readers disagree on {contested:,} of the {shared:,} slices that several of them labelled"
+
+
 def doubts_about(dataset: Dataset) -> list[str]:
     """Return a line for each reason why the labels or the choice of the slices may make metrics untrue."""
     report = dataset.report
@@ -116,10 +123,8 @@ def doubts_about(dataset: Dataset) -> list[str]:
     if report.labels_from == REVIEWS and (count := dataset.size - report.blind_labels):
         labels = "label is" if count == 1 else "labels are"
         doubts.append(f"{count:,} {labels} of readers who may have seen a model's answers: metrics may be too good")
-    if count := report.contested_labels:
-        doubts.append(
-            f"{count:,} {'slice has a label' if count == 1 else 'slices have labels'} of readers who disagree"
-        )
+    if line := about_contested(report.contested_labels, report.shared_labels):
+        doubts.append(line)
     return doubts + about_left_out(report.labelled_files)
 
 

@@ -46,7 +46,7 @@ class SiteCheck(Kept):
     """The verdict on a model version at a site.
 
     `ood_share`: the share of slices that are out of distribution, or None if the engine gives no distance.
-    `more_groups`: how many more groups would give a clear verdict, or None if this is not known.
+    `more_groups`: with how many more groups a clear verdict is as likely as not, or None if this is not known.
     """
 
     verdict: str
@@ -66,13 +66,16 @@ class Metrics(Measured):
 class GroupMetrics(Metrics):
     """The metrics of a rule of findings on groups (patients). Here `n` counts groups.
 
-    A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs. `tuned_slices`: how
-    many of the slices the rule was tuned on, or on groups with their names. If any, the metrics may be too good.
-    `tuned_on`: the hash of the dataset on which the rule was tuned, or None if that dataset was not in the database.
+    A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs. `no_verdict`: the
+    groups to which the rule gives no verdict, because too many of their slices are out of distribution. Neither are in
+    `n`. `tuned_slices`: how many of the slices the rule was tuned on, or on groups with their names. If any, the
+    metrics may be too good. `tuned_on`: the hash of the dataset on which the rule was tuned, or None if that dataset
+    was not in the database.
     """
 
     rule: FindingRule
     left_out: int = 0
+    no_verdict: int = 0
     tuned_slices: int = 0
     tuned_on: str | None = None
 

@@ -123,7 +123,8 @@ class Tuning(Document):
     """How a rule of findings was tuned: the dataset, and how well the procedure works on unseen groups.
 
     `engine`: the engine that gave the scores. `groups`: the number of groups of each class. `left_out`: groups without
-    a slice of the lungs. `held_out`: accuracy, recall, specificity, precision and negative_precision by groups. Each
+    a slice of the lungs. `no_verdict`: groups without a verdict, because too many of their slices are out of
+    distribution. `held_out`: accuracy, recall, specificity, precision and negative_precision by groups. Each
     group is judged by a rule that was chosen without this group. `by_default`: the same metrics of the default rule. A
     metric is missing if no group got a verdict that it needs.
     `chosen`: the rules that the outer folds chose.
@@ -135,6 +136,7 @@ class Tuning(Document):
     seed: int
     groups: dict[str, int]
     left_out: int = 0
+    no_verdict: int = 0
     held_out: dict[str, Rate] = Field(default_factory=dict)
     by_default: dict[str, Rate] = Field(default_factory=dict)
     chosen: list[str] = Field(default_factory=list)
@@ -236,8 +238,9 @@ class Identity(Document):
 class DatasetReport(Document):
     """The report on a dataset, which its build makes.
 
-    `blind_labels`, `contested_labels`: of reviewed slices, the labels that are blind, and the labels on which readers
-    disagree. `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group.
+    `blind_labels`, `shared_labels`, `contested_labels`: of reviewed slices, the labels that are blind, and the slices
+    with labels of several readers, and of readers who disagree. `counts`: slices by class, and `rejected` files.
+    `groups_from`: slices by the origin of their group.
     `sizes`, `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code.
     `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`. Text files
     and other documents are not counted.
@@ -246,6 +249,7 @@ class DatasetReport(Document):
 
     labels_from: str = ""
     blind_labels: int = 0
+    shared_labels: int = 0
     contested_labels: int = 0
     groups_from: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)

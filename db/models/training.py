@@ -82,8 +82,8 @@ class Evaluation(LeaseMixin, Base):
 
     An evaluation worker carries it out, or the command line that waits for it. There is one for each version, part and
     precision. `precision`: of the engine that must score, `f32` or `int8`, or None for the engine that serves on that
-    machine. `scores_sha256`: a .npy file in storage with the logits, float32[n], in the order of the rows. `result`:
-    metrics with intervals, and for a site check (without a split) also the verdict.
+    machine. `scores_sha256`: a file in storage for `training.evaluation.stored_scores`, in the order of the rows.
+    `result`: metrics with intervals, and for a site check (without a split) also the verdict.
     """
 
     __tablename__ = "evaluation"

@@ -151,6 +151,7 @@ def _nameless(report: DatasetReport) -> DatasetReport:
     same, near = report.identical, report.near_identical
     return DatasetReport(
         blind_labels=report.blind_labels,
+        shared_labels=report.shared_labels,
         contested_labels=report.contested_labels,
         labelled_files=report.labelled_files,
         groups_from=report.groups_from,

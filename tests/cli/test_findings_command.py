@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from cli.commands.findings import findings
 from cli.commands.models.check import check
@@ -20,6 +23,10 @@ from db.settings import Settings
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split, delete_dataset
 from training.evaluation.tune_version import tune_version
+from worker.engines import load
+from worker.engines.fake import FakeEngine
+from worker.engines.interface import Scores
+from worker.engines.load import Proven
 
 Run = Callable[..., Result]
 FILES = {"model.xml": b"<net/>", "model.bin": bytes(100)}
@@ -190,3 +197,29 @@ def test_jobs_of_the_version_use_its_rule(run: Run, patients: Dataset, settings:
         file = jobs.ReceivedFile("a.zip", "0" * 64, 10, "zip", 1)
         job, _ = jobs.create_job(s, owner=ann, files=[file])
         assert rule_of(job.model_version) == rule
+
+
+def test_rule_states_the_thresholds_of_engines(run: Run, version: ModelVersion) -> None:
+    with session_scope() as s:
+        own = {"openvino-int8": {"temperature": 1.0, "threshold": 0.42}}
+        s.get_one(ModelVersion, version.id).calibration = own
+    shown = run("rule", "lung/1").stderr
+    assert "COVID if the score is at least 0.500" in shown
+    assert "for jobs that openvino-int8 predicts: at least 0.420" in shown
+
+
+def test_groups_without_a_verdict_are_not_counted(
+    run: Run, version: ModelVersion, patients: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Distances(FakeEngine):
+        """Gives a large distance to slices that it does not call COVID."""
+
+        def predict(self, slices: NDArray[np.uint8]) -> Scores:
+            scores = super().predict(slices)
+            return replace(scores, distance=(scores.logit < 0).astype(np.float32))
+
+    monkeypatch.setattr(load, "load_engine", lambda *_, **__: Proven(Distances(), []))
+    with session_scope() as s:
+        s.get_one(ModelVersion, version.id).ood = {"threshold": 0.5}
+    refused = run("tune", "lung/1", "--dataset", "site")
+    assert (refused.exit_code, "no group of the dataset is non-COVID" in refused.output) == (1, True), refused.output

@@ -1,6 +1,5 @@
 """Carries out evaluations: scores a model version on labelled slices, and compares it with other versions."""
 
-import io
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +28,7 @@ from training.evaluation.group_level import ScoredGroups, measure_groups
 from training.evaluation.metrics import Verdicts, compare, with_intervals
 from training.evaluation.scoring import score
 from training.evaluation.site_check import Evidence, check_site
+from training.evaluation.stored_scores import are_ood, pack, unpack
 from worker import claimed
 from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, engine_of
@@ -143,7 +143,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
         )
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
-    _finish(claim, evaluation, scores.logit, data, result, heartbeat)
+    _finish(claim, evaluation, scores, data, result, heartbeat)
 
 
 def _result(
@@ -158,10 +158,10 @@ def _result(
     temperature, threshold = calibration_of(version, engine)
     chances = probability(scores.logit, temperature)
     metrics = with_intervals(chances, data.labels, data.groups, threshold)
-    groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files)
+    ood = are_ood(scores.distance, limit_of(version.ood, engine))
+    groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files, ood)
     by_group = measure_groups(groups, rule_of(version, engine), tuned_slices, tuning_hash)
-    limit = limit_of(version.ood, engine)
-    ood_share = None if scores.distance is None or limit is None else float((scores.distance > limit).mean())
+    ood_share = None if ood is None else float(ood.mean())
     fields = {**dict(metrics), "engine": engine, "threshold": threshold, "ood_share": ood_share, "by_group": by_group}
     return EvaluationResult(**fields)
 
@@ -169,7 +169,7 @@ def _result(
 def _finish(
     claim: Claim,
     evaluation: Evaluation,
-    logit: NDArray[np.float32],
+    scores: Scores,
     data: Labelled,
     result: EvaluationResult,
     heartbeat: Heartbeat,
@@ -179,10 +179,9 @@ def _finish(
     If other evaluations finish meanwhile, compare with these evaluations too before recording. Wait while the database
     is unreachable.
     """
-    packed = io.BytesIO()
-    np.save(packed, logit, allow_pickle=False)
-    sha256 = wait_for_storage(lambda: storage().put(packed.getvalue()), heartbeat.progress)
-    ours = _verdicts(evaluation.model_version, result.engine, logit)
+    packed = pack(scores)
+    sha256 = wait_for_storage(lambda: storage().put(packed), heartbeat.progress)
+    ours = _verdicts(evaluation.model_version, result.engine, scores.logit)
     against: dict[int, PairedMetrics] = {}
     is_last_try = evaluation.attempts >= evaluations.MAX_CLAIMS
 
@@ -216,7 +215,7 @@ def _verdicts_of(evaluation: Evaluation, heartbeat: Heartbeat, is_last_try: bool
     """
     sha256 = evaluation.scores_sha256 or ""
     try:
-        logit = np.load(storage().verified_path(sha256, heartbeat.progress), allow_pickle=False)
+        logit, _ = unpack(storage().verified_path(sha256, heartbeat.progress))
     except (FileMissing, FileDamaged) as error:
         if isinstance(error, FileUnreadable) and not is_last_try:
             raise

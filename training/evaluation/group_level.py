@@ -11,27 +11,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from db.evaluation.result import GroupMetrics
-from db.findings.rules import LEAST_LUNG, score_of
+from db.findings.rules import LEAST_LUNG, MOST_OOD, score_of
+from db.metrics import OF_PROBABILITIES
 from db.models.documents import FindingRule
 from training.evaluation.metrics import with_intervals
 from worker.imaging.lungs import lung_fraction
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class ScoredGroups:
-    """Groups that have at least one slice with enough lung, in the order of their names.
+    """Groups to which a rule of findings gives a verdict, in the order of their names.
 
     `labels`: uint8[g], 1 if a slice of the group is COVID. `probabilities`: for each group, an array for each of its
-    series, with the slices that have enough lung and are not copies. `left_out`: how many groups have none of these
-    slices.
+    series, with the slices that have enough lung and are not copies. As in findings, a series with too many slices out
+    of distribution has no score. `left_out`: how many other groups have no slice with enough lung. `no_verdict`: how
+    many other groups have no series with a score.
     """
 
     names: list[str]
     labels: NDArray[np.uint8]
     probabilities: list[list[Array]]
     left_out: int = 0
+    no_verdict: int = 0
 
     @classmethod
     def of(
@@ -42,11 +46,13 @@ class ScoredGroups:
         pixels: NDArray[np.uint8],
         series: Sequence[str | None],
         files: Sequence[tuple[str, int] | None],
+        ood: NDArray[np.bool_] | None = None,
     ) -> "ScoredGroups":
         """Group n slices. They have probabilities and labels [n], n group names, and prepared pixels uint8[n, s, s].
 
         `series`: n names of series, or None for slices whose series is not known. `files`: the hash of the file of each
         slice and its frame in it, or None if they are not known. Slices of one series with the same values are copies.
+        `ood`: bool[n], which slices are out of distribution, or None if this is not known.
         """
         chances, truth, names = np.asarray(probability, np.float64), np.asarray(labels), np.asarray(groups)
         series_of = np.array([name or "" for name in series], np.str_)
@@ -55,21 +61,27 @@ class ScoredGroups:
         order = np.argsort(names, kind="stable")
         unique, starts = np.unique(names[order], return_index=True)
         members = np.split(order, starts[1:]) if len(unique) else []
-        kept = [(name, rows, rows[counts[rows]]) for name, rows in zip(unique, members, strict=True)]
-        kept = [one for one in kept if len(one[2])]
+        counted = [(name, rows, rows[counts[rows]]) for name, rows in zip(unique, members, strict=True)]
+        counted = [one for one in counted if len(one[2])]
+        kept = [(name, rows, _scored_series(used, series_of, ood)) for name, rows, used in counted]
+        kept = [one for one in kept if one[2]]
         return cls(
             names=[str(name) for name, _, _ in kept],
             labels=np.array([truth[rows].max() for _, rows, _ in kept], np.uint8),
-            probabilities=[
-                [chances[counted[series_of[counted] == name]] for name in np.unique(series_of[counted])]
-                for _, _, counted in kept
-            ],
-            left_out=len(unique) - len(kept),
+            probabilities=[[chances[slices] for slices in own] for _, _, own in kept],
+            left_out=len(unique) - len(counted),
+            no_verdict=len(counted) - len(kept),
         )
 
     def scores(self, rule: FindingRule) -> Array:
         """Return the score of each group by a rule, float64[g]."""
         return np.array([max(score_of(rule, chances) for chances in own) for own in self.probabilities], np.float64)
+
+
+def _scored_series(used: Indices, series_of: NDArray[np.str_], ood: NDArray[np.bool_] | None) -> list[Indices]:
+    """Return the slices of each series that has a score. `used`: the slices of a group that count."""
+    own = [used[series_of[used] == name] for name in np.unique(series_of[used])]
+    return [slices for slices in own if ood is None or ood[slices].sum() <= MOST_OOD * len(slices)]
 
 
 def _are_copies(
@@ -86,15 +98,20 @@ def measure_groups(
 ) -> GroupMetrics | None:
     """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group.
 
+    The score of a group is not a probability, so the metrics of probabilities are None.
+
     `tuned_slices`, `tuned_on`: see `GroupMetrics`.
     """
     if not groups.names:
         return None
     metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)
+    intervals = {name: ends for name, ends in metrics.intervals.items() if name not in OF_PROBABILITIES}
+    not_measured = dict.fromkeys(OF_PROBABILITIES)
     return GroupMetrics(
-        **dict(metrics),
+        **(dict(metrics) | not_measured | {"intervals": intervals}),
         rule=rule.untuned,
         left_out=groups.left_out,
+        no_verdict=groups.no_verdict,
         tuned_slices=tuned_slices,
         tuned_on=tuned_on,
     )

@@ -5,9 +5,9 @@ Sensitivity, specificity and AUC each have a floor. The verdict is one of three:
 - The model may be used if the lower ends of all three 95 % intervals reach their floors, and each class has at least 20
   groups. With fewer groups, an interval from resampling groups is too rough for a decision.
 - The model may not be used if the upper end of one interval is below its floor.
-- Otherwise there is not enough evidence. Then ctbatch estimates how many further groups, like those of the dataset,
-  would give a clear verdict. An interval gets narrower with the root of the number of groups. An interval that begins
-  at the limit of groups without a mistake gets narrower with that limit.
+- Otherwise there is not enough evidence. Then ctbatch estimates with how many further groups, like those of the
+  dataset, a clear verdict would be as likely as not. An interval gets narrower with the root of the number of groups.
+  An interval that begins at the limit of groups without a mistake gets narrower with that limit.
 
 These kinds of slices are not evidence:
 
@@ -174,4 +174,6 @@ def _advice(more: int | None, *, known: bool) -> list[str]:
     if not more:
         return []
     groups = f"{more} more {'group' if more == 1 else 'groups'}"
-    return [f"about {groups} like these would give a clear verdict" if known else f"at least {groups} are needed"]
+    if not known:
+        return [f"at least {groups} are needed"]
+    return [f"with about {groups} like these, a clear verdict would be as likely as not"]

@@ -95,6 +95,7 @@ def tune(
         seed=seed,
         groups={name: int((groups.labels == label).sum()) for label, name in CLASSES.items()},
         left_out=groups.left_out,
+        no_verdict=groups.no_verdict,
         held_out=_rates(verdicts, groups.labels, unit_of),
         by_default=_rates(groups.scores(plain) >= plain.threshold, groups.labels, unit_of),
         chosen=chosen,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from db import PARTS
@@ -13,7 +12,7 @@ from db.evaluation.evaluations import result_of
 from db.evaluation.rule import TOLERATED
 from db.models import Dataset, Evaluation, ModelVersion
 from db.models.documents import FindingRule
-from db.registry.calibration import calibration_of
+from db.registry.calibration import calibration_of, limit_of
 from db.storage import storage
 from db.training.caveats import optimism_notes
 from db.training.lineage import used_in_making
@@ -21,6 +20,7 @@ from db.training.splits import joined_groups
 from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
 from training.data.slices import load_part
 from training.evaluation.group_level import ScoredGroups
+from training.evaluation.stored_scores import are_ood, unpack
 from training.evaluation.tune_findings import CannotTune, tune
 from worker.engines.package import probability
 
@@ -48,7 +48,7 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         learned_from = training_slices_of(s, version, PARTS)
         notes = optimism_notes(s, [version], dataset.id)
         check_kept(s, dataset.id)
-    logit = np.load(storage().verified_path(evaluation.scores_sha256), allow_pickle=False)
+    logit, distance = unpack(storage().verified_path(evaluation.scores_sha256))
     data = load_part(dataset, rows, alive)
     seen = int(find_seen_in_training(data.pixels, learned_from, alive).sum())
     if seen > TOLERATED * len(data):
@@ -57,7 +57,13 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         notes.append(gone_note(learned_from.gone))
     temperature, threshold = calibration_of(version, result.engine)
     groups = ScoredGroups.of(
-        probability(logit, temperature), data.labels, data.groups, data.pixels, data.series, data.files
+        probability(logit, temperature),
+        data.labels,
+        data.groups,
+        data.pixels,
+        data.series,
+        data.files,
+        are_ood(distance, limit_of(version.ood, result.engine)),
     )
     unit_of = {group: number for number, unit in enumerate(joined) for group in unit.groups}
     return tune(

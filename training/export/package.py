@@ -29,6 +29,7 @@ from training.data.slices import Labelled
 from training.evaluation.calibrate import plain_temperature
 from training.evaluation.group_level import ScoredGroups, measure_groups
 from training.evaluation.metrics import with_intervals
+from training.evaluation.stored_scores import are_ood
 from training.export.openvino import REFERENCE, Exported, export, write_manifest
 from training.export.parity import Calibration
 from training.network.backend import exact_float32, memory_errors
@@ -133,10 +134,11 @@ def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> Ve
     """Return all metrics with intervals, also by group and by source, and the share of slices out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
     fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
-    by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files)
+    ood = are_ood(scores.distance, calibration.ood)
+    by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files, ood)
     fields["by_group"] = measure_groups(by_group, default_rule(threshold))
-    if scores.distance is not None and calibration.ood is not None:
-        fields["ood_share"] = float((scores.distance > calibration.ood).mean())
+    if ood is not None:
+        fields["ood_share"] = float(ood.mean())
     sources = np.array(_sources(data.rows))
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)

@@ -10,7 +10,7 @@ import numpy as np
 
 from db import COVID, NON_COVID
 from db.evaluation.result import GroupMetrics
-from db.metrics import METRICS
+from db.metrics import GROUP_METRICS, METRICS, groups_not_counted
 from db.registry.parity import parity_rows
 from training.report.content import (
     ReportContent,
@@ -123,13 +123,15 @@ def _group_metrics(groups: GroupMetrics | None) -> list[str]:
     """Return the metrics of groups (patients). Each group gets one verdict."""
     if groups is None:
         return []
-    rows = [[row.word, row.value, row.interval or "–"] for row in metric_rows(groups).values()]
+    shown = metric_rows(groups)
+    rows = [[shown[key].word, shown[key].value, shown[key].interval or "–"] for key in GROUP_METRICS]
+    apart = groups_not_counted(groups.left_out, groups.no_verdict)
     kinds = ", ".join(f"{size:,} {name}" for name, size in groups.class_groups.items())
     return [
         "",
         f"By group (patient): {groups.n or 0:,} groups ({kinds}), each with one verdict by the rule "
         f"{plain(groups.rule.name)}: COVID if the score is at least {number(groups.rule.threshold)}. "
-        "A group is COVID if any of its slices is.",
+        f"A group is COVID if any of its slices is.{f' Not counted: {apart}.' if apart else ''}",
         "",
         *_table(("Metric of groups", "Value", "95 % interval"), rows),
     ]

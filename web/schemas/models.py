@@ -83,7 +83,10 @@ class ModelDetail(ModelOut):
     """A model version: how it was made, its files, and its comparison with the champion."""
 
     ood: dict[str, Any]
-    finding_rule: dict[str, Any] = Field(description="The rule by which slices become findings, and how it was tuned.")
+    finding_rule: dict[str, Any] = Field(
+        description="The rule by which slices become findings, and how it was tuned. A default rule has the threshold"
+        " of float32. Jobs take the threshold of their engine, if it has one of its own in `calibration`."
+    )
     facts: dict[str, Any]
     files: dict[str, str] = Field(description="SHA-256 by file name.")
     used_by: int = Field(description="How many jobs were predicted with the version.")

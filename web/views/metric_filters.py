@@ -6,7 +6,17 @@ from flask import Flask
 
 from db import LABELS, SHORTCUT_AUC
 from db.evaluation.rule import few_groups
-from db.metrics import GROUP_METRICS, METRICS, difference_of, digits_beside, name_of, written, written_interval
+from db.metrics import (
+    GROUP_METRICS,
+    METRICS,
+    difference_of,
+    digits_beside,
+    groups_not_counted,
+    name_of,
+    written,
+    written_interval,
+)
+from db.models.documents import Tuning
 from db.registry.parity import parity_rows
 
 LEAKS = {
@@ -28,7 +38,7 @@ def install(app: Flask) -> None:
         bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
     )
     app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
-    app.jinja_env.globals.update(class_groups=class_groups, digits_beside=digits_beside)
+    app.jinja_env.globals.update(class_groups=class_groups, digits_beside=digits_beside, not_counted=not_counted)
 
 
 def metric(value: Any) -> str:
@@ -93,6 +103,17 @@ def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
         return {}
     groups = {name: number for name in LABELS if isinstance(number := stated.get(name), int)}
     return groups if groups.keys() == LABELS.keys() else {}
+
+
+def not_counted(groups: dict[str, Any] | Tuning) -> str:
+    """Return which groups the metrics of groups, or a tuning, do not count, and why. Return "" if all are counted."""
+    if isinstance(groups, Tuning):
+        return groups_not_counted(groups.left_out, groups.no_verdict)
+    return groups_not_counted(*(_whole(groups.get(name)) for name in ("left_out", "no_verdict")))
+
+
+def _whole(number: object) -> int:
+    return number if isinstance(number, int) else 0
 
 
 def by_group(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,8 @@ class Collector:
 
     `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files with prepared pixels. `groups_from`:
     how many slices got their group from each origin. `headers`: the slices whose group comes from their DICOM header.
-    `blind_labels`, `contested_labels`: how many slices have a blind label, and a label on which readers disagree.
+    `blind_labels`, `shared_labels`, `contested_labels`: how many slices have a blind label, labels of several readers,
+    and labels of readers who disagree.
     `label_warnings`: what a person should check about the labels.
     """
 
@@ -80,7 +81,7 @@ class Collector:
         self.groups_from: Counter[str] = Counter()
         self.headers = HeaderGroups()
         self.labels_from = ""
-        self.blind_labels = self.contested_labels = 0
+        self.blind_labels = self.shared_labels = self.contested_labels = 0
         self.label_warnings: Sequence[str] = ()
         self._waiting: list[NDArray[np.uint8]] = []
         self._pictures = Pictures()  # keyed by the SHA-256 of their pixels

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import BY_JOB, SplitCandidate, about_left_out, count_unknown
+from db.datasets.slices import BY_JOB, SplitCandidate, about_contested, about_left_out, count_unknown
 from db.training.splits import gap_in_given, joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
@@ -39,9 +39,9 @@ Groups = TypedDict("Groups", {"count": int, "COVID": int, "non-COVID": int, "bot
 def make_report(collector: Collector, similar: Similar, twin: str | None) -> dict[str, Any]:
     """Return the report of a dataset whose slices have been compared. `twin`: an identical earlier dataset.
 
-    `blind_labels`, `contested_labels`: numbers of reviewed slices. `counts`, `groups`, `sizes`, `modes`, `formats`,
-    `splits`: numbers by class. `identical`: slices with the pixels of another slice. `near_identical`: pairs of slices
-    with nearly the same pixels. `left_out`: files by reason.
+    `blind_labels`, `shared_labels`, `contested_labels`: numbers of reviewed slices. `counts`, `groups`, `sizes`,
+    `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of another slice.
+    `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
     `labelled_files`: files by class, and how many of them were left out. `identical_to`: the identical earlier dataset.
     `largest_cluster`: the largest number of groups that similar slices connect. `identity`: how well DICOM headers keep
     patients apart. `warnings`: what a person should read first.
@@ -50,6 +50,7 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
     report = {
         "labels_from": collector.labels_from,
         "blind_labels": collector.blind_labels,
+        "shared_labels": collector.shared_labels,
         "contested_labels": collector.contested_labels,
         "groups_from": dict(collector.groups_from),
         "counts": collector.count(),
@@ -164,11 +165,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"near-identical slices connect {joined} of {groups} groups, one with the next: a split keeps them in one"
             " part"
         )
-    if contested := report["contested_labels"]:
-        slices = "slice has a label" if contested == 1 else "slices have labels"
+    if contested := about_contested(report["contested_labels"], report["shared_labels"]):
         warnings.append(
-            f"{contested} of {sum(report['groups_from'].values())} {slices} of readers who disagree: the newest label"
-            " of an admin counts, or else the owner's; look at these slices again"
+            f"{contested}: the newest label of an admin counts, or else the owner's; look at these slices again"
         )
     warnings += about_left_out(report["labelled_files"])
     if both := report["groups"]["both"]:

@@ -67,6 +67,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
                 collector.headers.add(group, series.study_uid, folder)
             collector.take(item, pixels, origin)
             collector.blind_labels += review.blind
+            collector.shared_labels += review.is_shared
             collector.contested_labels += review.is_contested
         note(0.5 + (ordinal + 1) / len(reviewed) / 2)
     collector.flush()

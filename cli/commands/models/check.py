@@ -17,7 +17,7 @@ from db.evaluation import comparisons, evaluations
 from db.evaluation.comparisons import Pair
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.result import EvaluationResult, GroupMetrics
-from db.metrics import GROUP_METRICS, METRICS, written, written_interval
+from db.metrics import GROUP_METRICS, METRICS, groups_not_counted, written, written_interval
 
 
 @click.command()
@@ -81,8 +81,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     if of_groups is not None:
         rule = of_groups.rule
         say(f"{of_groups.n} groups (patients) by {rule.name}: COVID if the score is at least {written(rule.threshold)}")
-        if of_groups.left_out:
-            say(f"  {of_groups.left_out} groups were left out, because they have no slice of the lungs")
+        if apart := groups_not_counted(of_groups.left_out, of_groups.no_verdict):
+            say(f"  not counted: {apart}")
         if tuned := of_groups.tuned_slices:
             say(f"  the rule was tuned on {tuned} of the {result['n']} slices, or on groups of the same names:")
             say("  these metrics may be too good; see `ctbatch findings rule`")

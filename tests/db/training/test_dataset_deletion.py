@@ -158,6 +158,7 @@ def test_names_of_files_groups_and_pixels_are_erased_from_every_table_and_result
         assert (kept.label, kept.size, kept.sha256, kept.sources, kept.arrays) == ("site/1", SLICES, "site", [], [])
         assert kept.report.as_json() == {
             "blind_labels": 0,
+            "shared_labels": 0,
             "contested_labels": 0,
             "labelled_files": {},
             "groups_from": {"CSV": SLICES},

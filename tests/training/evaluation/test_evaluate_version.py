@@ -31,6 +31,7 @@ from tests.builders.statements import locked_at_first
 from training.evaluation import evaluate_version as carried
 from training.evaluation.evaluate_version import evaluate_next
 from training.evaluation.metrics import measure
+from training.evaluation.stored_scores import unpack
 from training.tasks import evaluate
 from worker.engines import load
 from worker.engines.fake import FakeEngine
@@ -73,7 +74,7 @@ def test_version_is_measured_on_a_whole_dataset(add_version: AddVersion, dataset
     done = seen(evaluation_id)
     assert (done.state, done.progress, done.error) == ("finished", 1.0, None)
     with read_scope() as s:
-        logit = np.load(storage().local_path(s.get_one(Evaluation, evaluation_id).scores_sha256))
+        logit, _ = unpack(storage().local_path(s.get_one(Evaluation, evaluation_id).scores_sha256))
     labels = np.repeat(np.arange(12) % 2, 5)
     expected = measure(probability(logit, 2.0), labels, 0.4)
     assert {name: done.result[name] for name in expected} == pytest.approx(expected)
@@ -104,7 +105,7 @@ def test_scores_are_in_the_order_of_the_rows_of_the_part(add_version: AddVersion
     evaluate()  # the one that waits longest
     evaluate()
     with read_scope() as s:
-        scores = [np.load(storage().local_path(s.get_one(Evaluation, i).scores_sha256)) for i in (whole, part)]
+        scores = [unpack(storage().local_path(s.get_one(Evaluation, i).scores_sha256))[0] for i in (whole, part)]
     assert scores[0].dtype == np.float32
     assert scores[1].tolist() == scores[0][30:].tolist()
     assert (seen(part).result["n"], seen(part).result["groups"]) == (30, 6)
@@ -305,8 +306,8 @@ def test_check_mentions_many_files_that_were_left_out(add_version: AddVersion, s
         ({"labels_from": "reviews"}, ["180 labels are of readers who may have seen a model's answers"]),
         ({"labels_from": "reviews", "blind_labels": 180}, []),
         (
-            {"labels_from": "reviews", "blind_labels": 170, "contested_labels": 20},
-            ["10 labels are of readers who may have", "20 slices have labels of readers who disagree"],
+            {"labels_from": "reviews", "blind_labels": 170, "shared_labels": 50, "contested_labels": 20},
+            ["10 labels are of readers who may have", "readers disagree on 20 of the 50 slices that several"],
         ),
         ({"labels_from": "class folders"}, []),
     ],
@@ -375,6 +376,8 @@ def test_share_of_slices_out_of_distribution_is_stated(
     assert seen(known).result["ood_share"] == pytest.approx(0.25, abs=0.02)
     assert "out of distribution" in seen(known).result["site_check"]["reasons"][-1]
     assert seen(unknown).result["ood_share"] is None
+    groups = seen(known).result["by_group"]
+    assert (groups["n"], groups["no_verdict"]) == (8, 4), "groups with 2 of 5 slices out of distribution"
     assert seen(own).result["ood_share"] == 0, "this engine has a threshold of its own"
 
 

@@ -73,7 +73,7 @@ def test_interval_across_the_floor_suggests_how_many_more_groups():
     # The lower end is twice as far from 0.90 as the floor is: four times the 40 groups are needed.
     found = check(recall=(0.90, 0.80, 0.96))
     assert (found.verdict, found.more_groups) == (UNKNOWN, 120)
-    assert found.reasons[-1] == "about 120 more groups like these would give a clear verdict"
+    assert found.reasons[-1] == "with about 120 more groups like these, a clear verdict would be as likely as not"
 
 
 def test_metric_below_its_floor_by_chance_suggests_more_groups_too():
@@ -105,7 +105,7 @@ def test_few_groups_without_a_mistake_are_not_enough():
     found = check({"COVID": 5, "non-COVID": 20}, **right)
     assert (found.verdict, found.more_groups) == (UNKNOWN, 15)
     assert found.reasons[0] == "only 5 groups of COVID; at least 20 are needed"
-    assert found.reasons[-1] == "about 15 more groups like these would give a clear verdict"
+    assert found.reasons[-1] == "with about 15 more groups like these, a clear verdict would be as likely as not"
 
 
 def test_missing_class_is_named():

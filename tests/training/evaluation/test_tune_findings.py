@@ -123,6 +123,24 @@ def test_group_gets_the_highest_score_of_its_series() -> None:
     assert list(again.scores(MEAN)) == list(groups.scores(MEAN))
 
 
+def test_group_whose_series_are_out_of_distribution_gets_no_verdict() -> None:
+    chances, names, series = [0.9, 0.9, 0.9, 0.1, 0.2, 0.7], list("aaabbb"), list("xxyxyy")
+    ood = np.array([True, False, True, False, True, True])
+    groups = ScoredGroups.of(chances, [1, 1, 1, 0, 0, 0], names, with_lung(6), series, [None] * 6, ood)
+    assert (groups.names, groups.left_out, groups.no_verdict) == (["b"], 0, 1)
+    assert [list(one) for one in groups.probabilities[0]] == [[0.1]], "the series that is out of distribution has none"
+    metrics = measure_groups(groups, MEAN)
+    assert metrics is not None
+    assert (metrics.n, metrics.no_verdict, metrics.recall) == (1, 1, None)
+
+
+def test_score_of_a_group_is_no_probability() -> None:
+    metrics = measure_groups(one_ill_slice(), MEAN)
+    assert metrics is not None
+    assert (metrics.ece, metrics.brier) == (None, None)
+    assert not {"ece", "brier"} & metrics.intervals.keys()
+
+
 @pytest.mark.parametrize(
     ("series", "files", "score"),
     [

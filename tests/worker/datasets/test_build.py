@@ -1080,14 +1080,16 @@ def test_report_counts_blind_labels_and_labels_of_readers_who_disagree(owner: Us
         s.flush()
         for at, slice_ in enumerate(s.scalars(select(Slice))):
             s.add(Review(slice_id=slice_.id, user_id=owner.id, label=at % 2, blind=True))
-            if at < 2:
-                s.add(Review(slice_id=slice_.id, user_id=admin.id, label=1 - at % 2))
+            if at < 3:
+                label = at % 2 if at == 2 else 1 - at % 2  # agrees on the third slice only
+                s.add(Review(slice_id=slice_.id, user_id=admin.id, label=label, blind=at == 2))
     with session_scope() as s:
         dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
     build_next("w")
     found = view(dataset)
-    assert (found.report.blind_labels, found.report.contested_labels) == (4, 2)
-    assert any(line.startswith("2 of 6 slices have labels of readers who disagree") for line in found.report.warnings)
+    counted = found.report.blind_labels, found.report.shared_labels, found.report.contested_labels
+    assert counted == (4, 3, 2)
+    assert any(line.startswith("readers disagree on 2 of the 3 slices") for line in found.report.warnings)
 
 
 @pytest.mark.usefixtures("champion")
