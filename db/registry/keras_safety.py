@@ -94,4 +94,4 @@ def _check_kind(module: Any, kind: Any, registered: Any) -> None:
     stock = isinstance(module, str) and any(module == own or module.startswith(f"{own}.") for own in MODULES)
     is_class = isinstance(kind, str) and CLASS.fullmatch(kind) is not None
     if not (network or policy or (stock and is_class)) or registered not in (None, kind):
-        raise HarmfulModel(f"holds {module!a} {kind!a}, which is not Keras's own")
+        raise HarmfulModel(f"holds {module!a} {kind!a}, which is not a part of Keras that ctbatch loads")
