@@ -409,7 +409,10 @@ HARMFUL = {
     "a lambda's code": (keras_file({"config": [{"class_name": "__lambda__", "config": {}}]}), "holds a __lambda__"),
     "a saved model": (keras_file(custom("keras.layers", "TFSMLayer")), "holds a TFSMLayer"),
     "a vocabulary": (keras_file(custom("keras.layers", "StringLookup")), "holds a StringLookup"),
-    "a module of Python": (keras_file(custom("os", "System")), "'os' 'System', which is not a part of Keras that ctbatch"),
+    "a module of Python": (
+        keras_file(custom("os", "System")),
+        "'os' 'System', which is not a part of Keras that ctbatch",
+    ),
     "a function": (keras_file(custom("keras.utils", "get_file")), "'keras.utils' 'get_file'"),
     "a function of Python": (keras_file(custom("builtins", "function", "function")), "holds a function"),
     "a function of Keras": (keras_file(custom("keras.layers", "deserialize")), "'deserialize'"),
@@ -419,7 +422,10 @@ HARMFUL = {
         keras_file(custom("keras.quantizers", "Int8QuantizationConfig")),
         "not a part of Keras that ctbatch loads",
     ),
-    "another name registered": (keras_file(custom("keras.layers", "Dense", "site>Dense")), "not a part of Keras that ctbatch loads"),
+    "another name registered": (
+        keras_file(custom("keras.layers", "Dense", "site>Dense")),
+        "not a part of Keras that ctbatch loads",
+    ),
     "no name": (keras_file(custom("keras.layers", None)), "not a part of Keras that ctbatch loads"),
     "an asset": (keras_file(**{"assets/x.txt": b""}), "not a plain Keras archive"),
     "no configuration": (keras_file(**{"config.json": b"{"}), "is damaged"),
