@@ -96,6 +96,10 @@ class JobView(View):
         description="By the DICOM headers of an ended job, nearly every slice is a patient of its own. An anonymiser "
         "may have removed the patient IDs and given each file new UIDs. Each finding then rests on a single slice."
     )
+    several_scans: bool = Field(
+        description="A series of an ended job has slices from several folders that cover the same part of the body. An "
+        "anonymiser may have given several scans one Series Instance UID. Without a patient ID, there is no verdict."
+    )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
     rate: float = Field(description="Slices per second. 0 for an ended job that was retried.")
@@ -206,6 +210,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         counts=Counts(received=received, positive=tally.positive, **outcomes),
         ood=tally.ood,
         each_slice_a_patient=not is_open and tally.scanned >= max(FEW, ALONE * read),
+        several_scans=not is_open and tally.several_scans > 0,
         stages=Stages(
             total=total,
             total_known=not tally.unlisted,

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import String, cast, func, select
 from sqlalchemy.orm import Session
 
 from db import FAKE_ENGINE, MADE_UP, RESEARCH_USE_ONLY
-from db.models import Job, ModelVersion, Outcome, Prediction, Slice, Study, Upload
+from db.models import Job, ModelVersion, Outcome, Prediction, Series, Slice, Study, Upload
 from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
+from db.series.geometry import SEVERAL_SCANS
 from db.series.rows import NO_STUDY
 
 KEPT_FROM = 10_000  # slices; fewer are counted in some milliseconds
@@ -101,9 +102,12 @@ def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
     totals = (func.sum(func.coalesce(Upload.entries, 0)), func.sum(Upload.dicomdirs))
     states_study = ~Study.uid.startswith(NO_STUDY, autoescape=True)  # a folder of pictures states none
     scanned = select(func.count(Study.patient_id.distinct())).where(Study.job_id == Upload.job_id, states_study)
-    counts = (unlisted, func.count(), func.count(Upload.closed_at), scanned.scalar_subquery())
+    is_joined = cast(Series.notes, String).contains(SEVERAL_SCANS, autoescape=True)
+    joined = select(func.count()).where(Series.job_id == Upload.job_id, is_joined)
+    of_patients = (scanned.scalar_subquery(), joined.scalar_subquery())
+    counts = (unlisted, func.count(), func.count(Upload.closed_at), *of_patients)
     columns = (Upload.job_id, *totals, *counts)
-    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", "scanned")
+    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", "scanned", "several_scans")
     query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
     for job_id, *numbers in s.execute(query):
         sums[job_id] |= dict(zip(names, map(int, numbers), strict=True))

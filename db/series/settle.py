@@ -17,9 +17,11 @@ from sqlalchemy.orm import Session
 from db.bulk import UNSEEN, one_of
 from db.database import current
 from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
+from db.models.slices import folder_of
 from db.reasons import DAMAGED
 from db.series.batches import series_batches
 from db.series.geometry import SAME_PLACE, Place, notes_of, tracking_slices
+from db.series.rows import LOOSE
 
 Step = Callable[[Session], None]
 BOLUS_TRACKING = "bolus_tracking"
@@ -131,11 +133,12 @@ def _series(s: Session, series_ids: Sequence[int]) -> Iterator[tuple[int, list[P
     """
     is_dicom = func.coalesce(Slice.format, "") == "DICOM"
     stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
-    columns = (Slice.location, *stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom)
+    upload = case((Upload.kind == LOOSE, 0), else_=Upload.id)  # ids begin at 1
+    columns: Any = (Slice.location, *stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom, upload, Slice.name)
     counts = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
-    query = select(*columns).where(Slice.series_id.in_(series_ids), counts)
+    query = select(*columns).join(Upload, Upload.id == Slice.upload_id).where(Slice.series_id.in_(series_ids), counts)
     for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[1]):
-        located = [(row[0], Place(*row[2:])) for row in rows]
+        located = [(row[0], Place._make((*row[2:-2], (row[-2], folder_of(row[-1]))))) for row in rows]
         places = [place for _, place in located]
         is_at_one_place = len(places) > 1 and _is_one([place.position for place in places])
         if is_at_one_place and _are_several([location for location, _ in located]):

@@ -37,6 +37,7 @@ def job(
         "threshold": 0.5,
         "thresholds": {},
         "each_slice_a_patient": False,
+        "several_scans": False,
         "model_note": "",
         "notice": "",
         "recipe": "lung-224-v1",

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -200,6 +201,53 @@ def test_order_holds_after_a_retry(ann: User) -> None:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_row_35_notes_on_positions(ann: User, expected: list[str], places: list[float | None]) -> None:
     assert notes(read_job(ann, [ct(f"{n}", place) for n, place in enumerate(places)])) == expected
+
+
+def scan(folder: str, places: Sequence[float], **facts: Any) -> list[ReadSlice]:
+    return [ct(f"{folder}/{n}.dcm", place, **facts) for n, place in enumerate(places)]
+
+
+SCANS = {
+    "doubled": (scan("a", range(6)) + scan("b", range(6)), True),
+    "uneven": (scan("a", range(6)) + scan("b", [n + 0.3 for n in range(6)]), True),
+    "halves of spacings": (scan("a", range(6)) + scan("b", [n + 0.5 for n in range(6)]), True),
+    "three": (
+        scan("a", range(9)) + scan("b", [20 + n for n in range(9)]) + scan("c", [21.5 + n for n in range(9)]),
+        True,
+    ),
+    "one folder": (scan("a", [n // 2 for n in range(12)]), False),
+    "parts": (scan("a", range(6)) + scan("b", range(6, 12)), False),
+    "overlapping parts": (scan("a", range(6)) + scan("b", range(5, 12)), False),
+    "spread": (scan("a", [0, 3, 4, 7, 9]) + scan("b", [1, 2, 5, 6, 8]), False),
+    "copies": (scan("a", range(6), pixels_sha256="p") + scan("b", range(6), pixels_sha256="p"), False),
+    "single slices": (scan("a", [1]) + scan("b", [1]), False),
+    "unplaced": ([ct(f"{folder}/{n}.dcm") for folder in "ab" for n in range(6)], False),
+}
+
+
+@pytest.mark.parametrize(("slices", "expected"), SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize("kind", ["archive", "archives", "loose"])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_series_of_several_folders_that_cover_the_same_positions_is_noted(
+    ann: User, slices: list[ReadSlice], expected: bool, kind: str
+) -> None:
+    seed = random.Random(3)
+    shuffled = seed.sample(slices, len(slices))
+    if kind == "archive":
+        job = read_job(ann, shuffled)
+    elif kind == "archives":
+        folders = sorted({row.name[0] for row in slices})
+        files = [[replace(row, name=row.name[2:]) for row in shuffled if row.name[0] == folder] for folder in folders]
+        job = read_job(ann, *files)
+    else:
+        with session_scope() as s:
+            received = [jobs.ReceivedFile(row.name, "0" * 64, 10, "file", 1) for row in shuffled]
+            job = jobs.create_job(s, owner=ann, files=received)[0]
+        for row in shuffled:
+            read_upload([row])
+    assert ("several_scans" in notes(job)) == expected
+    predict_all()
+    assert check_sums(job).several_scans == expected
 
 
 @pytest.mark.parametrize(

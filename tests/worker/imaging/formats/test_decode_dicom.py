@@ -225,6 +225,29 @@ def test_slice_location_is_read_beside_the_position(stated: str | None, location
     assert (series.position, series.location) == (55.5, location)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "field"),
+    [("StudyInstanceUID", "study_uid"), ("SeriesInstanceUID", "series_uid"), ("SOPInstanceUID", "sop_uid")],
+)
+@pytest.mark.parametrize(
+    ("stated", "uid", "notes"),
+    [
+        (b"REMOVED ", "", ("bad_uid",)),
+        (b"Anonymised^by tool", "", ("bad_uid",)),
+        (b"ID_000039fa0", "ID_000039fa0", ("bad_uid",)),
+        (b"1.2.840.7\0", "1.2.840.7", ()),
+        (b" 1.2.840.7  ", "1.2.840.7", ()),
+    ],
+    ids=["dummy", "words", "hash", "NUL", "blanks"],
+)
+def test_text_in_place_of_a_uid_counts_only_if_it_has_digits(
+    keyword: str, field: str, stated: bytes, uid: str, notes: tuple[str, ...]
+) -> None:
+    mark = "9" * len(stated)
+    slice_ = slice_of(dicom(**{keyword: mark}).replace(mark.encode(), stated))
+    assert (getattr(slice_.series, field), slice_.notes) == (uid, notes)
+
+
 def test_a_slice_without_a_series_names_none() -> None:
     series = slice_of(dicom(SeriesInstanceUID=None)).series
     assert series is not None

@@ -50,6 +50,7 @@ FILES = {
     "projection": dicom(STORED, ImageType=["DERIVED", "SECONDARY", "MIP"]),
     "lossy": dicom(STORED, LossyImageCompression="01"),
     "long_uid": dicom(STORED, SeriesInstanceUID="1." + "2" * 66),
+    "bad_uid": dicom(STORED, SOPInstanceUID="ID_000039fa0"),
     "burned_in": dicom(STORED, BurnedInAnnotation="YES"),
     "hu_1024": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8)),
     "hu_32768": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8 + 31744)),
