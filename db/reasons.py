@@ -127,6 +127,7 @@ SLICE_NOTES = {
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
     "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
+    "axial_assumed": "The file does not state the orientation of the slice. The slice was taken as axial.",
     "projection": "The slice is a projection: the maximum or minimum of several slices.",
     "lossy": "The pixels were compressed with loss.",
     "long_uid": "A UID is longer than 64 characters.",

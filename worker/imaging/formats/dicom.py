@@ -289,9 +289,9 @@ def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | No
     """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1).
 
     If the position is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In
-    some files the normal points to the feet, for example if columns run upwards. The normal is then reversed. A file of
-    several frames may state one position in the data set itself. That is not the position of every frame, so return
-    None.
+    some files the normal points to the feet, for example if columns run upwards. The normal is then reversed. If the
+    axes are not stated, the slice counts as axial. A file of several frames may state one position in the data set
+    itself. That is not the position of every frame, so return None.
     """
     if place is dataset and (integer_or_none(dataset, "NumberOfFrames") or 1) > 1:
         return None
@@ -299,9 +299,9 @@ def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | No
         corner = numbers_of(place, "ImagePositionPatient")
     except SliceRejected:
         return None
-    if not axes or len(corner) != 3:
+    if len(corner) != 3:
         return _location(place)
-    normal = np.cross(axes[:3], axes[3:])
+    normal = np.cross(axes[:3], axes[3:]) if axes else np.array([0.0, 0.0, 1.0])
     position = float(normal @ np.array(corner) / np.linalg.norm(normal) * (-1 if normal[2] < 0 else 1))
     return round(position, POSITION_DIGITS) if math.isfinite(position) else None
 

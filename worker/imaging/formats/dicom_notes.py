@@ -44,7 +44,9 @@ def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.
     if kind not in _HU:
         yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
     axes = axes_of(groups["orientation"])
-    if axes and (axes[0] < _UPRIGHT or axes[4] < _UPRIGHT):
+    if not axes:
+        yield "axial_assumed"
+    elif axes[0] < _UPRIGHT or axes[4] < _UPRIGHT:
         yield "turned"
     if is_projection(dataset, groups["type"]):
         yield "projection"

@@ -201,9 +201,10 @@ def test_frames_of_a_file_with_a_wrong_character_set_are_of_one_patient() -> Non
     [
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 0.8, 0.6], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 5.0),
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, -2.0, 0.0], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 10.0),
-        ({"ImageOrientationPatient": None, "SliceLocation": "-7.25"}, -7.25),
-        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, None),
-        ({"ImageOrientationPatient": None}, None),
+        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, 55.5),
+        ({"ImageOrientationPatient": [0.0] * 6, "SliceLocation": "-99"}, 55.5),
+        ({"ImageOrientationPatient": None, "SliceLocation": "-99"}, 55.5),
+        ({"ImageOrientationPatient": None, "ImagePositionPatient": [1.0, 2.0]}, None),
     ],
 )
 def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: float | None) -> None:

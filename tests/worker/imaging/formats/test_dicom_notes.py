@@ -47,6 +47,7 @@ FILES = {
     "rescale_type_us": dicom(STORED, RescaleType="US"),
     "rescale_type_name": dicom(STORED, RescaleType="Hounsfield Units"),
     "turned": dicom(STORED, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0]),
+    "axial_assumed": dicom(STORED, ImageOrientationPatient=None),
     "projection": dicom(STORED, ImageType=["DERIVED", "SECONDARY", "MIP"]),
     "lossy": dicom(STORED, LossyImageCompression="01"),
     "long_uid": dicom(STORED, SeriesInstanceUID="1." + "2" * 66),
