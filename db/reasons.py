@@ -147,6 +147,9 @@ SERIES_NOTES = {
         " scans."
     ),
     "no_position": "Some slices do not state their position. They come last, by number and name.",
+    "by_location": (
+        "The slices do not state usable positions. They are ordered by SliceLocation, from the feet or from the head."
+    ),
     "tilted": "The slices are tilted against the axis of the body, as with a tilted gantry.",
     "mixed_orientation": "The slices have different orientations.",
 }

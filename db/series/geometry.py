@@ -11,6 +11,10 @@ from sqlalchemy.orm import Session
 
 from db.models import Outcome, Slice
 
+BOLUS_TRACKING = "bolus_tracking"
+HAS_PLACE = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
+"""Which slices of a series count when their order is settled."""
+
 SAME_PLACE = 0.01  # mm; slices that are nearer than this are at the same place
 GAP = 1.5  # a spacing larger than the usual one by this factor is a gap
 UNEVEN, UNEVEN_MM = 0.1, 0.1  # least deviation from the usual spacing, as a share and in mm
@@ -28,6 +32,7 @@ class Place(NamedTuple):
 
     `pixels`: the hash of its picture. `lung`: the share of the picture that is lung, or None if it is not measured.
     `is_dicom`: its file could state a position. `folder`: the upload and the folder of its file.
+    `is_located`: the position is SliceLocation, so the direction is not known.
     """
 
     slice_id: int
@@ -37,6 +42,7 @@ class Place(NamedTuple):
     lung: float | None
     is_dicom: bool
     folder: tuple[int, str]
+    is_located: bool
 
 
 def tracking_slices(places: Sequence[Place]) -> list[int]:
@@ -62,14 +68,16 @@ def notes_of(places: Sequence[Place]) -> list[str]:
         notes.append(SEVERAL_SCANS)
     if any(place.position is None for place in places if place.is_dicom):
         notes.append("no_position")
+    if any(place.is_located for place in places):
+        notes.append("by_location")
     return notes + _orientation_notes({place.orientation for place in places if place.orientation})
 
 
 def placed_series(s: Session, series_ids: Sequence[int]) -> set[int | None]:
     """Return which of these series have slices that run from the feet to the head, as their files state.
 
-    In such a series, each slice that was not rejected has a position. If there are several slices, they are not all at
-    one place.
+    In such a series, each slice that was not rejected has a position, and so has bolus tracking. If there are several
+    slices, they are not all at one place.
     """
     return set(s.scalars(_placed().where(Slice.series_id.in_(series_ids))))
 
@@ -83,7 +91,7 @@ def is_placed(s: Session, slice_id: int) -> bool:
 def _placed() -> Select[int | None]:
     varies = func.max(Slice.position) - func.min(Slice.position) >= SAME_PLACE
     all_state_it = func.count(Slice.position) == func.count()
-    query = select(Slice.series_id).where(Slice.state != Outcome.REJECTED).group_by(Slice.series_id)
+    query = select(Slice.series_id).where(HAS_PLACE).group_by(Slice.series_id)
     return query.having(all_state_it, or_(func.count() == 1, varies))
 
 

@@ -17,7 +17,7 @@ from db.database import read_scope, session_scope
 from db.ledger import job_view, jobs
 from db.ledger.recording import ReadSlice
 from db.models import Job, JobState, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
-from db.series.geometry import TRACKED
+from db.series.geometry import TRACKED, placed_series
 from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job, read_upload, submit_uploads
 from tests.builders.statements import recorded_statements
@@ -493,7 +493,7 @@ def test_locations_count_if_all_slices_state_one_position(
     assert set(outcomes(job).values()) == expected
     if expected == {"open"}:
         assert names_in_order(job) == [f"{n}.dcm" for n in range(8)]
-        assert notes(job) == []
+        assert notes(job) == ["by_location"]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -502,8 +502,40 @@ def test_locations_count_if_positions_differ_only_by_rounding(ann: User) -> None
     scan = [ct(f"{n}", place, location=10.0 * n, lung_fraction=0.3) for n, place in enumerate(positions)]
     job = read_job(ann, scan)
     assert set(outcomes(job).values()) == {"open"}
-    assert notes(job) == []
+    assert notes(job) == ["by_location"]
     assert names_in_order(job) == [f"{n}" for n in range(8)]
+
+
+def is_placed(job: Job) -> bool:
+    with read_scope() as s:
+        series_id = s.scalars(select(Series.id).where(Series.job_id == job.id)).one()
+        return placed_series(s, [series_id]) == {series_id}
+
+
+@pytest.mark.parametrize("missing", [range(9), range(2, 9, 3)], ids=["all", "some"])
+def test_locations_order_a_series_that_lacks_positions_without_a_direction(ann: User, missing: Sequence[int]) -> None:
+    slices = [ct(f"{n}", None if n in missing else float(n), location=-1.0 - n) for n in range(9)]
+    job = read_job(ann, random.Random(3).sample(slices, 9))
+    assert names_in_order(job) == [f"{n}" for n in reversed(range(9))]
+    assert (notes(job), is_placed(job)) == (["by_location"], False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("locations", [[-9.0, -1.0, None], [5.0, 5.0, 5.0]], ids=["not all", "one"])
+def test_positions_and_locations_are_never_mixed(ann: User, locations: list[float | None]) -> None:
+    positions = [1.0, 2.0, None]
+    slices = [ct(f"{n}", p, location=x) for n, (p, x) in enumerate(zip(positions, locations, strict=True))]
+    slices.append(ct("3", None, location=5.0, instance_number=1))
+    slices.append(ct("4", 3.0, location=5.0, instance_number=1))
+    job = read_job(ann, slices[::-1])
+    assert names_in_order(job)[:3] == ["0", "1", "4"]
+    assert (notes(job), is_placed(job)) == (["no_position"], False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_many_slices_at_one_location_without_a_position_are_bolus_tracking(ann: User) -> None:
+    tracking = [ct(f"{n}", location=5.0) for n in range(TRACKED)]
+    assert set(outcomes(read_job(ann, tracking)).values()) == {"bolus_tracking"}
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -215,15 +215,20 @@ def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: f
 
 def test_one_position_of_a_file_of_several_frames_is_not_that_of_each_frame() -> None:
     stored = np.stack([grey().astype(np.int16) * 8] * 3)
-    slices = decode(dicom(stored[0], NumberOfFrames=3, PixelData=stored.tobytes()), LIMITS)
-    assert [slice_.series.position if slice_.series else 0 for slice_ in slices] == [None] * 3
+    slices = decode(dicom(stored[0], NumberOfFrames=3, SliceLocation="5", PixelData=stored.tobytes()), LIMITS)
+    places = [(slice_.series.position, slice_.series.location) for slice_ in slices if slice_.series]
+    assert places == [(None, None)] * 3
 
 
-@pytest.mark.parametrize(("stated", "location"), [("-7.25", -7.25), (None, None)])
-def test_slice_location_is_read_beside_the_position(stated: str | None, location: float | None) -> None:
-    series = slice_of(dicom(SliceLocation=stated)).series
+@pytest.mark.parametrize("position", [55.5, None])
+@pytest.mark.parametrize("location", [-7.25, None])
+def test_slice_location_is_read_beside_the_position_and_never_is_one(
+    location: float | None, position: float | None
+) -> None:
+    corner = None if position is None else [0.0, 0.0, position]
+    series = slice_of(dicom(SliceLocation=location, ImagePositionPatient=corner)).series
     assert series is not None
-    assert (series.position, series.location) == (55.5, location)
+    assert (series.position, series.location) == (position, location)
 
 
 @pytest.mark.parametrize(
