@@ -37,6 +37,8 @@ def job(
         "threshold": 0.5,
         "thresholds": {},
         "each_slice_a_patient": False,
+        "each_slice_a_series": False,
+        "one_patient_for_all": False,
         "several_scans": False,
         "model_note": "",
         "notice": "",

@@ -348,6 +348,52 @@ def test_job_whose_every_slice_is_a_patient_says_so(ann: User, alone: int, with_
     assert not any(check_sums(other).each_slice_a_patient for other in others)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("of_one", "of_others", "expected"), [(3, 0, True), (2, 0, False), (3, 3, True), (3, 4, False)]
+)
+@pytest.mark.parametrize("states_study", [True, False])
+def test_job_whose_studies_have_one_patient_id_says_so(
+    ann: User, of_one: int, of_others: int, expected: bool, states_study: bool
+) -> None:
+    def study(number: int, patient: str) -> list[ReadSlice]:
+        uid = f"1.{number}" if states_study else None
+        return [ct(f"{number} {n}", n, patient=patient, study_uid=uid, series_uid=f"1.{number}.1") for n in range(2)]
+
+    folders = [ct(f"{n}.png", patient="", study_uid=None, series_uid=f"folder:{n}", format="PNG") for n in range(9)]
+    rows = [row for n in range(of_one + of_others) for row in study(n, "one" if n < of_one else f"other {n}")]
+    job = read_job(ann, rows, folders)
+    predict_all()
+    assert check_sums(job).one_patient_for_all == expected
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("alone", "with_others", "expected"), [(4, 0, True), (3, 0, False), (9, 1, True), (5, 3, False)]
+)
+@pytest.mark.parametrize("level", ["study_uid", "series_uid"])
+def test_job_whose_every_slice_is_a_series_says_so(
+    ann: User, alone: int, with_others: int, expected: bool, level: str
+) -> None:
+    rows = [ct(f"{n}", n, **{level: f"9.{n}"}) for n in range(alone)]
+    job = read_job(ann, rows + [ct(f"with {n}", n) for n in range(with_others)])
+    predict_all()
+    view = check_sums(job)
+    assert (view.each_slice_a_series, view.each_slice_a_patient) == (expected, False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_series_whose_slices_are_all_damaged_do_not_count_as_series_of_one_slice(ann: User) -> None:
+    rows = [
+        ct(f"{s} {n}", n, study_uid=f"{s}", series_uid=f"{s}.1", patient=f"{s}") for s in range(4) for n in range(3)
+    ]
+    damaged = [replace(row, state=Outcome.REJECTED, reason="malformed") for row in rows]
+    job = read_job(ann, [*damaged, ct("whole", 1)])
+    predict_all()
+    view = check_sums(job)
+    assert (view.each_slice_a_series, view.each_slice_a_patient) == (False, False)
+
+
 def test_patients_are_in_no_conflict_in_a_study_that_is_not_stated(ann: User) -> None:
     nowhere = {"study_uid": None, "series_uid": "folder:ct"}
     job = read_job(
