@@ -101,7 +101,7 @@ def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
     unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
     totals = (func.sum(func.coalesce(Upload.entries, 0)), func.sum(Upload.dicomdirs))
     counts = (unlisted, func.count(), func.count(Upload.closed_at), *_counts_of_headers())
-    columns = (Upload.job_id, *totals, *counts)
+    columns: Any = (Upload.job_id, *totals, *counts)
     names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", *HEADER_COUNTS)
     query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
     for job_id, *numbers in s.execute(query):
