@@ -66,8 +66,14 @@ DECODER_FAILED = ("decoder_crash", "decoder_timeout")
 """The reasons of files whose decoder was ended. The file or the machine may be at fault."""
 
 OF_CONFLICTS = {
-    "patient_conflict": "The files of this study name different patients. Correct the IDs and send the study again.",
-    "uid_conflict": "Another file has the same SOP Instance UID but other bytes. Send only the right file.",
+    "patient_conflict": (
+        "The files of this study name different patients. Correct the IDs and send the study again. If an anonymiser"
+        " gave all studies one Study Instance UID, export the files with their own UIDs."
+    ),
+    "uid_conflict": (
+        "Another file has the same SOP Instance UID but other bytes. Send only the right file. If an anonymiser gave"
+        " all files one UID, export them with their own UIDs."
+    ),
 }
 """Reasons of files that contradict each other. All of them are rejected after every upload of the job is read."""
 
@@ -121,9 +127,11 @@ SLICE_NOTES = {
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
     "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
+    "axial_assumed": "The file does not state the orientation of the slice. The slice was taken as axial.",
     "projection": "The slice is a projection: the maximum or minimum of several slices.",
     "lossy": "The pixels were compressed with loss.",
     "long_uid": "A UID is longer than 64 characters.",
+    "bad_uid": "A UID is a text instead of numbers and dots. If it has no digit, it counts as not stated.",
     "burned_in": "Text is burned into the pixels, as the header states.",
     "hu_1024": "The 16-bit grey values were read as HU + 1024.",
     "hu_32768": "The 16-bit grey values were read as HU + 32768.",
@@ -134,7 +142,14 @@ SERIES_NOTES = {
     "gap": "Slices are missing: the distance between some slices is much larger than usual.",
     "uneven": "The distances between slices are not equal.",
     "doubled": "Several slices are at the same position.",
+    "several_scans": (
+        "Slices from several folders cover the same part of the body. One Series Instance UID may stand for several"
+        " scans."
+    ),
     "no_position": "Some slices do not state their position. They come last, by number and name.",
+    "by_location": (
+        "The slices do not state usable positions. They are ordered by SliceLocation, from the feet or from the head."
+    ),
     "tilted": "The slices are tilted against the axis of the body, as with a tilted gantry.",
     "mixed_orientation": "The slices have different orientations.",
 }
@@ -147,8 +162,8 @@ REASONS = OF_ARCHIVES | OF_FILES | OF_CONFLICTS | OF_QUARANTINE | OF_UPLOADS | O
 
 OF_FINDINGS = {
     "patient_unclear": (
-        "The files of this patient ID state different birth dates or sexes, so the ID may stand for several people."
-        " Correct the patient IDs and send the files again."
+        "The files of one patient ID state different birth dates or sexes, or one UID without a patient ID joins scans"
+        " of several folders. So the ID or UID may stand for several people. Correct it and send the files again."
     ),
     "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
     "missing": "More than a quarter of the slices, or of one series, were rejected, quarantined or cancelled.",

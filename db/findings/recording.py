@@ -25,6 +25,7 @@ from db.findings.unread import Files, Place, files_of, find_unread
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study
 from db.models.documents import FindingRule
 from db.series.batches import series_batches
+from db.series.geometry import SEVERAL_SCANS
 
 
 @dataclass
@@ -76,13 +77,14 @@ def remove_findings(s: Session, job: Job) -> None:
 
 def _places(s: Session, job: Job) -> list[Place]:
     query = (
-        select(Study.patient_id, Study.id, Series.id, Study.conflict, Study.birth_key, Study.sex_key)
+        select(Patient.is_known, Series.notes, Study.patient_id, Study.id, Series.id)
+        .add_columns(Study.conflict, Study.birth_key, Study.sex_key)
         .join(Study, Study.id == Series.study_id)
         .join(Patient, Patient.id == Study.patient_id)
         .where(Series.job_id == job.id)
         .order_by(Patient.ordinal, Study.id, Series.id)
     )
-    return [Place(*row) for row in s.execute(query)]
+    return [Place._make((*row, SEVERAL_SCANS in notes and not is_known)) for is_known, notes, *row in s.execute(query)]
 
 
 def _units(places: Iterable[Place]) -> Iterator[tuple[Level, list[Place]]]:
@@ -241,12 +243,14 @@ def _within(level: Level) -> list[Level]:
 def _conflict(level: Level, places: list[Place]) -> str | None:
     """Return the code of the conflict of a unit, or None.
 
-    A patient or a study is unclear if its files state several birth dates or sexes. A series keeps its verdict.
+    A patient or a study is unclear if its files state several birth dates or sexes. A series keeps its verdict, unless
+    it seems to hold scans of several people itself.
     """
     of_study = next((place.conflict for place in places if place.conflict is not None), None)
     keys: tuple[set[str | None], ...] = ({place.birth_key for place in places}, {place.sex_key for place in places})
     differ = any(Study.SEVERAL in stated or len(stated - {None}) > 1 for stated in keys)
-    return of_study or (PATIENT_UNCLEAR if differ and level != Level.SERIES else None)
+    is_unclear = (differ and level != Level.SERIES) or any(place.is_mixed for place in places)
+    return of_study or (PATIENT_UNCLEAR if is_unclear else None)
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:

@@ -32,7 +32,7 @@ class Bar:
 class Ribbon:
     """A series in the order of its slices.
 
-    `placed`: whether they run from the feet to the head. If not, they are in the order of their numbers and names.
+    `placed`: whether they run from the feet to the head. If not, they follow their locations, numbers and names.
     `slices`, `predicted`: how many slices there are, and how many of them were predicted. `positive`: how many were
     predicted as COVID, without slices that are out of distribution or show little lung. `highest`: the probability of
     the slice that `_highest` chooses, and `highest_at`: its place, from 1. Both are None if no slice was predicted.

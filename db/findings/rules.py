@@ -11,7 +11,8 @@ A finding abstains if its slices are not enough for a verdict. It then has no ve
 first of these that holds:
 
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
-- `patient_unclear`: the files of a patient ID state several birth dates or sexes, so it may stand for several people;
+- `patient_unclear`: the files of a patient ID state several birth dates or sexes, or a series without a patient ID
+  seems to hold several scans, so the ID or the series may stand for several people;
 - `upload_failed`: a file with some of its slices was not unpacked to its end, so nobody knows what is missing;
 - `missing`: more than a quarter of the slices were rejected (also for a conflict), quarantined or cancelled;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;

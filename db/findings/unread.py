@@ -34,7 +34,10 @@ _ALL_LOOSE: Folder = (-1, "")
 
 
 class Place(NamedTuple):
-    """A series, its study and its patient, and what the study states: see `db.models.Study`."""
+    """A series, its study and its patient, and what the study states: see `db.models.Study`.
+
+    `is_mixed`: no file states the patient's ID, and the series seems to hold several scans.
+    """
 
     patient_id: int
     study_id: int
@@ -42,6 +45,7 @@ class Place(NamedTuple):
     conflict: str | None
     birth_key: str | None
     sex_key: str | None
+    is_mixed: bool
 
     def id_at(self, level: Level) -> int:
         """Return the id of the series, study or patient, depending on the level."""

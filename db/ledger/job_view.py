@@ -15,13 +15,15 @@ from db.ledger.views import JobStateName, Moment, View
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work, deleted_jobs
 from db.models.documents import JobTally
 from db.paging import BadCursor, Page
-from db.reasons import DECODER_FAILED, OF_FILES
+from db.reasons import DAMAGED, DECODER_FAILED, OF_FILES
 from db.registry.engine_proofs import refusals
 
 Ended = tuple[datetime, int]
 """When a chunk ended, and how many slices it had."""
 
-FEW, ALONE = 4, 0.9  # from so many patients, and so many patients per slice, each slice is a patient
+FEW, ALONE = 4, 0.9  # from so many patients, and so many patients per slice, each slice is a patient; so for series
+MANY, MOST = 3, 0.5  # from so many studies, and this share of all studies, one patient ID may stand for all patients
+NO_SERIES = OF_FILES.keys() - DAMAGED - {"bolus_tracking"}  # reasons of files whose series is not known
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
@@ -95,6 +97,18 @@ class JobView(View):
     each_slice_a_patient: bool = Field(
         description="By the DICOM headers of an ended job, nearly every slice is a patient of its own. An anonymiser "
         "may have removed the patient IDs and given each file new UIDs. Each finding then rests on a single slice."
+    )
+    each_slice_a_series: bool = Field(
+        description="By the DICOM headers of an ended job, nearly every slice is a series of its own. An anonymiser "
+        "may have given each file a new Series or Study Instance UID. Each finding then rests on a single slice."
+    )
+    one_patient_for_all: bool = Field(
+        description="Half of the studies of an ended job or more, and at least three, have one patient ID. An "
+        "anonymiser may have given all patients the same ID. The finding on this patient then rests on several people."
+    )
+    several_scans: bool = Field(
+        description="A series of an ended job has slices from several folders that cover the same part of the body. An "
+        "anonymiser may have given several scans one Series Instance UID. Without a patient ID, there is no verdict."
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
@@ -183,7 +197,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
     rate = _rate(job, outcomes[Outcome.PREDICTED], recent, now)
     is_open = job.state in OPEN_JOB
     cancelling = is_open and job.cancel_requested_at is not None
-    read = received - sum(count for code, count in tally.reasons.items() if code in OF_FILES)
+    read = received - sum(count for code, count in tally.reasons.items() if code in NO_SERIES)
     nothing_predicted = not is_open and not outcomes[Outcome.PREDICTED]
     state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
@@ -206,6 +220,9 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
         counts=Counts(received=received, positive=tally.positive, **outcomes),
         ood=tally.ood,
         each_slice_a_patient=not is_open and tally.scanned >= max(FEW, ALONE * read),
+        each_slice_a_series=not is_open and tally.series >= max(FEW, ALONE * read),
+        one_patient_for_all=not is_open and tally.largest >= max(MANY, MOST * tally.studies),
+        several_scans=not is_open and tally.several_scans > 0,
         stages=Stages(
             total=total,
             total_known=not tally.unlisted,

@@ -24,7 +24,7 @@ from db.ledger.recording import cancel_loose_files
 from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
 from db.reasons import DECODER_FAILED
 from db.registry.champions import champion
-from db.series.settle import BOLUS_TRACKING
+from db.series.geometry import BOLUS_TRACKING
 
 PRIORITIES = range(-10, 11)
 

@@ -35,10 +35,10 @@ class Result(View):
     study_uid: str | None = Field(description="StudyInstanceUID; null if the file states none.")
     series_uid: str | None = Field(description="SeriesInstanceUID; null if the file states none.")
     sop_uid: str | None = Field(description="SOPInstanceUID. A UID of more than 128 characters is cut, and hashed.")
-    position: float | None = Field(description="Along the slice's normal towards the head, in mm.")
+    position: float | None = Field(description="Along the slice's normal towards the head, in mm; null if not stated.")
     series_rank: int | None = Field(
-        description="The place in its series, from 0: by position from the feet to the head, then by number and name. "
-        "Null until all files of the job are read."
+        description="The place in its series, from 0: by position from the feet to the head, or by location, then by "
+        "number and name. Null until all files of the job are read."
     )
     state: OutcomeName
     reason: str | None

@@ -2,18 +2,19 @@
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, String, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import FAKE_ENGINE, MADE_UP, RESEARCH_USE_ONLY
-from db.models import Job, ModelVersion, Outcome, Prediction, Slice, Study, Upload
+from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
-from db.series.rows import NO_STUDY
+from db.series.geometry import SEVERAL_SCANS
+from db.series.rows import FOLDER, NO_STUDY
 
 KEPT_FROM = 10_000  # slices; fewer are counted in some milliseconds
 
@@ -99,11 +100,27 @@ def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
     unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
     totals = (func.sum(func.coalesce(Upload.entries, 0)), func.sum(Upload.dicomdirs))
-    states_study = ~Study.uid.startswith(NO_STUDY, autoescape=True)  # a folder of pictures states none
-    scanned = select(func.count(Study.patient_id.distinct())).where(Study.job_id == Upload.job_id, states_study)
-    counts = (unlisted, func.count(), func.count(Upload.closed_at), scanned.scalar_subquery())
-    columns = (Upload.job_id, *totals, *counts)
-    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", "scanned")
+    counts = (unlisted, func.count(), func.count(Upload.closed_at), *_counts_of_headers())
+    columns: Any = (Upload.job_id, *totals, *counts)
+    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked", *HEADER_COUNTS)
     query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
     for job_id, *numbers in s.execute(query):
         sums[job_id] |= dict(zip(names, map(int, numbers), strict=True))
+
+
+HEADER_COUNTS = ("scanned", "several_scans", "studies", "largest", "series")
+
+
+def _counts_of_headers() -> Iterator[ColumnElement[int]]:
+    """Yield the sums of `HEADER_COUNTS` over the job of an upload, which show how well headers keep patients apart."""
+    states_study = ~Study.uid.startswith(NO_STUDY, autoescape=True)  # a folder of pictures states none
+    of_job = Study.job_id == Upload.job_id
+    yield select(func.count(Study.patient_id.distinct())).where(of_job, states_study).scalar_subquery()
+    is_joined = cast(Series.notes, String).contains(SEVERAL_SCANS, autoescape=True)
+    yield select(func.count()).where(Series.job_id == Upload.job_id, is_joined).scalar_subquery()
+    studies = select(func.count(Study.id)).join(Patient, Patient.id == Study.patient_id).where(of_job)
+    yield studies.where(or_(Patient.is_known, states_study)).scalar_subquery()
+    by_size = studies.where(Patient.is_known).group_by(Patient.id).order_by(func.count(Study.id).desc()).limit(1)
+    yield func.coalesce(by_size.scalar_subquery(), 0)
+    states_series = ~Series.uid.startswith(FOLDER, autoescape=True)
+    yield select(func.count()).where(Series.job_id == Upload.job_id, states_series).scalar_subquery()

@@ -277,6 +277,8 @@ class JobTally(Document):
     this. `engines`: predictions by engine. `announced`: the entries that the listings of its `uploads` announce.
     `unlisted`: uploads that announce no number and are still being read. `unpacked`: uploads that were read to their
     end. `dicomdirs`: files named DICOMDIR, which are not slices. `scanned`: patients with a study that the files state.
+    `several_scans`: series that seem to hold the scans of several folders. `studies`: studies that a file states, by
+    its UID or by a patient's ID; `largest`: those of the patient with the most. `series`: series that the files state.
     """
 
     outcomes: dict[str, int] = Field(default_factory=dict)
@@ -290,3 +292,7 @@ class JobTally(Document):
     unpacked: int = 0
     dicomdirs: int = 0
     scanned: int = 0
+    several_scans: int = 0
+    studies: int = 0
+    largest: int = 0
+    series: int = 0

@@ -119,7 +119,7 @@ class Slice(Base):
     `ordinal`: the number of the entry in the upload. `frame`: the page of that entry. `reason`: a code of `db.reasons`.
     `detail`: a sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: the hash of the file.
     `pixels_sha256`: the hash of the prepared pixels. `position`: mm along the slice's normal, towards the head.
-    `location`: DICOM's SliceLocation in mm; it counts if all slices of a series state the same position.
+    `location`: DICOM's SliceLocation in mm, of unknown direction; it counts if positions of a series are not usable.
     `orientation`: the six direction cosines of rows and columns, in DICOM's form. `series_rank`: the place in its
     series, from 0 and from the feet to the head, set when all uploads of the job are read. `lung_fraction`: the share
     of the prepared picture that is lung. `chunk_id` and `array_row`: the place of the prepared pixels.

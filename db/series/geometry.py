@@ -1,6 +1,7 @@
 """Derives what the positions and orientations of slices show: notes on a series, bolus tracking, a known order."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,10 @@ from sqlalchemy.orm import Session
 
 from db.models import Outcome, Slice
 
+BOLUS_TRACKING = "bolus_tracking"
+HAS_PLACE = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
+"""Which slices of a series count when their order is settled."""
+
 SAME_PLACE = 0.01  # mm; slices that are nearer than this are at the same place
 GAP = 1.5  # a spacing larger than the usual one by this factor is a gap
 UNEVEN, UNEVEN_MM = 0.1, 0.1  # least deviation from the usual spacing, as a share and in mm
@@ -18,6 +23,7 @@ STEEPEST = 45.0  # degrees; a slice with a larger angle is not axial, and the ga
 TURNED = 0.05  # difference of a direction cosine: about 3 degrees
 TRACKED = 5  # so many different slices at a place mean bolus tracking; a scan has one or two
 TRACKED_PLACES = 2  # bolus tracking has at most so many crowded places; a series over time has more
+SEVERAL_SCANS = "several_scans"
 ONE_PLACE = 0.1  # largest difference in the share of lung at one place; scans of a chest differ by 0.10 to 0.20
 
 
@@ -25,7 +31,8 @@ class Place(NamedTuple):
     """Where a slice was taken.
 
     `pixels`: the hash of its picture. `lung`: the share of the picture that is lung, or None if it is not measured.
-    `is_dicom`: its file could state a position.
+    `is_dicom`: its file could state a position. `folder`: the upload and the folder of its file.
+    `is_located`: the position is SliceLocation, so the direction is not known.
     """
 
     slice_id: int
@@ -34,6 +41,8 @@ class Place(NamedTuple):
     pixels: str | None
     lung: float | None
     is_dicom: bool
+    folder: tuple[int, str]
+    is_located: bool
 
 
 def tracking_slices(places: Sequence[Place]) -> list[int]:
@@ -52,19 +61,23 @@ def tracking_slices(places: Sequence[Place]) -> list[int]:
 def notes_of(places: Sequence[Place]) -> list[str]:
     """Return the codes of the notes on a series, in the order of `db.reasons.SERIES_NOTES`."""
     groups = list(_by_place(places))
-    notes = _spacing_notes(np.array([group[0].position for group in groups], np.float64))
+    notes = _spacing_notes(_positions(places))
     if any(len(group) > 1 for group in groups):
         notes.append("doubled")
+    if _are_several_scans(places):
+        notes.append(SEVERAL_SCANS)
     if any(place.position is None for place in places if place.is_dicom):
         notes.append("no_position")
+    if any(place.is_located for place in places):
+        notes.append("by_location")
     return notes + _orientation_notes({place.orientation for place in places if place.orientation})
 
 
 def placed_series(s: Session, series_ids: Sequence[int]) -> set[int | None]:
     """Return which of these series have slices that run from the feet to the head, as their files state.
 
-    In such a series, each slice that was not rejected has a position. If there are several slices, they are not all at
-    one place.
+    In such a series, each slice that was not rejected has a position, and so has bolus tracking. If there are several
+    slices, they are not all at one place.
     """
     return set(s.scalars(_placed().where(Slice.series_id.in_(series_ids))))
 
@@ -78,7 +91,7 @@ def is_placed(s: Session, slice_id: int) -> bool:
 def _placed() -> Select[int | None]:
     varies = func.max(Slice.position) - func.min(Slice.position) >= SAME_PLACE
     all_state_it = func.count(Slice.position) == func.count()
-    query = select(Slice.series_id).where(Slice.state != Outcome.REJECTED).group_by(Slice.series_id)
+    query = select(Slice.series_id).where(HAS_PLACE).group_by(Slice.series_id)
     return query.having(all_state_it, or_(func.count() == 1, varies))
 
 
@@ -98,6 +111,38 @@ def _by_place(places: Sequence[Place]) -> Iterator[list[Place]]:
         group.append(place)
     if group:
         yield group
+
+
+def _are_several_scans(places: Sequence[Place]) -> bool:
+    """Return whether two folders cover the same part of the body, each with slices of its own.
+
+    Each range of positions then overlaps the other by half of the shorter one or more. An export may also spread one
+    scan over folders, in any order. Then the positions of all folders together are regular, and those of a folder are
+    not. Copies of a slice count once.
+    """
+    own: dict[tuple[int, str], list[Place]] = {}
+    seen = set()
+    for place in sorted((place for place in places if place.position is not None), key=lambda place: place.folder):
+        if (place.position, place.pixels) not in seen:
+            seen.add((place.position, place.pixels))
+            own.setdefault(place.folder, []).append(place)
+    folders = [positions for group in own.values() if len(positions := _positions(group)) > 1]
+    ranges = sorted((float(positions[0]), float(positions[-1])) for positions in folders)
+    if not any(_overlap(one, other) for one, other in pairwise(ranges)):
+        return False
+    kept = [place for group in own.values() for place in group]
+    is_even = len(_positions(kept)) == len(kept) and "uneven" not in _spacing_notes(_positions(kept))
+    return not is_even or not any(map(_spacing_notes, folders))
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    shared = min(one[1], other[1]) - max(one[0], other[0])
+    return shared > 0 and shared >= min(one[1] - one[0], other[1] - other[0]) / 2
+
+
+def _positions(places: Sequence[Place]) -> NDArray[np.float64]:
+    """Return the different positions of slices, float64[n], from the feet to the head."""
+    return np.array([group[0].position for group in _by_place(places)], np.float64)
 
 
 def _spacing_notes(positions: NDArray[np.float64]) -> list[str]:

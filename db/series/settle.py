@@ -11,18 +11,19 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import BigInteger, case, delete, exists, func, literal, null, or_, select, update
+from sqlalchemy import BigInteger, case, delete, exists, func, literal, null, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import UNSEEN, one_of
 from db.database import current
 from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
+from db.models.slices import folder_of
 from db.reasons import DAMAGED
 from db.series.batches import series_batches
-from db.series.geometry import SAME_PLACE, Place, notes_of, tracking_slices
+from db.series.geometry import BOLUS_TRACKING, HAS_PLACE, SAME_PLACE, Place, notes_of, tracking_slices
+from db.series.rows import LOOSE
 
 Step = Callable[[Session], None]
-BOLUS_TRACKING = "bolus_tracking"
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
 
@@ -53,16 +54,16 @@ def settling(job_id: str, batches: Iterable[Sequence[int]]) -> Iterator[Step]:
 def _settle_series(s: Session, series_ids: Sequence[int]) -> None:
     """Reject the bolus tracking slices of these series, rank their slices, and write the notes."""
     notes: dict[int, list[str]] = {}
-    at_one_place: list[int] = []
-    for series_id, places, is_at_one_place in _series(s, series_ids):
-        if is_at_one_place:
-            at_one_place.append(series_id)
+    unplaced: list[int] = []
+    for series_id, places, is_unplaced in _series(s, series_ids):
+        if is_unplaced:
+            unplaced.append(series_id)
         tracking = tracking_slices(places) if BOLUS_TRACKING in current().set_apart else []
         _reject_those(s, Slice.id, tracking, BOLUS_TRACKING, HELD_OR_CANCELLED)
         left_out = set(tracking)
         notes[series_id] = notes_of([place for place in places if place.slice_id not in left_out])
     _note(s, series_ids, notes)
-    _rank(s, series_ids, at_one_place)
+    _rank(s, series_ids, unplaced)
 
 
 def _number_patients(s: Session, job_id: str) -> None:
@@ -124,31 +125,40 @@ def _take_back(s: Session, job_id: str) -> None:
 
 
 def _series(s: Session, series_ids: Sequence[int]) -> Iterator[tuple[int, list[Place], bool]]:
-    """Yield the slices of each series, and whether all of them state one position.
+    """Yield the slices of each series, and whether their positions do not order them.
 
-    Leave out slices that were rejected for another reason than bolus tracking. If all slices state one position, but
-    locations along at least 1 mm, their locations are their positions.
+    Leave out slices that were rejected for another reason than bolus tracking. Positions do not order the slices if all
+    of them state one position, or if locations count in place of positions (`_are_located`).
     """
     is_dicom = func.coalesce(Slice.format, "") == "DICOM"
     stated = (Slice.series_id, Slice.id, Slice.position, Slice.orientation)
-    columns = (Slice.location, *stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom)
-    counts = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
-    query = select(*columns).where(Slice.series_id.in_(series_ids), counts)
+    upload = case((Upload.kind == LOOSE, 0), else_=Upload.id)  # ids begin at 1
+    columns: Any = (Slice.location, *stated, Slice.pixels_sha256, Slice.lung_fraction, is_dicom, upload, Slice.name)
+    query = (
+        select(*columns).join(Upload, Upload.id == Slice.upload_id).where(Slice.series_id.in_(series_ids), HAS_PLACE)
+    )
     for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[1]):
-        located = [(row[0], Place(*row[2:])) for row in rows]
+        located = [(row[0], Place._make((*row[2:-2], (row[-2], folder_of(row[-1])), False))) for row in rows]
         places = [place for _, place in located]
-        is_at_one_place = len(places) > 1 and _is_one([place.position for place in places])
-        if is_at_one_place and _are_several([location for location, _ in located]):
-            places = [place._replace(position=location) for location, place in located]
-        yield series_id, places, is_at_one_place
+        positions = [place.position for place in places]
+        is_at_one_place = len(places) > 1 and _span(positions) < SAME_PLACE
+        is_located = _are_located(positions, [location for location, _ in located])
+        if is_located:
+            places = [place._replace(position=location, is_located=True) for location, place in located]
+        yield series_id, places, is_at_one_place or is_located
 
 
-def _is_one(positions: Sequence[float | None]) -> bool:
-    return _span(positions) < SAME_PLACE
+def _are_located(positions: Sequence[float | None], locations: Sequence[float | None]) -> bool:
+    """Return whether the locations of a series count in place of its positions, because its positions are not usable.
 
-
-def _are_several(locations: Sequence[float | None]) -> bool:
-    return None not in locations and _span(locations) >= MOVED
+    All slices state a location. No slice states a position. Or some do not, or all state one position, and the
+    locations span at least 1 mm. Positions and locations of a series are never mixed: their zeros and their directions
+    may differ.
+    """
+    if len(positions) < 2 or None in locations:
+        return False
+    is_usable = SAME_PLACE <= _span(positions) < math.inf
+    return set(positions) == {None} or (not is_usable and _span(locations) >= MOVED)
 
 
 def _span(places: Sequence[float | None]) -> float:
@@ -164,15 +174,15 @@ def _note(s: Session, series_ids: Sequence[int], notes: dict[int, list[str]]) ->
         s.execute(update(Series), changed)
 
 
-def _rank(s: Session, series_ids: Sequence[int], at_one_place: Sequence[int]) -> None:
+def _rank(s: Session, series_ids: Sequence[int], unplaced: Sequence[int]) -> None:
     """Number the slices of each of these series from the feet to the head.
 
     They are sorted by position, then by SliceLocation, InstanceNumber, name (in natural order), frame, hash, and place
-    in the submission. Slices without a position come last. In the series `at_one_place`, positions do not count,
-    because they differ only by rounding.
+    in the submission. Slices without a position come last. In the series `unplaced`, positions do not count, because
+    they differ only by rounding, or some slices have none.
     """
     order = (
-        case((one_of(s, Slice.series_id, at_one_place), null()), else_=Slice.position).nulls_last(),
+        case((one_of(s, Slice.series_id, unplaced), null()), else_=Slice.position).nulls_last(),
         Slice.location.nulls_last(),
         Slice.instance_number.nulls_last(),
         Slice.name_key,

@@ -373,6 +373,27 @@ def test_page_of_a_job_notes_the_dicomdirs_that_were_passed_over(anns_browser: B
         assert "Passed over: 2 DICOMDIRs. A DICOMDIR lists other files" in anns_browser.get(path).text
 
 
+@pytest.mark.parametrize(
+    ("counts", "caution"),
+    [
+        ({"scanned": 99}, "Nearly every slice is a patient of its own"),
+        ({"series": 99}, "Nearly every slice is a series of its own"),
+        ({"studies": 99, "largest": 99}, "Most studies have one patient ID"),
+        ({"several_scans": 1}, "A series seems to hold several scans"),
+    ],
+    ids=["patients", "series", "one patient", "several scans"],
+)
+def test_page_of_a_job_warns_of_what_anonymisers_do(
+    anns_browser: Browser, job_id: str, counts: dict[str, int], caution: str
+) -> None:
+    assert caution not in anns_browser.get(f"/jobs/{job_id}").text
+    with session_scope() as s:
+        job = s.get_one(Job, job_id)
+        assert job.tally is not None
+        job.tally = job.tally.model_copy(update=counts)
+    assert caution in anns_browser.get(f"/jobs/{job_id}").text
+
+
 def test_form_without_scripts_submits(api: Api, anns_browser: Browser) -> None:
     token = anns_browser.csrf("/submit")
     answer = anns_browser.client.post(

@@ -196,6 +196,25 @@ def test_study_of_several_sexes_has_no_verdict_and_its_series_have(ann: User, se
     assert reasons == [("patient", "patient_unclear"), ("study", "patient_unclear"), *[("series", None)] * 3]
 
 
+@pytest.mark.parametrize(("patient", "unclear"), [("", True), ("p", False)], ids=["no ID", "ID"])
+@pytest.mark.parametrize("seed", range(3))
+def test_series_of_several_scans_without_a_patient_has_no_verdict(
+    ann: User, patient: str, unclear: bool, seed: int
+) -> None:
+    def scan(folder: str) -> list[ReadSlice]:
+        return [
+            replace(row, name=f"{folder}/{n}", sha256=f"{folder}{n}", pixels_sha256=f"{folder}{n}", position=float(n))
+            for n, row in enumerate(slices(5, "one", "one", patient))
+        ]
+
+    rows = [*scan("a"), *scan("b"), *slices(5, "two", "one", patient)]
+    job = run_job(ann, random.Random(seed).sample(rows, len(rows)))
+    reasons = {(one.level, one.reason) for one in findings(job)}
+    kept = {("series", None)}
+    mixed = {(level, "patient_unclear") for level in ("patient", "study", "series")}
+    assert reasons == (mixed | kept if unclear else kept | {("study", None), ("patient", None)})
+
+
 def test_birth_date_that_some_files_leave_out_changes_no_verdict(ann: User) -> None:
     rows = [replace(row, birth_date=born) for born in ("", "b1") for row in slices(5, born or "none")]
     other = [replace(row, birth_date="b2") for row in slices(5, "3", "3", "q")]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -16,7 +17,7 @@ from db.database import read_scope, session_scope
 from db.ledger import job_view, jobs
 from db.ledger.recording import ReadSlice
 from db.models import Job, JobState, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
-from db.series.geometry import TRACKED
+from db.series.geometry import TRACKED, placed_series
 from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job, read_upload, submit_uploads
 from tests.builders.statements import recorded_statements
@@ -202,6 +203,53 @@ def test_row_35_notes_on_positions(ann: User, expected: list[str], places: list[
     assert notes(read_job(ann, [ct(f"{n}", place) for n, place in enumerate(places)])) == expected
 
 
+def scan(folder: str, places: Sequence[float], **facts: Any) -> list[ReadSlice]:
+    return [ct(f"{folder}/{n}.dcm", place, **facts) for n, place in enumerate(places)]
+
+
+SCANS = {
+    "doubled": (scan("a", range(6)) + scan("b", range(6)), True),
+    "uneven": (scan("a", range(6)) + scan("b", [n + 0.3 for n in range(6)]), True),
+    "halves of spacings": (scan("a", range(6)) + scan("b", [n + 0.5 for n in range(6)]), True),
+    "three": (
+        scan("a", range(9)) + scan("b", [20 + n for n in range(9)]) + scan("c", [21.5 + n for n in range(9)]),
+        True,
+    ),
+    "one folder": (scan("a", [n // 2 for n in range(12)]), False),
+    "parts": (scan("a", range(6)) + scan("b", range(6, 12)), False),
+    "overlapping parts": (scan("a", range(6)) + scan("b", range(5, 12)), False),
+    "spread": (scan("a", [0, 3, 4, 7, 9]) + scan("b", [1, 2, 5, 6, 8]), False),
+    "copies": (scan("a", range(6), pixels_sha256="p") + scan("b", range(6), pixels_sha256="p"), False),
+    "single slices": (scan("a", [1]) + scan("b", [1]), False),
+    "unplaced": ([ct(f"{folder}/{n}.dcm") for folder in "ab" for n in range(6)], False),
+}
+
+
+@pytest.mark.parametrize(("slices", "expected"), SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize("kind", ["archive", "archives", "loose"])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_series_of_several_folders_that_cover_the_same_positions_is_noted(
+    ann: User, slices: list[ReadSlice], expected: bool, kind: str
+) -> None:
+    seed = random.Random(3)
+    shuffled = seed.sample(slices, len(slices))
+    if kind == "archive":
+        job = read_job(ann, shuffled)
+    elif kind == "archives":
+        folders = sorted({row.name[0] for row in slices})
+        files = [[replace(row, name=row.name[2:]) for row in shuffled if row.name[0] == folder] for folder in folders]
+        job = read_job(ann, *files)
+    else:
+        with session_scope() as s:
+            received = [jobs.ReceivedFile(row.name, "0" * 64, 10, "file", 1) for row in shuffled]
+            job = jobs.create_job(s, owner=ann, files=received)[0]
+        for row in shuffled:
+            read_upload([row])
+    assert ("several_scans" in notes(job)) == expected
+    predict_all()
+    assert check_sums(job).several_scans == expected
+
+
 @pytest.mark.parametrize(
     ("expected", "orientations"),
     [
@@ -298,6 +346,52 @@ def test_job_whose_every_slice_is_a_patient_says_so(ann: User, alone: int, with_
     predict_all()
     assert check_sums(job).each_slice_a_patient == expected
     assert not any(check_sums(other).each_slice_a_patient for other in others)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("of_one", "of_others", "expected"), [(3, 0, True), (2, 0, False), (3, 3, True), (3, 4, False)]
+)
+@pytest.mark.parametrize("states_study", [True, False])
+def test_job_whose_studies_have_one_patient_id_says_so(
+    ann: User, of_one: int, of_others: int, expected: bool, states_study: bool
+) -> None:
+    def study(number: int, patient: str) -> list[ReadSlice]:
+        uid = f"1.{number}" if states_study else None
+        return [ct(f"{number} {n}", n, patient=patient, study_uid=uid, series_uid=f"1.{number}.1") for n in range(2)]
+
+    folders = [ct(f"{n}.png", patient="", study_uid=None, series_uid=f"folder:{n}", format="PNG") for n in range(9)]
+    rows = [row for n in range(of_one + of_others) for row in study(n, "one" if n < of_one else f"other {n}")]
+    job = read_job(ann, rows, folders)
+    predict_all()
+    assert check_sums(job).one_patient_for_all == expected
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("alone", "with_others", "expected"), [(4, 0, True), (3, 0, False), (9, 1, True), (5, 3, False)]
+)
+@pytest.mark.parametrize("level", ["study_uid", "series_uid"])
+def test_job_whose_every_slice_is_a_series_says_so(
+    ann: User, alone: int, with_others: int, expected: bool, level: str
+) -> None:
+    rows = [ct(f"{n}", n, **{level: f"9.{n}"}) for n in range(alone)]
+    job = read_job(ann, rows + [ct(f"with {n}", n) for n in range(with_others)])
+    predict_all()
+    view = check_sums(job)
+    assert (view.each_slice_a_series, view.each_slice_a_patient) == (expected, False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_series_whose_slices_are_all_damaged_do_not_count_as_series_of_one_slice(ann: User) -> None:
+    rows = [
+        ct(f"{s} {n}", n, study_uid=f"{s}", series_uid=f"{s}.1", patient=f"{s}") for s in range(4) for n in range(3)
+    ]
+    damaged = [replace(row, state=Outcome.REJECTED, reason="malformed") for row in rows]
+    job = read_job(ann, [*damaged, ct("whole", 1)])
+    predict_all()
+    view = check_sums(job)
+    assert (view.each_slice_a_series, view.each_slice_a_patient) == (False, False)
 
 
 def test_patients_are_in_no_conflict_in_a_study_that_is_not_stated(ann: User) -> None:
@@ -445,7 +539,7 @@ def test_locations_count_if_all_slices_state_one_position(
     assert set(outcomes(job).values()) == expected
     if expected == {"open"}:
         assert names_in_order(job) == [f"{n}.dcm" for n in range(8)]
-        assert notes(job) == []
+        assert notes(job) == ["by_location"]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -454,8 +548,40 @@ def test_locations_count_if_positions_differ_only_by_rounding(ann: User) -> None
     scan = [ct(f"{n}", place, location=10.0 * n, lung_fraction=0.3) for n, place in enumerate(positions)]
     job = read_job(ann, scan)
     assert set(outcomes(job).values()) == {"open"}
-    assert notes(job) == []
+    assert notes(job) == ["by_location"]
     assert names_in_order(job) == [f"{n}" for n in range(8)]
+
+
+def is_placed(job: Job) -> bool:
+    with read_scope() as s:
+        series_id = s.scalars(select(Series.id).where(Series.job_id == job.id)).one()
+        return placed_series(s, [series_id]) == {series_id}
+
+
+@pytest.mark.parametrize("missing", [range(9), range(2, 9, 3)], ids=["all", "some"])
+def test_locations_order_a_series_that_lacks_positions_without_a_direction(ann: User, missing: Sequence[int]) -> None:
+    slices = [ct(f"{n}", None if n in missing else float(n), location=-1.0 - n) for n in range(9)]
+    job = read_job(ann, random.Random(3).sample(slices, 9))
+    assert names_in_order(job) == [f"{n}" for n in reversed(range(9))]
+    assert (notes(job), is_placed(job)) == (["by_location"], False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("locations", [[-9.0, -1.0, None], [5.0, 5.0, 5.0]], ids=["not all", "one"])
+def test_positions_and_locations_are_never_mixed(ann: User, locations: list[float | None]) -> None:
+    positions = [1.0, 2.0, None]
+    slices = [ct(f"{n}", p, location=x) for n, (p, x) in enumerate(zip(positions, locations, strict=True))]
+    slices.append(ct("3", None, location=5.0, instance_number=1))
+    slices.append(ct("4", 3.0, location=5.0, instance_number=1))
+    job = read_job(ann, slices[::-1])
+    assert names_in_order(job)[:3] == ["0", "1", "4"]
+    assert (notes(job), is_placed(job)) == (["no_position"], False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_many_slices_at_one_location_without_a_position_are_bolus_tracking(ann: User) -> None:
+    tracking = [ct(f"{n}", location=5.0) for n in range(TRACKED)]
+    assert set(outcomes(read_job(ann, tracking)).values()) == {"bolus_tracking"}
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

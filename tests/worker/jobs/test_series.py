@@ -124,6 +124,29 @@ def test_one_id_for_several_people_gives_no_verdict_on_the_patient(ann: User, su
         assert (reason == "patient_unclear") == (name != "same")
 
 
+DUMMY = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), "REMOVED")
+
+
+@pytest.mark.parametrize("patient", [None, "REMOVED", "own"])
+def test_dummies_in_place_of_uids_join_no_folders(ann: User, submit: Any, view: View, patient: str | None) -> None:
+    def slice_of(person: int, number: int) -> bytes:
+        place = [-100.0, -120.0, number + 0.3 * person]
+        own = f"P{person}" if patient == "own" else patient
+        return ct(10 * person + number, ImagePositionPatient=place, PatientID=own, **DUMMY)
+
+    job = submit(ann, {f"p{person}/{n}": slice_of(person, n) for person in range(3) for n in range(3)})
+    work()
+    assert set(outcomes(job).values()) == {"predicted"}
+    with read_scope() as s:
+        labels = s.scalars(select(Series.label).where(Series.job_id == job.id)).all()
+        people = s.scalars(select(Patient.id).where(Patient.job_id == job.id)).all()
+        notes = s.scalars(select(Slice.notes).where(Slice.job_id == job.id)).all()
+    assert sorted(labels) == ["p0", "p1", "p2"]
+    assert len(people) == (1 if patient == "REMOVED" else 3)
+    assert all("bad_uid" in of_slice for of_slice in notes)
+    check_sums(view(job))
+
+
 def test_uids_that_differ_after_the_64th_character_are_two(ann: User, submit: Any) -> None:
     long = "1." + "2" * 70
     files = {

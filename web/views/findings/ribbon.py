@@ -44,7 +44,7 @@ def draw(ribbon: Ribbon, threshold: float | None) -> Drawing:
 
 
 def _text(ribbon: Ribbon, threshold: float | None) -> str:
-    order = "from the feet to the head" if ribbon.placed else "in the order of their numbers and names"
+    order = "from the feet to the head" if ribbon.placed else "in the order of their locations, numbers and names"
     start = f"Probability of COVID along {counted(ribbon.slices, 'slice')} {order}"
     if ribbon.highest is None or ribbon.highest_at is None:
         return f"{start}: no slice was predicted."

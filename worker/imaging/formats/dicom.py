@@ -249,8 +249,12 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
 
 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
-    """Return the series of the slice, with all that the file states about it."""
-    axes = axes_of(groups["orientation"])
+    """Return the series of the slice, with all that the file states about it.
+
+    A file of several frames may state one position in the data set itself. That is not the position of every frame.
+    """
+    axes, place, frames = axes_of(groups["orientation"]), groups["position"], integer_or_none(dataset, "NumberOfFrames")
+    has_place = place is not dataset or (frames or 1) <= 1
     patient = _stated(dataset, "PatientID")  # unique within its issuer (PS3.3 C.2.2)
     return SeriesInfo(
         patient=_digest(patient),
@@ -263,11 +267,11 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
         description=label_of(dataset, "SeriesDescription"),
         instance_number=integer_or_none(dataset, "InstanceNumber"),
         sop_uid=uid_of(dataset, "SOPInstanceUID"),
-        position=_position(dataset, groups["position"], axes),
-        location=_location(groups["position"]),
+        position=_position(place, axes) if has_place else None,
+        location=_location(place) if has_place else None,
         orientation="\\".join(f"{axis:.6g}" for axis in axes),
         burned_in=label_of(dataset, "BurnedInAnnotation").upper() == "YES",
-        frames=integer_or_none(dataset, "NumberOfFrames"),
+        frames=frames,
     )
 
 
@@ -285,29 +289,25 @@ def _digest(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest() if all(texts) else ""
 
 
-def _position(dataset: Dataset, place: Dataset, axes: list[float]) -> float | None:
-    """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1).
+def _position(place: Dataset, axes: list[float]) -> float | None:
+    """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1), or None.
 
-    If the position is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In
-    some files the normal points to the feet, for example if columns run upwards. The normal is then reversed. A file of
-    several frames may state one position in the data set itself. That is not the position of every frame, so return
-    None.
+    The normal is the cross product of the axes. In some files the normal points to the feet, for example if columns run
+    upwards. The normal is then reversed. If the axes are not stated, the slice counts as axial.
     """
-    if place is dataset and (integer_or_none(dataset, "NumberOfFrames") or 1) > 1:
-        return None
     try:
         corner = numbers_of(place, "ImagePositionPatient")
     except SliceRejected:
         return None
-    if not axes or len(corner) != 3:
-        return _location(place)
-    normal = np.cross(axes[:3], axes[3:])
+    if len(corner) != 3:
+        return None
+    normal = np.cross(axes[:3], axes[3:]) if axes else np.array([0.0, 0.0, 1.0])
     position = float(normal @ np.array(corner) / np.linalg.norm(normal) * (-1 if normal[2] < 0 else 1))
     return round(position, POSITION_DIGITS) if math.isfinite(position) else None
 
 
 def _location(place: Dataset) -> float | None:
-    """Return SliceLocation in mm, or None."""
+    """Return SliceLocation in mm, or None. Its zero and its direction are not defined (PS3.3 C.7.6.2.1.2)."""
     try:
         return number_of(place, "SliceLocation")
     except SliceRejected:

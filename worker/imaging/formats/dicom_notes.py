@@ -1,5 +1,6 @@
 """Notes what was odd about a DICOM slice that could still be read (`db.reasons.SLICE_NOTES`)."""
 
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -43,7 +44,9 @@ def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.
     if kind not in _HU:
         yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
     axes = axes_of(groups["orientation"])
-    if axes and (axes[0] < _UPRIGHT or axes[4] < _UPRIGHT):
+    if not axes:
+        yield "axial_assumed"
+    elif axes[0] < _UPRIGHT or axes[4] < _UPRIGHT:
         yield "turned"
     if is_projection(dataset, groups["type"]):
         yield "projection"
@@ -67,8 +70,11 @@ def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
         yield "long_pixels"
     if text_of(dataset, "LossyImageCompression") == "01" or file.syntax in _LOSSY:
         yield "lossy"
-    if any(len((raw_of(dataset, keyword) or b"").strip(b" \x00")) > _LONGEST_UID for keyword in _UIDS):
+    uids = [(raw_of(dataset, keyword) or b"").strip(b" \x00") for keyword in _UIDS]
+    if any(len(uid) > _LONGEST_UID for uid in uids):
         yield "long_uid"
+    if any(re.search(b"[^0-9.]", uid) for uid in uids):
+        yield "bad_uid"
     if text_of(dataset, "BurnedInAnnotation").upper() == "YES":
         yield "burned_in"
 

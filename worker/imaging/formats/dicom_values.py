@@ -6,6 +6,7 @@ a third of the time of reading a slice.
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -62,13 +63,16 @@ def label_of(dataset: Dataset, keyword: str) -> str:
 
 
 def uid_of(dataset: Dataset, keyword: str) -> str:
-    """Return a UID, or "".
+    """Return a UID, or "" if it is missing or a text without digits, which an anonymiser wrote in place of the UID.
 
-    The standard allows 64 characters. This function keeps up to 128. A longer UID is cut, and ends with its hash.
+    The standard allows 64 characters, all of them digits and dots. This function keeps up to 128 characters. A longer
+    UID is cut, and ends with its hash. A text with digits is kept, because it may be the hash of a UID.
     """
     try:
         text = text_of(dataset, keyword)
     except (LookupError, ValueError):
+        return ""
+    if not re.search("[0-9]", text):
         return ""
     uid = display_name(text)
     if max(len(text), len(uid)) <= MAX_UID:

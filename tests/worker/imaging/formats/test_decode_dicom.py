@@ -201,9 +201,10 @@ def test_frames_of_a_file_with_a_wrong_character_set_are_of_one_patient() -> Non
     [
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 0.8, 0.6], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 5.0),
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, -2.0, 0.0], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 10.0),
-        ({"ImageOrientationPatient": None, "SliceLocation": "-7.25"}, -7.25),
-        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, None),
-        ({"ImageOrientationPatient": None}, None),
+        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, 55.5),
+        ({"ImageOrientationPatient": [0.0] * 6, "SliceLocation": "-99"}, 55.5),
+        ({"ImageOrientationPatient": None, "SliceLocation": "-99"}, 55.5),
+        ({"ImageOrientationPatient": None, "ImagePositionPatient": [1.0, 2.0]}, None),
     ],
 )
 def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: float | None) -> None:
@@ -214,15 +215,43 @@ def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: f
 
 def test_one_position_of_a_file_of_several_frames_is_not_that_of_each_frame() -> None:
     stored = np.stack([grey().astype(np.int16) * 8] * 3)
-    slices = decode(dicom(stored[0], NumberOfFrames=3, PixelData=stored.tobytes()), LIMITS)
-    assert [slice_.series.position if slice_.series else 0 for slice_ in slices] == [None] * 3
+    slices = decode(dicom(stored[0], NumberOfFrames=3, SliceLocation="5", PixelData=stored.tobytes()), LIMITS)
+    places = [(slice_.series.position, slice_.series.location) for slice_ in slices if slice_.series]
+    assert places == [(None, None)] * 3
 
 
-@pytest.mark.parametrize(("stated", "location"), [("-7.25", -7.25), (None, None)])
-def test_slice_location_is_read_beside_the_position(stated: str | None, location: float | None) -> None:
-    series = slice_of(dicom(SliceLocation=stated)).series
+@pytest.mark.parametrize("position", [55.5, None])
+@pytest.mark.parametrize("location", [-7.25, None])
+def test_slice_location_is_read_beside_the_position_and_never_is_one(
+    location: float | None, position: float | None
+) -> None:
+    corner = None if position is None else [0.0, 0.0, position]
+    series = slice_of(dicom(SliceLocation=location, ImagePositionPatient=corner)).series
     assert series is not None
-    assert (series.position, series.location) == (55.5, location)
+    assert (series.position, series.location) == (position, location)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "field"),
+    [("StudyInstanceUID", "study_uid"), ("SeriesInstanceUID", "series_uid"), ("SOPInstanceUID", "sop_uid")],
+)
+@pytest.mark.parametrize(
+    ("stated", "uid", "notes"),
+    [
+        (b"REMOVED ", "", ("bad_uid",)),
+        (b"Anonymised^by tool", "", ("bad_uid",)),
+        (b"ID_000039fa0", "ID_000039fa0", ("bad_uid",)),
+        (b"1.2.840.7\0", "1.2.840.7", ()),
+        (b" 1.2.840.7  ", "1.2.840.7", ()),
+    ],
+    ids=["dummy", "words", "hash", "NUL", "blanks"],
+)
+def test_text_in_place_of_a_uid_counts_only_if_it_has_digits(
+    keyword: str, field: str, stated: bytes, uid: str, notes: tuple[str, ...]
+) -> None:
+    mark = "9" * len(stated)
+    slice_ = slice_of(dicom(**{keyword: mark}).replace(mark.encode(), stated))
+    assert (getattr(slice_.series, field), slice_.notes) == (uid, notes)
 
 
 def test_a_slice_without_a_series_names_none() -> None:
