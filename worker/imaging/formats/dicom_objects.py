@@ -167,8 +167,11 @@ def check_values(dataset: Dataset, kind: Dataset, mappings: Iterable[Dataset]) -
 
 
 def is_projection(dataset: Dataset, kind: Dataset) -> bool:
-    """Return whether a frame is stated to be the maximum or minimum of several slices."""
-    return any(name in _PROJECTIONS for name in _frame_kinds(dataset, kind))
+    """Return whether a frame is stated to be the maximum or minimum of several slices.
+
+    The last word of a name counts, as in Siemens' "CT_SOM5 MIP".
+    """
+    return any(name.rpartition(" ")[2] in _PROJECTIONS for name in _frame_kinds(dataset, kind))
 
 
 def axes_of(orientation: Dataset) -> list[float]:

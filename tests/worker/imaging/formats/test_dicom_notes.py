@@ -102,7 +102,19 @@ def test_slice_whose_rows_or_columns_run_elsewhere_is_noted_as_turned(axes: list
 
 @pytest.mark.parametrize(
     ("name", "is_projection"),
-    [("MAX_IP", True), ("MIN_IP", True), ("MAXIMUM", True), ("MPR", False), ("AVERAGE", False)],
+    [
+        ("MAX_IP", True),
+        ("MIN_IP", True),
+        ("MAXIMUM", True),
+        ("CT_SOM5 MIP", True),  # of Siemens
+        ("CSA MIP", True),
+        ("CT_SOM5 MINIP", True),
+        ("MPR", False),
+        ("AVERAGE", False),
+        ("CT_SOM5 SPI", False),
+        ("MIP OFF", False),
+        ("SKIMIP", False),
+    ],
 )
 def test_projection_is_noted(name: str, is_projection: bool) -> None:
     assert notes(dicom(STORED, VolumeBasedCalculationTechnique=name)) == ("projection",) * is_projection
