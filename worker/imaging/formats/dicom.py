@@ -206,7 +206,9 @@ def _grey_of(cells: Cells, dataset: Dataset, groups: dict[str, Dataset], *, is_l
 def _meaning(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is_lossy: bool) -> _Meaning:
     rescale = groups["rescale"]
     slope, intercept = number_of(rescale, "RescaleSlope"), number_of(rescale, "RescaleIntercept")
-    if "ModalityLUTSequence" in dataset or not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
+    if dataset.get("ModalityLUTSequence"):
+        raise SliceRejected("unsupported", "A Modality LUT is not read; export the slice with a rescale slope instead.")
+    if not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
         kind = display_name(text_of(rescale, "RescaleType"))[:16]
         raise SliceRejected("unsupported", f"The values are not in Hounsfield units (rescale type {kind!r}).")
     stored, representation = integer_of(dataset, "BitsStored"), integer_of(dataset, "PixelRepresentation")

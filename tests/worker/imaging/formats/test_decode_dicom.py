@@ -474,6 +474,18 @@ def test_unspecified_rescale_counts_as_hounsfield_units_if_it_is_that_of_ct_scan
     assert greys(flat(400), RescaleType="US", RescaleIntercept=-1000) == [128]
 
 
+def test_slice_with_a_modality_table_is_rejected_and_the_table_is_named() -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 16], b"\0\0"
+    with pytest.raises(SliceRejected, match="Modality LUT") as rejected:
+        decode(dicom(flat(424), ModalityLUTSequence=Sequence([table])), LIMITS)
+    assert rejected.value.code == "unsupported"
+
+
+def test_empty_modality_table_is_no_table() -> None:
+    assert greys(flat(424), ModalityLUTSequence=Sequence([])) == [128]
+
+
 @pytest.mark.parametrize("frames", [0, None, 1])
 def test_no_number_of_frames_is_one_frame(frames: int | None) -> None:
     assert greys(flat(424), NumberOfFrames=frames) == [128]
