@@ -111,6 +111,7 @@ SLICE_NOTES = {
     "no_modality": "The modality is missing. The SOP class is that of CT.",
     "bad_charset": "The character set is not known, or a text does not fit it. Text may be wrong.",
     "decimal_comma": "Numbers have a decimal comma.",
+    "damaged_element": "An element that does not affect the pixels is damaged. It was ignored.",
     "no_frames": "The number of frames is 0 or empty. It was taken as 1.",
     "compressed": "The pixels are compressed, but the file states that they are not.",
     "long_pixels": "The file holds more pixel data than the slice needs.",

@@ -29,6 +29,7 @@ from worker.imaging.formats.dicom_values import (
     numbers_of,
     text_of,
     uid_of,
+    value_of,
 )
 from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
@@ -206,7 +207,7 @@ def _grey_of(cells: Cells, dataset: Dataset, groups: dict[str, Dataset], *, is_l
 def _meaning(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is_lossy: bool) -> _Meaning:
     rescale = groups["rescale"]
     slope, intercept = number_of(rescale, "RescaleSlope"), number_of(rescale, "RescaleIntercept")
-    if dataset.get("ModalityLUTSequence"):
+    if value_of(dataset, "ModalityLUTSequence"):
         raise SliceRejected("unsupported", "A Modality LUT is not read; export the slice with a rescale slope instead.")
     if not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
         kind = display_name(text_of(rescale, "RescaleType"))[:16]
@@ -240,7 +241,7 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
     """
     ends, width = [], min(allocated, _PADDING_BITS)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        number = dataset.get(keyword)
+        number = value_of(dataset, keyword)
         if isinstance(number, int):
             bits = number & ((1 << width) - 1)
             ends.append(bits - (bits >> (width - 1) << width) if signed else bits)

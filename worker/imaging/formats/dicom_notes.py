@@ -10,7 +10,7 @@ from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from worker.imaging.formats.dicom_file import DicomFile
 from worker.imaging.formats.dicom_objects import axes_of, is_projection
-from worker.imaging.formats.dicom_values import integer_of, raw_of, text_of
+from worker.imaging.formats.dicom_values import integer_of, is_damaged, raw_of, text_of
 
 _UNSPECIFIED = "US"
 _HU = ("HU", "HU_MOD")  # the names in the standard
@@ -23,6 +23,9 @@ _NUMBERS = {
     "position": ("ImagePositionPatient", "SliceLocation"),
     "orientation": ("ImageOrientationPatient",),
 }
+
+
+_OPTIONAL = ("InstanceNumber", "SeriesNumber", "AnatomicRegionSequence")  # the pixels do not depend on these
 
 
 def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
@@ -39,6 +42,8 @@ def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
             yield "decimal_comma"
+        if any(is_damaged(groups[name], keyword) for keyword in keywords):
+            yield "damaged_element"
     kind = text_of(groups["rescale"], "RescaleType")
     if kind not in _HU:
         yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
@@ -63,6 +68,8 @@ def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
         yield "no_modality"
     if "NumberOfFrames" in dataset and not integer_of(dataset, "NumberOfFrames", 0):
         yield "no_frames"
+    if any(is_damaged(dataset, keyword) for keyword in _OPTIONAL):
+        yield "damaged_element"
     if file.pixels is not None and not file.is_encapsulated and len(file.pixels) > pixel_bytes + pixel_bytes % 2:
         yield "long_pixels"
     if text_of(dataset, "LossyImageCompression") == "01" or file.syntax in _LOSSY:

@@ -28,6 +28,7 @@ def jpeg_ls(syntax: str = JPEG_LS, **changes: Any) -> bytes:
     return compressed([LOSSLESS[JPEG_LS](STORED)], ct_dataset(STORED, **changes), syntax)
 
 
+INSTANCE = struct.pack("<2H", 0x20, 0x13) + b"IS\2\x0012"
 FILES = {
     "no_preamble": dataset_bytes(ct_dataset(STORED)),
     "other_vr": other_vr(implicit=False),
@@ -37,6 +38,7 @@ FILES = {
     "no_modality": dicom(STORED, Modality=None),
     "bad_charset": dicom(STORED, SpecificCharacterSet="ISO_IR 100").replace(b"ISO_IR 100", b"nonsense  "),
     "decimal_comma": dicom(STORED, RescaleIntercept="-1024.0").replace(b"-1024.0 ", b"-1024,0 "),
+    "damaged_element": dicom(STORED).replace(INSTANCE, INSTANCE[:-2] + b"??"),
     "no_frames": dicom(STORED, NumberOfFrames=0),
     "compressed": jpeg_ls("1.2.840.10008.1.2.1"),
     "long_pixels": dicom(STORED, PixelData=STORED.tobytes() + bytes(2)),
