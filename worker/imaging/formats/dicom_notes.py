@@ -11,6 +11,7 @@ from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from worker.imaging.formats.dicom_file import DicomFile
 from worker.imaging.formats.dicom_objects import axes_of, is_projection
 from worker.imaging.formats.dicom_values import integer_of, is_damaged, raw_of, text_of
+from worker.imaging.hounsfield import looks_odd
 
 _UNSPECIFIED = "US"
 _HU = ("HU", "HU_MOD")  # the names in the standard
@@ -33,11 +34,16 @@ def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
     return set(file.notes) | set(_of_header(file, pixel_bytes))
 
 
-def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.unsignedinteger[Any]]) -> Iterator[str]:
+def frame_notes(
+    dataset: Dataset,
+    groups: dict[str, Dataset],
+    cells: NDArray[np.unsignedinteger[Any]],
+    hu: NDArray[np.floating[Any]],
+) -> Iterator[str]:
     """Yield the notes of one frame.
 
     `groups`: the data sets that state the frame's rescale, position, orientation and type. `cells`: the frame's stored
-    values as unsigned numbers.
+    values as unsigned numbers. `hu`: the HU of a sample of its pixels.
     """
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
@@ -47,6 +53,8 @@ def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.
     kind = text_of(groups["rescale"], "RescaleType")
     if kind not in _HU:
         yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
+    if looks_odd(hu):
+        yield "odd_hu"
     axes = axes_of(groups["orientation"])
     if axes and (axes[0] < _UPRIGHT or axes[4] < _UPRIGHT):
         yield "turned"

@@ -193,7 +193,9 @@ def test_text_that_does_not_fit_its_character_set_is_noted(
 
 
 def test_frames_of_a_file_with_a_wrong_character_set_are_of_one_patient() -> None:
-    frames = identified(b"M\xfcller", "ISO_IR 192", NumberOfFrames=2, PixelData=bytes(2 * 2 * 40 * 30))
+    frames = identified(
+        b"M\xfcller", "ISO_IR 192", NumberOfFrames=2, PixelData=2 * (grey().astype(np.int16) * 8).tobytes()
+    )
     assert len({frame.series.patient for frame in frames if frame.series}) == 1
     assert [frame.notes for frame in frames] == [("bad_charset",)] * 2
 
