@@ -117,6 +117,7 @@ SLICE_NOTES = {
     "no_modality": "The modality is missing. The SOP class is that of CT.",
     "bad_charset": "The character set is not known, or a text does not fit it. Text may be wrong.",
     "decimal_comma": "Numbers have a decimal comma.",
+    "damaged_element": "An element that does not affect the pixels is damaged. It was ignored.",
     "no_frames": "The number of frames is 0 or empty. It was taken as 1.",
     "compressed": "The pixels are compressed, but the file states that they are not.",
     "long_pixels": "The file holds more pixel data than the slice needs.",
@@ -126,6 +127,7 @@ SLICE_NOTES = {
     "no_rescale_type": "The rescale type is missing. The values were taken as Hounsfield units.",
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
+    "odd_hu": "The slice shows almost no air or almost no soft tissue. Its values may not be Hounsfield units.",
     "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
     "axial_assumed": "The file does not state the orientation of the slice. The slice was taken as axial.",
     "projection": "The slice is a projection: the maximum or minimum of several slices.",
@@ -167,6 +169,10 @@ OF_FINDINGS = {
     ),
     "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
     "missing": "More than a quarter of the slices, or of one series, were rejected, quarantined or cancelled.",
+    "odd_hu": (
+        "Most slices show almost no air or almost no soft tissue, so their values may not be Hounsfield units. Check"
+        " the rescale intercept of the files."
+    ),
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",
     "ood": "More than a quarter of the slices that show lung are out of distribution.",

@@ -15,6 +15,7 @@ from db.findings.rules import (
     COPY,
     LEAST_LUNG,
     LITTLE_LUNG,
+    ODD_HU,
     PATIENT_UNCLEAR,
     Conclusion,
     Evidence,
@@ -35,6 +36,7 @@ class _Slices:
     probabilities: list[float] = field(default_factory=list)
     ood: int | None = None
     left_out: Counter[str] = field(default_factory=Counter)
+    odd_hu: int = 0
     upload_failed: bool = False
     files: set[Files] = field(default_factory=set)
 
@@ -103,6 +105,7 @@ def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
     different = (_without_copies(_read_slices(s, job, ids), slices) for ids in series_batches(s, job.id))
     for row in chain.from_iterable(different):
         one = slices[row.series_id]
+        one.odd_hu += row.probability is not None and ODD_HU in row.notes
         if row.probability is None:
             one.left_out[row.reason or row.state] += 1
         elif row.lung_fraction is not None and row.lung_fraction < LEAST_LUNG:
@@ -123,6 +126,7 @@ class _Row(NamedTuple):
     probability: float | None
     ood: bool | None
     lung_fraction: float | None
+    notes: list[str]
     state: str
     reason: str | None
     upload_id: int
@@ -131,7 +135,7 @@ class _Row(NamedTuple):
 
 def _read_slices(s: Session, job: Job, series_ids: Sequence[int]) -> Iterator[_Row]:
     columns: Any = (Slice.series_id, Slice.id, Slice.sha256, Slice.frame, Prediction.probability, Prediction.ood)
-    columns += (Slice.lung_fraction, Slice.state, Slice.reason, Slice.upload_id, Slice.name)
+    columns += (Slice.lung_fraction, Slice.notes, Slice.state, Slice.reason, Slice.upload_id, Slice.name)
     by_its_version = (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
     query = select(*columns).outerjoin(Prediction, by_its_version & (Slice.state == Outcome.PREDICTED))
     rows = s.execute(query.where(Slice.series_id.in_(series_ids)))
@@ -231,6 +235,7 @@ def _evidence(
         probabilities=np.array([chance for part in parts for chance in part.probabilities], np.float64),
         ood=sum(ood) if ood else None,
         left_out=left_out,
+        odd_hu=sum(part.odd_hu for part in parts),
         upload_failed=any(part.upload_failed for part in parts),
     )
 

@@ -15,6 +15,8 @@ first of these that holds:
   seems to hold several scans, so the ID or the series may stand for several people;
 - `upload_failed`: a file with some of its slices was not unpacked to its end, so nobody knows what is missing;
 - `missing`: more than a quarter of the slices were rejected (also for a conflict), quarantined or cancelled;
+- `odd_hu`: more than half of the predicted slices show almost no air or almost no soft tissue, so their values may not
+  be Hounsfield units;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
   twenty slices is flagged so.
@@ -23,7 +25,8 @@ A series that abstains does not decide about its study, and a study that abstain
 slices of a series or study that abstains do not count there. If all series of a study abstain, the study abstains too,
 with the first of their reasons in this order. The same holds for the studies of a patient. A single series is enough
 for COVID, because no other slices could lower the highest score. But a study or patient does not get the verdict
-non-COVID if one of its parts abstains because slices are missing or in conflict. The disease may show on these slices.
+non-COVID if one of its parts abstains because slices are missing, in conflict or not in Hounsfield units. The disease
+may show on these slices.
 
 Up to these limits, slices that are out of distribution are used like the others. Slices with much disease are often
 unlike the training slices, so leaving them out would hide the disease.
@@ -49,10 +52,12 @@ LEAST_LUNG = 0.03
 DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
 MOST_OOD = MOST_MISSING = 0.25
+MOST_ODD = 0.5
 """The shares of slices above which a finding abstains."""
 LITTLE_LUNG, COPY, UPLOAD_FAILED, PATIENT_UNCLEAR = "little_lung", "copy", "upload_failed", "patient_unclear"
-MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
-_LOST = (*OF_CONFLICTS, PATIENT_UNCLEAR, UPLOAD_FAILED, MISSING)
+MISSING, ODD_HU = "missing", "odd_hu"
+NOTHING_PREDICTED, NO_LUNG, OOD = "nothing_predicted", "no_lung", "ood"
+_LOST = (*OF_CONFLICTS, PATIENT_UNCLEAR, UPLOAD_FAILED, MISSING, ODD_HU)
 _ORDER = (*_LOST, NOTHING_PREDICTED, NO_LUNG, OOD)
 
 
@@ -93,13 +98,15 @@ class Evidence:
 
     `probabilities`: float64[n], in any order, of the slices that were predicted and have enough lung. `ood`: how many
     of these slices are out of distribution, or None if the model does not measure this. `left_out`: the other slices,
-    counted by reason code. `conflict`: the code of a conflict in one of their studies or between them, or None.
-    `upload_failed`: some slices came in a file that was not unpacked to its end.
+    counted by reason code. `odd_hu`: how many predicted slices have the note `odd_hu`. `conflict`: the code of a
+    conflict in one of their studies or between them, or None. `upload_failed`: some slices came in a file that was not
+    unpacked to its end.
     """
 
     probabilities: Array
     ood: int | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    odd_hu: int = 0
     conflict: str | None = None
     upload_failed: bool = False
 
@@ -176,6 +183,8 @@ def _why_not(evidence: Evidence) -> str | None:
         return UPLOAD_FAILED
     if missing > most:
         return MISSING
+    if evidence.odd_hu > MOST_ODD * predicted:
+        return ODD_HU
     if not predicted:
         return NOTHING_PREDICTED
     if not used:

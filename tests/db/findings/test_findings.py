@@ -308,6 +308,19 @@ def test_patient_with_a_series_that_lacks_slices_may_be_covid_but_not_non_covid(
     assert findings(job)[-1].reason == "missing"
 
 
+@pytest.mark.parametrize(("threshold", "outcome"), [(0.0, ("COVID", None)), (1.0, (None, "odd_hu"))])
+@pytest.mark.parametrize("lung", [0.2, 0.001])
+def test_series_that_may_not_be_in_hu_gives_no_verdict_and_keeps_back_non_covid(
+    ann: User, lung: float, threshold: float, outcome: tuple[str | None, str | None]
+) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=threshold))
+    half = [replace(row, notes=("odd_hu",)) for row in slices(5)]
+    odd = [replace(row, notes=("odd_hu",), lung_fraction=lung) for row in slices(6, "2")]
+    job = run_job(ann, [*half, *slices(10)[5:], *odd, *slices(12, "2")[7:]])
+    assert [(one.verdict, one.reason) for one in findings(job)][:2] == [outcome] * 2
+    assert [one.reason for one in findings(job) if one.level == Level.SERIES] == [None, "odd_hu"]
+
+
 @pytest.mark.parametrize(("threshold", "outcome"), [(0.0, ("COVID", None)), (1.0, (None, "missing"))])
 @pytest.mark.parametrize(("owned", "lost"), [(0, 6), (2, 4)])
 def test_study_that_lacks_slices_of_unknown_series_does_not_decide(

@@ -91,6 +91,8 @@ ABSTAINED = {
     "cancelled slices": (Evidence(SLICES, left_out={"cancelled": 2}), "missing"),
     "rejected and conflicting": (Evidence(SLICES, left_out={"truncated": 1, "uid_conflict": 1}), "missing"),
     "nothing predicted": (Evidence(NONE, left_out={"localizer": 3}), "nothing_predicted"),
+    "no HU": (Evidence(SLICES, odd_hu=4, left_out={"little_lung": 1}), "odd_hu"),
+    "no HU and no lung": (Evidence(NONE, odd_hu=3, left_out={"little_lung": 3}), "odd_hu"),
     "no lung": (Evidence(NONE, left_out={"little_lung": 3}), "no_lung"),
     "out of distribution": (Evidence(SLICES, ood=2), "ood"),
 }
@@ -108,4 +110,4 @@ def test_abstains_with_a_reason_and_without_a_score(case: str) -> None:
     ids=["few missing", "few in conflict", "set apart", "little lung", "copies"],
 )
 def test_what_is_set_apart_or_rare_keeps_no_verdict_back(left_out: dict[str, int]) -> None:
-    assert conclude(rule("max"), Evidence(SLICES, ood=1, left_out=left_out)).verdict == COVID
+    assert conclude(rule("max"), Evidence(SLICES, ood=1, odd_hu=1, left_out=left_out)).verdict == COVID

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import whitespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,10 @@ from worker.imaging.formats.dicom_values import (
     numbers_of,
     text_of,
     uid_of,
+    value_of,
 )
 from worker.imaging.formats.pictures import check_pixels
+from worker.imaging.hounsfield import STEP, check_wrapped
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected, unreadable
 
@@ -93,8 +96,11 @@ def _slices(
         groups = _groups(dataset, place)
         check_place(dataset, groups["type"], groups["orientation"], rules)
         check_values(dataset, groups["type"], _items(dataset, place, "RealWorldValueMappingSequence"))
-        grey = Image.fromarray(_grey_of(cells, dataset, groups, is_lossy="lossy" in notes))
-        odd = in_order(notes.union(frame_notes(dataset, groups, cells)), SLICE_NOTES)
+        meaning = _meaning(dataset, groups, allocated, is_lossy="lossy" in notes)
+        hu = meaning.hu(cells[::STEP, ::STEP].astype(np.int64))
+        check_wrapped(hu)
+        grey = Image.fromarray(_grey_of(cells, meaning))
+        odd = in_order(notes.union(frame_notes(dataset, groups, cells, hu)), SLICE_NOTES)
         yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups), odd)
 
 
@@ -128,16 +134,23 @@ class _Meaning:
     is_inverted: bool
     padding: range
 
+    def hu(self, cells: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Return the HU of cells, which are read as unsigned numbers."""
+        return self._values(cells) * self.slope + self.intercept
+
     def grey(self, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the grey levels of cells, which are read as unsigned numbers."""
-        values = self._numbers(cells & ((1 << self.stored) - 1), self.stored)
-        grey = lung_window(values * self.slope + self.intercept)
+        values = self._values(cells)
+        grey = lung_window(self.hu(cells))
         if self.is_inverted:
             grey = 255 - grey
         # a padding value may use more bits than the stored ones
         for numbers in (values, self._numbers(cells, self.bits)):
             grey[(numbers >= self.padding.start) & (numbers < self.padding.stop)] = 0
         return grey
+
+    def _values(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._numbers(cells & ((1 << self.stored) - 1), self.stored)
 
     def _numbers(self, cells: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
         return cells - ((cells >> (bits - 1)) << bits) if self.is_signed else cells
@@ -197,16 +210,17 @@ _SEQUENCES = {
 }
 
 
-def _grey_of(cells: Cells, dataset: Dataset, groups: dict[str, Dataset], *, is_lossy: bool) -> NDArray[np.uint8]:
+def _grey_of(cells: Cells, meaning: _Meaning) -> NDArray[np.uint8]:
     """Return the grey levels of a frame."""
-    meaning = _meaning(dataset, groups, 8 * cells.dtype.itemsize, is_lossy=is_lossy)
     return meaning.grey(cells.astype(np.int64)) if meaning.bits == _NO_TABLE else np.take(_grey_table(meaning), cells)
 
 
 def _meaning(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is_lossy: bool) -> _Meaning:
     rescale = groups["rescale"]
     slope, intercept = number_of(rescale, "RescaleSlope"), number_of(rescale, "RescaleIntercept")
-    if "ModalityLUTSequence" in dataset or not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
+    if value_of(dataset, "ModalityLUTSequence"):
+        raise SliceRejected("unsupported", "A Modality LUT is not read; export the slice with a rescale slope instead.")
+    if not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
         kind = display_name(text_of(rescale, "RescaleType"))[:16]
         raise SliceRejected("unsupported", f"The values are not in Hounsfield units (rescale type {kind!r}).")
     stored, representation = integer_of(dataset, "BitsStored"), integer_of(dataset, "PixelRepresentation")
@@ -238,7 +252,7 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
     """
     ends, width = [], min(allocated, _PADDING_BITS)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        number = dataset.get(keyword)
+        number = value_of(dataset, keyword)
         if isinstance(number, int):
             bits = number & ((1 << width) - 1)
             ends.append(bits - (bits >> (width - 1) << width) if signed else bits)

@@ -11,7 +11,8 @@ from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from worker.imaging.formats.dicom_file import DicomFile
 from worker.imaging.formats.dicom_objects import axes_of, is_projection
-from worker.imaging.formats.dicom_values import integer_of, raw_of, text_of
+from worker.imaging.formats.dicom_values import integer_of, is_damaged, raw_of, text_of
+from worker.imaging.hounsfield import looks_odd
 
 _UNSPECIFIED = "US"
 _HU = ("HU", "HU_MOD")  # the names in the standard
@@ -26,23 +27,35 @@ _NUMBERS = {
 }
 
 
+_OPTIONAL = ("InstanceNumber", "SeriesNumber", "AnatomicRegionSequence")  # the pixels do not depend on these
+
+
 def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
     """Return the notes that hold for all frames of a file. `pixel_bytes`: the size of the frames when uncompressed."""
     return set(file.notes) | set(_of_header(file, pixel_bytes))
 
 
-def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.unsignedinteger[Any]]) -> Iterator[str]:
+def frame_notes(
+    dataset: Dataset,
+    groups: dict[str, Dataset],
+    cells: NDArray[np.unsignedinteger[Any]],
+    hu: NDArray[np.floating[Any]],
+) -> Iterator[str]:
     """Yield the notes of one frame.
 
     `groups`: the data sets that state the frame's rescale, position, orientation and type. `cells`: the frame's stored
-    values as unsigned numbers.
+    values as unsigned numbers. `hu`: the HU of a sample of its pixels.
     """
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
             yield "decimal_comma"
+        if any(is_damaged(groups[name], keyword) for keyword in keywords):
+            yield "damaged_element"
     kind = text_of(groups["rescale"], "RescaleType")
     if kind not in _HU:
         yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
+    if looks_odd(hu):
+        yield "odd_hu"
     axes = axes_of(groups["orientation"])
     if not axes:
         yield "axial_assumed"
@@ -66,6 +79,8 @@ def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
         yield "no_modality"
     if "NumberOfFrames" in dataset and not integer_of(dataset, "NumberOfFrames", 0):
         yield "no_frames"
+    if any(is_damaged(dataset, keyword) for keyword in _OPTIONAL):
+        yield "damaged_element"
     if file.pixels is not None and not file.is_encapsulated and len(file.pixels) > pixel_bytes + pixel_bytes % 2:
         yield "long_pixels"
     if text_of(dataset, "LossyImageCompression") == "01" or file.syntax in _LOSSY:

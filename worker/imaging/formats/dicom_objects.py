@@ -11,7 +11,7 @@ from itertools import chain
 from pydicom.dataset import Dataset
 
 from worker.imaging.display_names import display_name
-from worker.imaging.formats.dicom_values import items_of, numbers_of, text_of, texts_of
+from worker.imaging.formats.dicom_values import is_damaged, items_of, numbers_of, text_of, texts_of
 from worker.imaging.rejections import SliceRejected
 
 MIN_AXIAL = 0.8
@@ -167,8 +167,11 @@ def check_values(dataset: Dataset, kind: Dataset, mappings: Iterable[Dataset]) -
 
 
 def is_projection(dataset: Dataset, kind: Dataset) -> bool:
-    """Return whether a frame is stated to be the maximum or minimum of several slices."""
-    return any(name in _PROJECTIONS for name in _frame_kinds(dataset, kind))
+    """Return whether a frame is stated to be the maximum or minimum of several slices.
+
+    The last word of a name counts, as in Siemens' "CT_SOM5 MIP".
+    """
+    return any(name.rpartition(" ")[2] in _PROJECTIONS for name in _frame_kinds(dataset, kind))
 
 
 def axes_of(orientation: Dataset) -> list[float]:
@@ -192,15 +195,20 @@ def _check_is_ct(dataset: Dataset) -> None:
 def _regions(dataset: Dataset) -> Iterator[str]:
     """Yield the codes of the anatomic regions of a file: of the whole, of all frames in common, and of each frame.
 
-    A code that is not of SNOMED becomes "".
+    A code that is not of SNOMED becomes "". Damaged sequences of regions are ignored.
     """
     groups = (
         *items_of(dataset, "SharedFunctionalGroupsSequence"),
         *items_of(dataset, "PerFrameFunctionalGroupsSequence"),
     )
-    for place in (dataset, *(item for group in groups for item in items_of(group, "FrameAnatomySequence"))):
-        for region in items_of(place, "AnatomicRegionSequence"):
+    for place in (dataset, *(item for group in groups for item in _undamaged(group, "FrameAnatomySequence"))):
+        for region in _undamaged(place, "AnatomicRegionSequence"):
             yield text_of(region, "CodeValue") if text_of(region, "CodingSchemeDesignator") in _SNOMED else ""
+
+
+def _undamaged(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Return the items of a sequence that no pixel depends on, or () if it is damaged."""
+    return () if is_damaged(dataset, keyword) else items_of(dataset, keyword)
 
 
 def _frame_kinds(dataset: Dataset, kind: Dataset) -> list[str]:

@@ -96,7 +96,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 _FIRST_OFFSET = bytes(4)  # the start of an offset table; no compressed frame starts with these bytes
 _RLE_HEADER = 64
 _LONG_PIXEL = 32  # bits
-_PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes
+_PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes; zeros do not count
 
 
 def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: int) -> Iterator[Cells]:
@@ -178,7 +178,7 @@ def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -
     decode = _DECODERS.get(syntax) or (_decoder_for(frame) if syntax in _UNCOMPRESSED else None)
     if decode is None:
         raise SliceRejected("unsupported", f"DICOM transfer syntax {syntax[:64]} is not read.")
-    if decode is not _jpeg_xl and _END_OF_IMAGE not in frame[-_PADDING:]:
+    if decode is not _jpeg_xl and _END_OF_IMAGE not in frame.rstrip(b"\0")[-_PADDING:]:
         raise SliceRejected("truncated", "A compressed frame ends before its pixels.")
     return np.asarray(decode(frame))
 

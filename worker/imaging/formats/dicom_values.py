@@ -7,7 +7,7 @@ a third of the time of reading a slice.
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -48,10 +48,33 @@ def text_of(dataset: Dataset, keyword: str) -> str:
     return "\\".join(texts_of(dataset, keyword)).strip(" \x00")
 
 
+def value_of(dataset: Dataset, keyword: str) -> Any:
+    """Return the value of an element, or None if it is missing. Raises SliceRejected(`malformed`) if it is damaged."""
+    try:
+        return dataset.get(keyword)
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises errors of many kinds
+        raise SliceRejected("malformed", f"{keyword} is damaged.") from error
+
+
 def items_of(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
-    """Return the items of a sequence, or () if it is missing or not a sequence (for example text)."""
-    value = dataset.get(keyword)
+    """Return the items of a sequence, or () if it is missing or not a sequence (for example text).
+
+    Raises SliceRejected(`malformed`) if it is damaged.
+    """
+    value = value_of(dataset, keyword)
     return value if isinstance(value, Items) else ()
+
+
+def is_damaged(dataset: Dataset, keyword: str) -> bool:
+    """Return whether a sequence, or an element that should hold numbers, cannot be read."""
+    read: Callable[[Dataset, str], Any] = items_of if _vr(keyword) == "SQ" else numbers_of
+    try:
+        read(dataset, keyword)
+    except SliceRejected:
+        return True
+    return False
 
 
 def label_of(dataset: Dataset, keyword: str) -> str:
@@ -108,7 +131,7 @@ def _parts(dataset: Dataset, keyword: str) -> list[Any]:
         size, signed = _IN_BYTES.get(vr, (0, False))
         if len(raw) == size:
             return [int.from_bytes(raw, "little" if element.is_little_endian else "big", signed=signed)]
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     return [value] if isinstance(value, str | int | float) else list(value or ())
 
 

@@ -17,14 +17,9 @@ from PIL import Image
 from db.reasons import SET_APART
 from worker.imaging.formats.dicom_objects import MIN_AXIAL
 from worker.imaging.formats.pictures import check_pixels
+from worker.imaging.hounsfield import HIGHEST_TISSUE, HU_RANGE, LOWEST_AIR, STEP, looks_odd
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected
-
-LOWEST_AIR = -500
-"""A CT volume of the chest holds air, so its lowest value is this or less; masks, labels and greys begin near 0."""
-HIGHEST_TISSUE = -200
-"""It also holds tissue, so its highest value is this or more. dcm2niix may write CT of Philips in other units."""
-HU_RANGE = (-32768, 32767)
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _PAIR = b"ni1\0"
@@ -84,8 +79,10 @@ def decode_nifti(
     _check_hu(volume)
     window = _Window(volume)
     for index in range(count):
-        grey = Image.fromarray(window.grey(view.voxels[..., index]))
-        yield PreparedSlice(fit(grey), index, "NIfTI", volume.mode, columns, rows, view.place(index))
+        stored = view.voxels[..., index]
+        notes = ("odd_hu",) if looks_odd(volume.hu(stored[::STEP, ::STEP])) else ()
+        grey = fit(Image.fromarray(window.grey(stored)))
+        yield PreparedSlice(grey, index, "NIfTI", volume.mode, columns, rows, view.place(index), notes)
 
 
 @dataclass(frozen=True)
@@ -100,6 +97,10 @@ class _Volume:
     @property
     def mode(self) -> str:
         return self.voxels.dtype.name
+
+    def hu(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the scaled values of stored numbers of any shape."""
+        return stored.astype(np.float64) * self.slope + self.inter
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class _Window:
     """Maps stored numbers to grey levels. Uses a table for integers of 8 and 16 bits."""
 
     def __init__(self, volume: _Volume) -> None:
-        self._slope, self._inter = volume.slope, volume.inter
+        self._hu = volume.hu
         self._table: NDArray[np.uint8] | None = None
         size = volume.voxels.dtype.itemsize
         if volume.voxels.dtype.kind in "iu" and size <= 2:
@@ -165,8 +166,7 @@ class _Window:
         return np.take(self._table, cells.view(f"u{cells.dtype.itemsize}"))
 
     def _greys(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
-        hu = stored.astype(np.float64) * self._slope + self._inter
-        return lung_window(np.nan_to_num(hu, nan=HU_RANGE[0]))
+        return lung_window(np.nan_to_num(self._hu(stored), nan=HU_RANGE[0]))
 
 
 def _check_hu(volume: _Volume) -> None:

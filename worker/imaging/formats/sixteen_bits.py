@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.imaging.formats.nifti import HIGHEST_TISSUE, LOWEST_AIR
+from worker.imaging.hounsfield import HIGHEST_TISSUE, LOWEST_AIR
 from worker.imaging.recipe import lung_window
 from worker.imaging.rejections import SliceRejected
 

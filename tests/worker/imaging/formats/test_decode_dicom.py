@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 
 from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom, grey
 from worker.imaging.formats.decode import DecodeLimits, decode
@@ -191,7 +193,9 @@ def test_text_that_does_not_fit_its_character_set_is_noted(
 
 
 def test_frames_of_a_file_with_a_wrong_character_set_are_of_one_patient() -> None:
-    frames = identified(b"M\xfcller", "ISO_IR 192", NumberOfFrames=2, PixelData=bytes(2 * 2 * 40 * 30))
+    frames = identified(
+        b"M\xfcller", "ISO_IR 192", NumberOfFrames=2, PixelData=2 * (grey().astype(np.int16) * 8).tobytes()
+    )
     assert len({frame.series.patient for frame in frames if frame.series}) == 1
     assert [frame.notes for frame in frames] == [("bad_charset",)] * 2
 
@@ -501,6 +505,66 @@ def test_rescale_that_is_not_of_hounsfield_units_is_named(kind: str) -> None:
 def test_unspecified_rescale_counts_as_hounsfield_units_if_it_is_that_of_ct_scanners() -> None:
     assert greys(flat(424), RescaleType="US") == [128]
     assert greys(flat(400), RescaleType="US", RescaleIntercept=-1000) == [128]
+
+
+def test_slice_with_a_modality_table_is_rejected_and_the_table_is_named() -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 16], b"\0\0"
+    with pytest.raises(SliceRejected, match="Modality LUT") as rejected:
+        decode(dicom(flat(424), ModalityLUTSequence=Sequence([table])), LIMITS)
+    assert rejected.value.code == "unsupported"
+
+
+def test_empty_modality_table_is_no_table() -> None:
+    assert greys(flat(424), ModalityLUTSequence=Sequence([])) == [128]
+
+
+DAMAGED = {"3 bytes": (b"US", b"\1\2\3"), "text": (b"SQ", b"ANON"), "zeros": (b"SQ", bytes(4)), "a byte": (b"FD", b"1")}
+
+
+def with_damaged(keyword: str, vr: bytes, value: bytes) -> bytes:
+    """A slice in which an element has a damaged value."""
+    tag = BaseTag(tag_for_keyword(keyword) or 0)
+    length = bytes(2) + struct.pack("<I", len(value)) if vr == b"SQ" else struct.pack("<H", len(value))
+    stated = ct_dataset(flat(424)).values()
+    before, after = ({one.tag: one for one in stated if sign * one.tag < sign * tag} for sign in (1, -1))
+    damaged = struct.pack("<2H", tag.group, tag.elem) + vr + length + value
+    return damaged.join(dataset_bytes(Dataset(part)) for part in (before, after))
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "InstanceNumber",
+        "SeriesNumber",
+        "SliceLocation",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "AnatomicRegionSequence",
+    ],
+)
+def test_damaged_element_that_the_pixels_do_not_need_is_noted(keyword: str, kind: str) -> None:
+    slice_ = slice_of(with_damaged(keyword, *DAMAGED[kind]))
+    assert sorted(set(slice_.pixels.ravel().tolist())) == [128]
+    assert "damaged_element" in slice_.notes
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "PixelPaddingValue",
+        "ModalityLUTSequence",
+        "RealWorldValueMappingSequence",
+        "SharedFunctionalGroupsSequence",
+        "RescaleSlope",
+    ],
+)
+def test_damaged_element_that_the_pixels_need_is_named(keyword: str, kind: str) -> None:
+    rejected = rejection(with_damaged(keyword, *DAMAGED[kind]))
+    assert rejected.code == "malformed"
+    assert rejected.detail == f"{keyword} is damaged."
 
 
 @pytest.mark.parametrize("frames", [0, None, 1])

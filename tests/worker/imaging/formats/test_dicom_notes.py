@@ -11,6 +11,7 @@ from db.reasons import SLICE_NOTES
 from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom, grey, image
 from tests.worker.imaging.formats.test_dicom_pixels import LOSSLESS, compressed
 from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.rejections import SliceRejected
 
 STORED = grey().astype(np.int16) * 8
 SLOPE = struct.pack("<2H2sH", 0x0028, 0x1053, b"DS", 2) + b"1 "
@@ -28,6 +29,7 @@ def jpeg_ls(syntax: str = JPEG_LS, **changes: Any) -> bytes:
     return compressed([LOSSLESS[JPEG_LS](STORED)], ct_dataset(STORED, **changes), syntax)
 
 
+INSTANCE = struct.pack("<2H", 0x20, 0x13) + b"IS\2\x0012"
 FILES = {
     "no_preamble": dataset_bytes(ct_dataset(STORED)),
     "other_vr": other_vr(implicit=False),
@@ -37,6 +39,7 @@ FILES = {
     "no_modality": dicom(STORED, Modality=None),
     "bad_charset": dicom(STORED, SpecificCharacterSet="ISO_IR 100").replace(b"ISO_IR 100", b"nonsense  "),
     "decimal_comma": dicom(STORED, RescaleIntercept="-1024.0").replace(b"-1024.0 ", b"-1024,0 "),
+    "damaged_element": dicom(STORED).replace(INSTANCE, INSTANCE[:-2] + b"??"),
     "no_frames": dicom(STORED, NumberOfFrames=0),
     "compressed": jpeg_ls("1.2.840.10008.1.2.1"),
     "long_pixels": dicom(STORED, PixelData=STORED.tobytes() + bytes(2)),
@@ -46,6 +49,7 @@ FILES = {
     "no_rescale_type": dicom(STORED, RescaleType=None),
     "rescale_type_us": dicom(STORED, RescaleType="US"),
     "rescale_type_name": dicom(STORED, RescaleType="Hounsfield Units"),
+    "odd_hu": dicom(STORED, RescaleIntercept=0),
     "turned": dicom(STORED, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0]),
     "axial_assumed": dicom(STORED, ImageOrientationPatient=None),
     "projection": dicom(STORED, ImageType=["DERIVED", "SECONDARY", "MIP"]),
@@ -74,7 +78,7 @@ def test_each_oddity_is_noted_by_its_own_code(code: str) -> None:
         dicom(STORED),
         dicom(STORED, implicit=True),
         jpeg_ls(),
-        dicom(np.full((3, 5), 200, np.uint8), RescaleIntercept=-800, PixelData=b"\xc8" * 15),
+        dicom(np.zeros((3, 5), np.uint8), RescaleSlope=8, PixelData=b"\0\0\x80\x80\x80" * 3),
         dicom(STORED - 1400, RescaleIntercept=0, **TWELVE),
         dicom(STORED, NumberOfFrames=1),
         dicom(STORED, SpecificCharacterSet=["", "ISO 2022 IR 87"]),
@@ -104,11 +108,53 @@ def test_slice_whose_rows_or_columns_run_elsewhere_is_noted_as_turned(axes: list
 
 @pytest.mark.parametrize(
     ("name", "is_projection"),
-    [("MAX_IP", True), ("MIN_IP", True), ("MAXIMUM", True), ("MPR", False), ("AVERAGE", False)],
+    [
+        ("MAX_IP", True),
+        ("MIN_IP", True),
+        ("MAXIMUM", True),
+        ("CT_SOM5 MIP", True),  # of Siemens
+        ("CSA MIP", True),
+        ("CT_SOM5 MINIP", True),
+        ("MPR", False),
+        ("AVERAGE", False),
+        ("CT_SOM5 SPI", False),
+        ("MIP OFF", False),
+        ("SKIMIP", False),
+    ],
 )
 def test_projection_is_noted(name: str, is_projection: bool) -> None:
     assert notes(dicom(STORED, VolumeBasedCalculationTechnique=name)) == ("projection",) * is_projection
     assert notes(dicom(STORED, ImageType=["DERIVED", "PRIMARY", "AXIAL", name])) == ("projection",) * is_projection
+
+
+CHEST = np.full((96, 128), -1000)
+CHEST[16:80, 16:112] = 40
+CHEST[30:66, 24:58] = CHEST[30:66, 70:104] = -820
+CHEST += np.random.default_rng(2).integers(-60, 61, CHEST.shape)
+
+
+@pytest.mark.parametrize(
+    ("stored", "header"),
+    [
+        (CHEST, {}),
+        (np.clip((CHEST + 1350) * 255 // 1500, 0, 255), {"RescaleIntercept": 0}),
+        (CHEST + 1024, {"RescaleIntercept": 0}),
+        (np.where(CHEST < -950, -2000, CHEST + 1024), {"RescaleIntercept": 0}),
+    ],
+    ids=["1024 subtracted twice", "grey levels", "1024 not subtracted", "1024 not subtracted, with padding"],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_slice_whose_values_are_not_hu_is_noted(stored: Any, header: dict[str, Any], photometric: str) -> None:
+    states = {"PhotometricInterpretation": photometric}
+    assert notes(dicom((CHEST + 1024).astype(np.int16), **states)) == ()
+    assert notes(dicom(stored.astype(np.int16), **states | header)) == ("odd_hu",)
+
+
+def test_negative_hu_stored_as_unsigned_numbers_are_rejected() -> None:
+    data = dicom(CHEST.astype(np.int16), PixelRepresentation=0, RescaleIntercept=0)
+    with pytest.raises(SliceRejected, match="negative numbers stored as unsigned") as rejected:
+        decode(data, DecodeLimits())
+    assert rejected.value.code == "unsupported"
 
 
 def test_notes_come_in_the_order_of_their_table() -> None:

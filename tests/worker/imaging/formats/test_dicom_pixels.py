@@ -440,6 +440,29 @@ def test_frame_that_is_cut_is_never_filled_up(syntax: str) -> None:
         assert found in ("truncated", "malformed", "pixels"), share
 
 
+WITH_END_MARK = [syntax for syntax in LOSSLESS if syntax.startswith(f"{BASE}.4.") and syntax != f"{BASE}.4.110"]
+
+
+@pytest.mark.parametrize("padding", [15, 32, 512, 4096])
+@pytest.mark.parametrize("syntax", WITH_END_MARK)
+def test_zeros_after_the_end_mark_of_a_frame_are_padding(syntax: str, padding: int) -> None:
+    stored, states = picture("12 bits")
+    frame = LOSSLESS[syntax](stored)
+    padded = only(compressed([frame + bytes(padding)], ct_dataset(stored, **states), syntax))
+    assert padded.sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+@pytest.mark.parametrize("syntax", WITH_END_MARK)
+def test_frame_that_is_cut_and_filled_with_zeros_is_truncated(syntax: str) -> None:
+    stored, states = picture("12 bits")
+    frame = LOSSLESS[syntax](stored)
+    for end in (len(frame) * 3 // 10, len(frame) * 6 // 10, len(frame) - 40, len(frame) - 1):
+        filled = frame[:end].ljust(len(frame), b"\0")
+        for padding in (0, 32):
+            cut = compressed([filled + bytes(padding)], ct_dataset(stored, **states), syntax)
+            assert code(cut) == "truncated", (end, padding)
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[DecoderPool]:
     with DecoderPool(1, LIMITS) as pool:

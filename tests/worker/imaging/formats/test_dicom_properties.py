@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -23,6 +23,7 @@ from db.reasons import OF_FILES
 from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom
 from tests.worker.imaging.formats.test_dicom_pixels import BASE, LOSSLESS, compressed, picture
 from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.hounsfield import HU_RANGE, STEP
 from worker.imaging.recipe import fit, lung_window
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
@@ -61,6 +62,7 @@ def ct_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray[Any, Any]]:
     }[draw(st.sampled_from(["zero", "the sign", "an overlay"]))]
     bits = (values | unused << stored) & ((1 << allocated) - 1)
 
+    assume(np.mean((numbers * slope + intercept)[::STEP, ::STEP] > HU_RANGE[1]) <= 0.5)  # others are rejected
     grey = lung_window(numbers * slope + intercept)
     grey = 255 - grey if inverted else grey
     if padding is not None:

@@ -229,3 +229,14 @@ def test_damaged_header_ends_in_slices_or_a_reason(changes: list[tuple[int, int]
     except SliceRejected:
         return
     assert slices
+
+
+def test_slices_of_a_volume_with_1024_subtracted_twice_are_noted() -> None:
+    hu = np.full((64, 64, 3), -850, np.int16)
+    hu[:, 16:48] = 50
+    hu[:, :, 1] = -850  # air alone
+    metal = hu.copy()
+    metal[0, 16] = 1500  # so that the highest value is that of tissue
+    twice = metal - 1024
+    assert [slice_.notes for slice_ in slices_of(nifti(hu))] == [(), ("odd_hu",), ()]
+    assert [slice_.notes for slice_ in slices_of(nifti(twice))] == [("odd_hu",)] * 3
