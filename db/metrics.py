@@ -12,6 +12,8 @@ class Metric:
     """A number from 0 to 1 that says how well a model does.
 
     `classes`: the labels that must occur for the metric to be defined. It is empty if any slice is enough.
+    `has_interval`: False for the calibration error. A resample repeats groups, which makes this error larger, so its
+    resamples say nothing about chance.
     """
 
     key: str
@@ -19,6 +21,7 @@ class Metric:
     meaning: str
     classes: tuple[int, ...] = ()
     smaller_is_better: bool = False
+    has_interval: bool = True
 
     @property
     def title(self) -> str:
@@ -38,7 +41,7 @@ METRICS = {
         Metric("pr_auc", "PR AUC", "mean precision over all sensitivities", (1, 0)),
         Metric("brier", "Brier score", "mean squared error of the probability; 0 is best", smaller_is_better=True),
         Metric("ece", "calibration error", "mean gap between probability and outcome in 15 bins; 0 is best",
-               smaller_is_better=True),
+               smaller_is_better=True, has_interval=False),
     )
 }  # fmt: skip
 """Every metric by its key, in the order in which people read them."""
@@ -61,6 +64,7 @@ class Difference(StrEnum):
     WORSE = "worse beyond chance"
     NONE = "no difference beyond chance"
     UNKNOWN = "too few groups to tell chance"
+    NOT_JUDGED = "not judged"
 
 
 def name_of(key: str) -> str:
@@ -69,7 +73,12 @@ def name_of(key: str) -> str:
 
 
 def difference_of(key: str, low: float | None, high: float | None) -> Difference:
-    """Judge the first of two versions, by the interval of a metric's difference (first minus second)."""
+    """Judge the first of two versions, by the interval of a metric's difference (first minus second).
+
+    Metrics without an interval are not judged, whatever an older result states.
+    """
+    if not METRICS[key].has_interval:
+        return Difference.NOT_JUDGED
     if low is None or high is None:
         return Difference.UNKNOWN
     if low <= 0 <= high:

@@ -31,6 +31,7 @@ Array = NDArray[np.float64]
 BINS = 15  # equally wide bins of probability, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are computed at a time; 2 MB fit into a processor's cache
 CHANCE_DRAWS = 200  # draws of labels, for the calibration error by chance alone
+RESAMPLED = tuple(name for name, metric in METRICS.items() if metric.has_interval)
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
@@ -42,8 +43,7 @@ def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict
 
     Raises ValueError: there are no slices, lengths differ, a probability is outside 0..1, or a label is not 0 or 1.
     """
-    scored = ScoredSlices.of(probability, labels, threshold)
-    return _plain(scored.metrics(np.ones((1, scored.size))))
+    return ScoredSlices.of(probability, labels, threshold).measured()
 
 
 def with_intervals(
@@ -57,9 +57,9 @@ def with_intervals(
 ) -> Metrics:
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
-    An interval is None if a class that the metric needs has only one group, or if the metric is undefined on most
-    resamples. A metric of all slices needs each class that the slices have. The precision also needs positive slices in
-    several groups.
+    The calibration error has no interval (`Metric.has_interval`). The interval of another metric is None if a class
+    that the metric needs has only one group, or if the metric is undefined on most resamples. A metric of all slices
+    needs each class that the slices have. The precision also needs positive slices in several groups.
 
     Raises ValueError as `measure` does, and if `groups` has another length.
     """
@@ -67,10 +67,10 @@ def with_intervals(
     index, count = _grouped(groups, scored.size)
     drawn = [scored.metrics(weights) for weights in resample_groups(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
-    values = _plain(scored.metrics(np.ones((1, scored.size))))
-    intervals = {
-        name: interval_of(name, value, np.concatenate([one[name] for one in drawn]), several.get(name, 1))
-        for name, value in values.items()
+    values = scored.measured()
+    intervals = dict.fromkeys(METRICS) | {
+        name: interval_of(name, values[name], np.concatenate([one[name] for one in drawn]), several.get(name, 1))
+        for name in RESAMPLED
     }
     sizes = {
         "n": scored.size,
@@ -118,24 +118,25 @@ def compare(
 ) -> dict[str, PairedMetric]:
     """Compare two models on the same slices, metric by metric. The same groups are resampled for both.
 
+    The difference in the calibration error has no interval.
+
     Raises ValueError as `with_intervals` does.
     """
     ours = ScoredSlices.of(first.probability, labels, first.threshold)
     theirs = ScoredSlices.of(second.probability, labels, second.threshold)
     index, count = _grouped(groups, ours.size)
-    drawn: dict[str, list[Array]] = {name: [] for name in METRICS}
+    drawn: dict[str, list[Array]] = {name: [] for name in RESAMPLED}
     for weights in resample_groups(index, count, seed, resamples):
         left, right = ours.metrics(weights), theirs.metrics(weights)
-        for name in METRICS:
+        for name in RESAMPLED:
             drawn[name].append(left[name] - right[name])
-    once = np.ones((1, ours.size))
-    left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
+    left_now, right_now = ours.measured(), theirs.measured()
     behind, their_behind = (_on_several_groups(one, index, count) for one in (ours, theirs))
     return {
         name: _pair(
             left_now[name],
             right_now[name],
-            np.concatenate(drawn[name]),
+            np.concatenate(drawn.get(name, [np.empty(0)])),
             min(behind.get(name, 1), their_behind.get(name, 1)),
             _share_without_difference(name, ours, theirs, index),
         )
@@ -221,8 +222,18 @@ class ScoredSlices:
         counts = np.bincount((2 * self.positive + self.called).astype(int), minlength=4)
         return [[int(n) for n in row] for row in counts.reshape(2, 2)]
 
+    def measured(self) -> dict[str, float | None]:
+        """Return the metrics of `METRICS`, each slice counted once. A metric is None if it is undefined."""
+        once = self.metrics(np.ones((1, self.size)))
+        values = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in once.items()}
+        gaps = np.bincount(_bins(self.probability), self.probability - self.positive)
+        return {**values, "ece": float(np.abs(gaps).sum() / self.size)}
+
     def metrics(self, weights: Array) -> dict[str, Array]:
-        """Return each metric, float64[B], of slices with `weights`, float64[B, n]. It is NaN if it is undefined."""
+        """Return each metric of `RESAMPLED`, float64[B], of slices with `weights`, float64[B, n].
+
+        It is NaN if it is undefined.
+        """
         total = weights.sum(axis=1)
         positives, called, true = (weights @ c for c in (self.positive, self.called, self.positive * self.called))
         negatives = total - positives
@@ -237,14 +248,7 @@ class ScoredSlices:
             "auc": auc,
             "pr_auc": average,
             "brier": _share(weights @ (self.probability - self.positive) ** 2, total),
-            "ece": _share(np.abs(weights @ self._gaps()).sum(axis=1), total),
         }
-
-    def _gaps(self) -> Array:
-        """Return the probability minus the true label of each slice, in the column of its bin: float64[n, 15]."""
-        gaps = np.zeros((self.size, BINS))
-        gaps[np.arange(self.size), _bins(self.probability)] = self.probability - self.positive
-        return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
         """Return the area under the ROC curve, in which equal scores count half, and the average precision.
@@ -286,7 +290,7 @@ def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: in
     present = tuple(label for label, count in behind.items() if count)
     rarest = {name: min(behind[label] for label in metric.classes or present) for name, metric in METRICS.items()}
     rarest["precision"] = min(rarest["precision"], len(np.unique(index[scored.called == 1])))
-    return {name: count for name, count in rarest.items() if count > 1 and groups > 1}
+    return {name: rarest[name] for name in RESAMPLED if rarest[name] > 1 and groups > 1}
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:
@@ -296,7 +300,3 @@ def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: 
     for start in range(0, resamples, block):
         drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(block, resamples - start))
         yield drawn.astype(np.float64)[:, index]
-
-
-def _plain(metrics: dict[str, Array]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in metrics.items()}

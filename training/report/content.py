@@ -148,7 +148,10 @@ def calibrated_for(facts: RunFacts) -> str:
 def calibration_note(content: ReportContent) -> str:
     """Return how large a calibration error chance alone makes. For a balanced run, also say what else makes one."""
     error = chance_calibration_error(content.test.probability)
-    chance = f"On this number of slices, a perfectly calibrated model has an error of about {number(error)} by chance."
+    chance = (
+        "It has no interval, because resampled slices would make it larger. On this number of slices, a perfectly"
+        f" calibrated model has an error of about {number(error)} by chance."
+    )
     if not content.facts.config.get("balanced"):
         return chance
     return (

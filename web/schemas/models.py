@@ -144,7 +144,8 @@ class ComparisonOut(Out):
     engine: str | None = Field(description="The engine that scored the first version.")
     figures: dict[str, Any] = Field(
         description="By metric: `candidate` (the first version), `champion` (the other version), their `difference`,"
-        " its interval (`low`, `high`), and its one-sided p-value `p_lower`."
+        " its interval (`low`, `high`), and its one-sided p-value `p_lower`. Of the calibration error (`ece`), `low`,"
+        " `high` and `p_lower` are null."
     )
     notes: list[str] = Field(
         description="Why metrics may be too good: which version was trained on some of these slices."

@@ -32,7 +32,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     Prints metrics of slices, and metrics of groups (patients) by the rule of findings of MODEL. The verdict depends on
     three metrics of slices. Their floors are 0.85 for sensitivity, 0.80 for specificity and 0.90 for AUC. A model may
     have a sensitivity floor of its own. In an imported model, its own floor counts only if it is above 0.85. Each
-    metric has a 95 % interval, which comes from resampling groups. The verdict is one of these:
+    of them has a 95 % interval, which comes from resampling groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
@@ -67,7 +67,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     print_table(
         ("metric", "of slices", "95 %", "of groups", "95 %"),
         [
-            (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))),
+            (metric.name, written(result[key]),
+             written_interval(*(result["intervals"][key] or (None, None))) if metric.has_interval else "",
              *_cells_of_groups(of_groups, key))
             for key, metric in METRICS.items()
         ],
@@ -104,8 +105,9 @@ def _cells_of_groups(groups: GroupMetrics | None, key: str) -> tuple[str, str]:
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """Compare the model versions A and B on the same slices.
 
-    Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Warns if A or B
-    was trained on some of the slices. If the dataset is deleted, a finished comparison can still be read.
+    Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Only the
+    difference in the calibration error has no interval. Warns if A or B was trained on some of the slices. If the
+    dataset is deleted, a finished comparison can still be read.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
