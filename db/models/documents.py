@@ -31,7 +31,8 @@ class Measured(Kept):
     """The values of metrics on `n` slices of `groups` groups.
 
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
-    how many groups have a slice of each class. A group with slices of both classes counts in both.
+    how many groups have a slice of each class. A group with slices of both classes counts in both. `effective_groups`:
+    for each class, how many groups with equal numbers of slices would say as much. Older results do not state it.
     """
 
     accuracy: float | None = None
@@ -46,6 +47,7 @@ class Measured(Kept):
     n: int | None = None
     groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
+    effective_groups: dict[str, float] = Field(default_factory=dict)
     confusion_matrix: list[list[int]] = Field(default_factory=list)
 
 

@@ -397,6 +397,12 @@ def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: 
     assert mark in page
     assert "60 slices of 21 groups (1 COVID, 20 non-COVID)" in page
     assert mark in roots_browser.get("/models").text
+    uneven = {"class_groups": {"COVID": 40, "non-COVID": 40}, "effective_groups": {"COVID": 9.6, "non-COVID": 40.0}}
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).metrics = METRICS | uneven
+    assert (
+        "The 40 groups of COVID have very unequal numbers of slices" in roots_browser.get(f"/models/{version_id}").text
+    )
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | {"class_groups": {"COVID": "many"}}
     assert mark not in roots_browser.get(f"/models/{version_id}").text

@@ -4,14 +4,17 @@ Slices of one patient or series are alike, so chance acts on groups, not on slic
 replacement, and a slice counts as often as its group was drawn. Each metric is computed from these weights of slices,
 for all resamples at once. The plain metrics use one draw that takes each group once.
 
+If a few groups have most of the slices, these groups decide, and the other groups add little. So the width of an
+interval depends on Kish's effective number of groups, not on their count.
+
 `training.evaluation.intervals` derives the interval of a metric from its resamples. The interval of a difference is a
 t interval with the standard error of its resamples, because decisions depend on it (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993, chapters 12 and 13).
 
 Groups in which two models do not differ add no variance, but the models may differ in the next group. So the standard
-error of a difference of shares is at least the share of groups without a difference, divided by the number of all
-groups. If no group differs, this limit is the effect of one differing group. For other metrics, this lower limit is
-used only if all resamples are 0.
+error of a difference of shares is at least the share of groups without a difference, divided by the effective number
+of all groups. If no group differs, this limit is the effect of one differing group. For other metrics, this lower limit
+is used only if all resamples are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,6 +79,7 @@ def with_intervals(
         "n": scored.size,
         "groups": count,
         "class_groups": count_groups(labels, groups),
+        "effective_groups": {name: _effective(index, scored.positive == label) for label, name in CLASSES.items()},
         "confusion_matrix": scored.confusion_matrix(),
     }
     return Metrics.model_validate({**values, **sizes, "intervals": intervals})
@@ -163,12 +167,12 @@ def _share_without_difference(
 
 
 def _pair(
-    first: float | None, second: float | None, drawn: Array, groups: int, without_difference: float
+    first: float | None, second: float | None, drawn: Array, groups: float, without_difference: float
 ) -> PairedMetric:
     """Return a difference with its t interval.
 
-    `drawn`: its resamples. `groups`: how many groups the metric depends on. `without_difference`: the share of groups
-    in which the models do not differ.
+    `drawn`: its resamples. `groups`: how many effective groups the metric depends on. `without_difference`: the share
+    of groups in which the models do not differ.
     """
     if first is None or second is None:
         return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
@@ -279,18 +283,29 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
     return index, len(names)
 
 
-def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, int]:
-    """Return the metrics that depend on more than one group, each with the number of groups of its rarest class.
+def _effective(index: NDArray[np.intp], counted: NDArray[np.bool_]) -> float:
+    """Return Kish's effective number of the groups of the slices that count, bool[n]. It is 0 if no slice counts.
+
+    So many groups of equal size would vary as much: (sum of m)² / (sum of m²), for groups of m slices (Kish, Survey
+    Sampling, 1965). It equals the number of groups if they have equal numbers of slices.
+    """
+    sizes = np.bincount(index[counted]).astype(np.float64)
+    return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1.0))
+
+
+def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, float]:
+    """Return the metrics that depend on more than one group, each with the effective groups of its rarest class.
 
     If a metric depends on one group, all resamples with this group are the same. A metric of all slices depends on each
-    class that the slices have. The precision also depends on the groups with a positive slice. So its number is at most
-    the number of these groups.
+    class that the slices have. The precision also depends on the positive slices. So its number is at most the
+    effective number of their groups. Two groups count as 2 even if one has nearly all slices, because a t distribution
+    needs a degree of freedom.
     """
-    behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
+    behind = {label: _effective(index, scored.positive == label) for label in (0, 1)}
     present = tuple(label for label, count in behind.items() if count)
     rarest = {name: min(behind[label] for label in metric.classes or present) for name, metric in METRICS.items()}
-    rarest["precision"] = min(rarest["precision"], len(np.unique(index[scored.called == 1])))
-    return {name: rarest[name] for name in RESAMPLED if rarest[name] > 1 and groups > 1}
+    rarest["precision"] = min(rarest["precision"], _effective(index, scored.called == 1))
+    return {name: max(rarest[name], 2.0) for name in RESAMPLED if rarest[name] > 1 and groups > 1}
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:

@@ -5,7 +5,7 @@ from typing import Any, TypeGuard
 from flask import Flask
 
 from db import LABELS, SHORTCUT_AUC
-from db.evaluation.rule import few_groups
+from db.evaluation.rule import few_groups, uneven_groups
 from db.metrics import GROUP_METRICS, METRICS, difference_of, digits_beside, name_of, written, written_interval
 from db.registry.parity import parity_rows
 
@@ -28,7 +28,7 @@ def install(app: Flask) -> None:
         bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
     )
     app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
-    app.jinja_env.globals.update(class_groups=class_groups, digits_beside=digits_beside)
+    app.jinja_env.globals.update(class_groups=class_groups, uneven=uneven, digits_beside=digits_beside)
 
 
 def metric(value: Any) -> str:
@@ -95,6 +95,13 @@ def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
         return {}
     groups = {name: number for name in LABELS if isinstance(number := stated.get(name), int)}
     return groups if groups.keys() == LABELS.keys() else {}
+
+
+def uneven(metrics: dict[str, Any]) -> list[str]:
+    """Return a line for each class in which a few groups have most of the slices."""
+    stated = metrics.get("effective_groups")
+    numbers = stated.items() if isinstance(stated, dict) else ()
+    return uneven_groups(class_groups(metrics), {name: one for name, one in numbers if isinstance(one, int | float)})
 
 
 def by_group(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,9 @@ def test_lower_end_never_rises_when_a_slice_is_made_wrong(count):
         probability[wrong] = 1 - probability[wrong]
         now = with_intervals(probability, labels, groups, 0.5, resamples=300)
         for name in RIGHT:
-            assert now.intervals[name][0] <= before.intervals[name][0], name
+            # A false alarm may make the numbers of positive slices of the groups more equal.
+            rise = 0.001 if name == "precision" else 0
+            assert now.intervals[name][0] <= before.intervals[name][0] + rise, name
         before = now
 
 
@@ -317,3 +319,33 @@ def test_calibration_error_has_no_interval_and_no_verdict_on_its_difference():
     pair = compare(Verdicts(sharp, 0.5), Verdicts(blunt, 0.5), labels, groups, resamples=50)["ece"]
     assert pair.difference == pytest.approx(pair.first - pair.second)
     assert (pair.low, pair.high, pair.p_lower) == (None, None, None)
+
+
+def sized(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Return the numbers of slices of 40 patients."""
+    if kind == "equal":
+        return np.full(40, 8)
+    if kind == "lognormal":
+        return np.maximum(1, np.round(rng.lognormal(1.4, 1.5, 40))).astype(int)
+    return np.where(rng.random(40) < 0.8, 2, 60)
+
+
+@pytest.mark.parametrize("kind", ["equal", "lognormal", "pictures and volumes"])
+def test_lower_end_is_not_above_the_truth_if_patients_have_unequal_numbers_of_slices(kind):
+    """With the plain number of groups, it was above the truth in 15 % (lognormal) and 26.5 % of draws."""
+    rng, above = np.random.default_rng(11), 0
+    for seed in range(80):
+        sizes, missed = sized(kind, rng), rng.random(40) < 0.15
+        labels = np.repeat([1, 0], [sizes.sum(), 40])
+        probability = np.concatenate([np.repeat(np.where(missed, 0.3, 0.9), sizes), np.full(40, 0.1)])
+        groups = [f"ill{number}" for number in np.repeat(np.arange(40), sizes)] + [f"well{n}" for n in range(40)]
+        found = with_intervals(probability, labels, groups, 0.5, seed=seed, resamples=200)
+        above += found.intervals["recall"][0] > 0.85
+    assert above <= 2
+
+
+def test_groups_of_unequal_size_count_like_fewer_groups_of_equal_size():
+    labels, groups = [1] * 30 + [0] * 4, ["a"] * 10 + ["b"] * 20 + ["c", "d", "e", "f"]
+    found = with_intervals(np.where(np.array(labels) == 1, 0.9, 0.1), labels, groups, 0.5)
+    assert found.class_groups == {"COVID": 2, "non-COVID": 4}
+    assert found.effective_groups == {"COVID": pytest.approx(30**2 / (10**2 + 20**2)), "non-COVID": 4}
