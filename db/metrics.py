@@ -1,6 +1,7 @@
 """The metrics of a model version: names, meanings, and the judgement of differences between two versions."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,6 +56,17 @@ _COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # names of number
 def missing_slice(key: str) -> str:
     """Return why a metric is undefined, such as `no COVID slice`."""
     return " or ".join(f"no {CLASSES[label]} slice" for label in METRICS[key].classes)
+
+
+def counted_groups(groups: int | None, named: int | None, write: Callable[[int], str] = "{:,}".format) -> str:
+    """Write how many groups count, such as `24 groups`. If groups were joined, write the number before that too.
+
+    `named`: the number of groups before they were joined. A number is None if it is not known.
+    """
+    count = (named or 0) if groups is None else groups
+    if named is None or named == count:
+        return f"{write(count)} {'group' if count == 1 else 'groups'}"
+    return f"{write(named)} groups; {write(count)} after joining those that share slices"
 
 
 class Difference(StrEnum):

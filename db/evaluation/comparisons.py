@@ -54,6 +54,7 @@ class Comparison(Kept):
     state: str
     slices: int | None = None
     groups: int | None = None
+    named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
     engine: str | None = None
     figures: dict[str, PairedMetric] = Field(default_factory=dict)
@@ -139,6 +140,6 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
         engines = f"{pair.version.label} by {result.engine}, {pair.other.label} by {other_result.engine}"
         notes = [f"they were measured by different engines, since none runs both: {engines}", *notes]
     notes += uneven_groups(result.class_groups, result.effective_groups)
-    measured = {name: getattr(result, name) for name in ("groups", "class_groups", "engine")}
+    measured = {name: getattr(result, name) for name in ("groups", "named_groups", "class_groups", "engine")}
     done = {"state": "finished", "slices": result.n, "figures": metrics, "notes": notes, **measured}
     return comparison.model_copy(update=done)

@@ -75,6 +75,7 @@ class Gate(Kept):
     dataset_deleted: bool = False
     slices: int | None = None
     groups: int | None = None
+    named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
     engine: str = ""
     margin: float | None = None
@@ -167,6 +168,7 @@ def _measured(gate: Gate, version: ModelVersion, result: EvaluationResult) -> Ga
     measured = {
         "slices": result.n,
         "groups": result.groups,
+        "named_groups": result.named_groups,
         "class_groups": result.class_groups,
         "engine": result.engine,
         "floors": checks,

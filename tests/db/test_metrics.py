@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader
 from cli.local.model_tables import comparison_rows, flat
 from db import CLASSES
 from db.evaluation.result import PairedMetric
-from db.metrics import METRICS, Difference, difference_of, name_of, written, written_interval
+from db.metrics import METRICS, Difference, counted_groups, difference_of, name_of, written, written_interval
 from web.views.metric_filters import bars
 
 TEMPLATES = Path(__file__).parents[2] / "web" / "templates"
@@ -67,3 +67,19 @@ def test_interval_of_the_calibration_error_in_an_older_result_is_not_shown() -> 
     stored = {"ece": 0.02, "auc": 0.9, "intervals": {"ece": [0.03, 0.07], "auc": [0.8, 1.0]}}
     assert [(one["key"], one["low"]) for one in bars(stored)] == [("auc", 0.8), ("ece", None)]
     assert dict(flat(stored)) == {"ece": "0.02", "auc": "0.9 (0.800 to 1.000)"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "named", "text"),
+    [
+        (24, 72, "72 groups; 24 after joining those that share slices"),
+        (24, 24, "24 groups"),
+        (1, 1, "1 group"),
+        (1200, None, "1,200 groups"),
+        (None, 40, "40 groups"),
+    ],
+)
+def test_groups_before_and_after_joining_are_written_if_they_differ(
+    groups: int | None, named: int | None, text: str
+) -> None:
+    assert counted_groups(groups, named) == text

@@ -17,7 +17,7 @@ of all groups. If no group differs, this limit is the effect of one differing gr
 is used only if all resamples are 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,10 +55,14 @@ def with_intervals(
     groups: Sequence[str],
     threshold: float,
     *,
+    unit_of: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Metrics:
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
+
+    `unit_of`: the unit of each group (`Labelled.unit_of`), or None if each group is a unit. Groups of the same unit are
+    resampled and counted as one group.
 
     The calibration error has no interval (`Metric.has_interval`). The interval of another metric is None if a class
     that the metric needs has only one group, or if the metric is undefined on most resamples. A metric of all slices
@@ -67,7 +71,8 @@ def with_intervals(
     Raises ValueError as `measure` does, and if `groups` has another length.
     """
     scored = ScoredSlices.of(probability, labels, threshold)
-    index, count = _grouped(groups, scored.size)
+    units = groups if unit_of is None else [unit_of[group] for group in groups]
+    index, count = _grouped(units, scored.size)
     drawn = [scored.metrics(weights) for weights in resample_groups(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
     values = scored.measured()
@@ -78,7 +83,8 @@ def with_intervals(
     sizes = {
         "n": scored.size,
         "groups": count,
-        "class_groups": count_groups(labels, groups),
+        "named_groups": len(set(groups)),
+        "class_groups": count_groups(labels, units),
         "effective_groups": {name: _effective(index, scored.positive == label) for label, name in CLASSES.items()},
         "confusion_matrix": scored.confusion_matrix(),
     }
@@ -120,7 +126,7 @@ def compare(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, PairedMetric]:
-    """Compare two models on the same slices, metric by metric. The same groups are resampled for both.
+    """Compare two models on the same slices, metric by metric. The same groups (or units) are resampled for both.
 
     The difference in the calibration error has no interval.
 

@@ -6,7 +6,16 @@ from flask import Flask
 
 from db import LABELS, SHORTCUT_AUC
 from db.evaluation.rule import few_groups, uneven_groups
-from db.metrics import GROUP_METRICS, METRICS, difference_of, digits_beside, name_of, written, written_interval
+from db.metrics import (
+    GROUP_METRICS,
+    METRICS,
+    counted_groups,
+    difference_of,
+    digits_beside,
+    name_of,
+    written,
+    written_interval,
+)
 from db.registry.parity import parity_rows
 
 LEAKS = {
@@ -27,7 +36,7 @@ def install(app: Flask) -> None:
     app.jinja_env.globals.update(
         bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
     )
-    app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
+    app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups, groups_text=groups_text)
     app.jinja_env.globals.update(class_groups=class_groups, uneven=uneven, digits_beside=digits_beside)
 
 
@@ -95,6 +104,12 @@ def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
         return {}
     groups = {name: number for name in LABELS if isinstance(number := stated.get(name), int)}
     return groups if groups.keys() == LABELS.keys() else {}
+
+
+def groups_text(groups: Any, named: Any) -> str:
+    """Write how many groups count, and how many there were before those that share slices were joined."""
+    count, before = (number if isinstance(number, int) else None for number in (groups, named))
+    return counted_groups(count, before, metric)
 
 
 def uneven(metrics: dict[str, Any]) -> list[str]:
