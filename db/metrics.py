@@ -1,6 +1,7 @@
 """The metrics of a model version: names, meanings, and the judgement of differences between two versions."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +13,8 @@ class Metric:
     """A number from 0 to 1 that says how well a model does.
 
     `classes`: the labels that must occur for the metric to be defined. It is empty if any slice is enough.
+    `has_interval`: False for the calibration error. A resample repeats groups, which makes this error larger, so its
+    resamples say nothing about chance.
     """
 
     key: str
@@ -19,6 +22,7 @@ class Metric:
     meaning: str
     classes: tuple[int, ...] = ()
     smaller_is_better: bool = False
+    has_interval: bool = True
 
     @property
     def title(self) -> str:
@@ -38,7 +42,7 @@ METRICS = {
         Metric("pr_auc", "PR AUC", "mean precision over all sensitivities", (1, 0)),
         Metric("brier", "Brier score", "mean squared error of the probability; 0 is best", smaller_is_better=True),
         Metric("ece", "calibration error", "mean gap between probability and outcome in 15 bins; 0 is best",
-               smaller_is_better=True),
+               smaller_is_better=True, has_interval=False),
     )
 }  # fmt: skip
 """Every metric by its key, in the order in which people read them."""
@@ -66,6 +70,17 @@ def missing_slice(key: str) -> str:
     return " or ".join(f"no {CLASSES[label]} slice" for label in METRICS[key].classes)
 
 
+def counted_groups(groups: int | None, named: int | None, write: Callable[[int], str] = "{:,}".format) -> str:
+    """Write how many groups count, such as `24 groups`. If groups were joined, write the number before that too.
+
+    `named`: the number of groups before they were joined. A number is None if it is not known.
+    """
+    count = (named or 0) if groups is None else groups
+    if named is None or named == count:
+        return f"{write(count)} {'group' if count == 1 else 'groups'}"
+    return f"{write(named)} groups; {write(count)} after joining those that share slices"
+
+
 class Difference(StrEnum):
     """The meaning of the 95 % interval of a difference between two versions."""
 
@@ -73,6 +88,7 @@ class Difference(StrEnum):
     WORSE = "worse beyond chance"
     NONE = "no difference beyond chance"
     UNKNOWN = "too few groups to tell chance"
+    NOT_JUDGED = "not judged"
 
 
 def name_of(key: str) -> str:
@@ -81,7 +97,12 @@ def name_of(key: str) -> str:
 
 
 def difference_of(key: str, low: float | None, high: float | None) -> Difference:
-    """Judge the first of two versions, by the interval of a metric's difference (first minus second)."""
+    """Judge the first of two versions, by the interval of a metric's difference (first minus second).
+
+    Metrics without an interval are not judged, whatever an older result states.
+    """
+    if not METRICS[key].has_interval:
+        return Difference.NOT_JUDGED
     if low is None or high is None:
         return Difference.UNKNOWN
     if low <= 0 <= high:

@@ -167,6 +167,8 @@ def _print_rule(rule: FindingRule, as_json: bool, calibration: Mapping[str, Mapp
     columns = ("of groups", "this rule, on groups it was not chosen on", "95 %", "the default rule", "95 %")
     print_table(columns, [_rates(name, tuned.held_out[name], tuned.by_default.get(name)) for name in tuned.held_out])
     counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
+    if tuned.named_groups not in (None, sum(tuned.groups.values())):
+        counted += f" ({tuned.named_groups} before joining those that share slices)"
     say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
     if apart := groups_not_counted(tuned.left_out, tuned.no_verdict):
         say(f"  not counted: {apart}")

@@ -58,7 +58,7 @@ def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]
             for place, each in enumerate(member, start=1):
                 lines += flat(each, f"{before}{name}.{place}.")
         else:
-            lines.append((before + name, _cell(member) + with_interval(intervals.get(name))))
+            lines.append((before + name, _cell(member) + _interval_after(name, intervals.get(name))))
     return lines
 
 
@@ -72,9 +72,9 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def with_interval(interval: object) -> str:
+def _interval_after(name: str, interval: object) -> str:
     """Return a 95 % interval as text to put after a metric, or an empty text."""
-    if not isinstance(interval, list) or len(interval) != 2:
+    if not isinstance(interval, list) or len(interval) != 2 or (name in METRICS and not METRICS[name].has_interval):
         return ""
     return f" ({written_interval(*interval)})"
 
@@ -83,7 +83,8 @@ def comparison_rows(pairs: PairedMetrics) -> list[tuple[str, ...]]:
     """Return a paired comparison as rows: metric, first version, second version, difference, interval, meaning."""
     return [
         (metric.name, written(pair.first), written(pair.second), written(pair.difference, "+"),
-         written_interval(pair.low, pair.high, "+"), difference_of(key, pair.low, pair.high))
+         written_interval(pair.low, pair.high, "+") if metric.has_interval else "",
+         difference_of(key, pair.low, pair.high))
         for key, metric in METRICS.items()
         if (pair := pairs.get(key)) is not None
     ]  # fmt: skip

@@ -33,7 +33,8 @@ class DatasetGone(DatasetError):
 class LabelledRow:
     """One labelled slice: its `row` in the dataset's arrays, its label (1: COVID), and a hash for its `series`.
 
-    `sha256`: the hash of its file. `frame`: its place in that file.
+    `sha256`: the hash of its file. `frame`: its place in that file. `cluster`: a number that identical and
+    near-identical slices share.
     """
 
     id: int
@@ -49,6 +50,7 @@ class LabelledRow:
     source: str | None = None
     series: str | None = None
     frame: int = 0
+    cluster: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from db.access.audit import Action, record
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.result import PairedMetric
+from db.evaluation.rule import uneven_groups
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
 from db.registry.versions import shared_precision
@@ -54,6 +55,7 @@ class Comparison(Kept):
     state: str
     slices: int | None = None
     groups: int | None = None
+    named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
     engine: str | None = None
     figures: dict[str, PairedMetric] = Field(default_factory=dict)
@@ -139,6 +141,7 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     if pair.precision is None and result.engine != other_result.engine:
         engines = f"{pair.version.label} by {result.engine}, {pair.other.label} by {other_result.engine}"
         notes = [f"they were measured by different engines, since none runs both: {engines}", *notes]
-    measured = {name: getattr(result, name) for name in ("groups", "class_groups", "engine")}
+    notes += uneven_groups(result.class_groups, result.effective_groups)
+    measured = {name: getattr(result, name) for name in ("groups", "named_groups", "class_groups", "engine")}
     done = {"state": "finished", "slices": result.n, "figures": metrics, "notes": notes, **measured}
     return comparison.model_copy(update=done)

@@ -35,6 +35,7 @@ from db.evaluation.rule import (
     Seen,
     below_floors,
     rule,
+    uneven_groups,
     worst_metric,
 )
 from db.metrics import METRICS, written, written_interval
@@ -75,6 +76,7 @@ class Gate(Kept):
     dataset_deleted: bool = False
     slices: int | None = None
     groups: int | None = None
+    named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
     engine: str = ""
     margin: float | None = None
@@ -142,6 +144,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
         done.append(result)
     gate = _measured(gate, version, done[0])
     notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
+    notes += uneven_groups(done[0].class_groups, done[0].effective_groups)
     if champion is None:
         reasons = below_floors(done[0], floors_of(version))
         return gate.but(REFUSED if reasons else NOTHING, reasons or ["there is no champion"], notes=notes)
@@ -166,6 +169,7 @@ def _measured(gate: Gate, version: ModelVersion, result: EvaluationResult) -> Ga
     measured = {
         "slices": result.n,
         "groups": result.groups,
+        "named_groups": result.named_groups,
         "class_groups": result.class_groups,
         "engine": result.engine,
         "floors": checks,

@@ -29,6 +29,7 @@ PASSED, REFUSED, NOT_SHOWN = "passed", "refused", "not shown"
 NO_EVIDENCE = "not enough evidence"
 
 LEAST_GROUPS = 20  # of each class; with fewer, an interval by resampling groups is too rough
+MUCH_FEWER = 0.5  # report if the effective number of groups is below this share of their number
 TOLERATED = 0.01  # share of slices that a version may have seen
 COMPARED = ("auc", "accuracy", "recall", "specificity")
 CHANCE = 0.025  # the chance of refusing an equally good candidate, for all compared metrics together
@@ -107,6 +108,19 @@ def few_groups(groups: Mapping[str, int]) -> list[str]:
         f"only {count} {'group' if count == 1 else 'groups'} of {name}; at least {LEAST_GROUPS} are needed"
         for name in CLASSES.values()
         if (count := groups.get(name, 0)) < LEAST_GROUPS
+    ]
+
+
+def uneven_groups(groups: Mapping[str, int], effective: Mapping[str, float]) -> list[str]:
+    """Return a line for each class in which a few groups have most of the slices.
+
+    `groups`: the number of groups by class. `effective`: the effective number of groups by class.
+    """
+    return [
+        f"the {groups[name]:,} groups of {name} have very unequal numbers of slices: intervals are as wide as for about"
+        f" {effective[name]:.0f} {'group' if round(effective[name]) == 1 else 'groups'} of equal size"
+        for name in CLASSES.values()
+        if name in groups and name in effective and effective[name] < MUCH_FEWER * groups[name]
     ]
 
 

@@ -28,10 +28,13 @@ class Document(Kept):
 
 
 class Measured(Kept):
-    """The values of metrics on `n` slices of `groups` groups.
+    """The values of metrics on `n` slices of `groups` groups. Groups that share near-identical slices count as one.
 
+    `named_groups`: the number of groups before they are joined like that. Older results do not state it, and did not
+    join groups.
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
-    how many groups have a slice of each class. A group with slices of both classes counts in both.
+    how many groups have a slice of each class. A group with slices of both classes counts in both. `effective_groups`:
+    for each class, how many groups with equal numbers of slices would say as much. Older results do not state it.
     """
 
     accuracy: float | None = None
@@ -45,7 +48,9 @@ class Measured(Kept):
     ece: float | None = None
     n: int | None = None
     groups: int | None = None
+    named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
+    effective_groups: dict[str, float] = Field(default_factory=dict)
     confusion_matrix: list[list[int]] = Field(default_factory=list)
 
 
@@ -122,12 +127,13 @@ class Rate(Document):
 class Tuning(Document):
     """How a rule of findings was tuned: the dataset, and how well the procedure works on unseen groups.
 
-    `engine`: the engine that gave the scores. `groups`: the number of groups of each class. `left_out`: groups without
-    a slice of the lungs. `no_verdict`: groups without a verdict, because too many of their slices are out of
-    distribution. `held_out`: accuracy, recall, specificity, precision and negative_precision by groups. Each
-    group is judged by a rule that was chosen without this group. `by_default`: the same metrics of the default rule. A
-    metric is missing if no group got a verdict that it needs.
-    `chosen`: the rules that the outer folds chose.
+    `engine`: the engine that gave the scores. `groups`: the number of groups of each class. Groups that share slices
+    count as one. `named_groups`: the number of groups of both classes before they are joined like that, or None for an
+    older rule, whose groups were not joined. `left_out`: groups without a slice of the lungs. `no_verdict`: groups
+    without a verdict, because too many of their slices are out of distribution. `held_out`: accuracy, recall,
+    specificity, precision and negative_precision by groups. Each group is judged by a rule that was chosen without this
+    group. `by_default`: the same metrics of the default rule. A metric is missing if no group got a verdict that it
+    needs. `chosen`: the rules that the outer folds chose.
     """
 
     dataset: str
@@ -135,6 +141,7 @@ class Tuning(Document):
     engine: str
     seed: int
     groups: dict[str, int]
+    named_groups: int | None = None
     left_out: int = 0
     no_verdict: int = 0
     held_out: dict[str, Rate] = Field(default_factory=dict)

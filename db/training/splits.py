@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -221,28 +221,38 @@ def joined_groups(
     the hash of its pixels. A unit keeps the part of its slices. If they had several parts, it takes the first of train,
     validation and test, so that no training slice is used for testing.
     """
-    leader: dict[str, str] = {}
-
-    def find(group: str) -> str:
-        while (above := leader.setdefault(group, group)) != group:
-            leader[group] = leader[above]  # halves the path
-            group = leader[group]
-        return group
-
-    first_of_cluster: dict[int, str] = {}
-    for one in slices:
-        if by_cluster and one.cluster is not None:
-            other = first_of_cluster.setdefault(one.cluster, one.group)
-            leader[find(one.group)] = find(other)
+    leader = leading_groups((one.group, one.cluster if by_cluster else None) for one in slices)
     units: dict[str, Unit] = {}
     for one in slices:
-        unit = units.setdefault(find(one.group), Unit([], Counter()))
+        unit = units.setdefault(leader[one.group], Unit([], Counter()))
         if one.group not in unit.groups[-1:]:
             unit.groups.append(one.group)
         unit.slices[one.label] += 1
         if (part := earlier_parts.get(one.pixels_sha256 or "")) is not None:
             unit.stays = min(part, unit.stays or part, key=PARTS.index)
     return list(units.values())
+
+
+def leading_groups(slices: Iterable[tuple[str, int | None]]) -> dict[str, str]:
+    """Return for each group the group that leads its unit. A unit is all groups that clusters of slices connect.
+
+    `slices`: the group of each slice and its cluster, or None if it is not known. The result has the order of `slices`.
+    """
+    leader: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while (above := leader[group]) != group:
+            leader[group] = leader[above]  # halves the path
+            group = leader[group]
+        return group
+
+    first_of_cluster: dict[int, str] = {}
+    for group, cluster in dict.fromkeys(slices):
+        leader.setdefault(group, group)
+        if cluster is not None:
+            other = first_of_cluster.setdefault(cluster, group)
+            leader[find(group)] = find(other)
+    return {group: find(group) for group in leader}
 
 
 def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:

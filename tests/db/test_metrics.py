@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from jinja2 import Environment, FileSystemLoader
 
-from cli.local.model_tables import comparison_rows
+from cli.local.model_tables import comparison_rows, flat
 from db import CLASSES
 from db.evaluation.result import PairedMetric
-from db.metrics import METRICS, Difference, difference_of, name_of, written, written_interval
+from db.metrics import METRICS, Difference, counted_groups, difference_of, name_of, written, written_interval
+from web.views.metric_filters import bars
 
 TEMPLATES = Path(__file__).parents[2] / "web" / "templates"
 INTERVALS = [
@@ -16,7 +17,8 @@ INTERVALS = [
     ("recall", -0.2, -0.01, Difference.WORSE),
     ("recall", -0.2, 0.0, Difference.NONE),
     ("recall", None, None, Difference.UNKNOWN),
-    ("ece", -0.2, -0.01, Difference.BETTER),
+    ("brier", -0.2, -0.01, Difference.BETTER),
+    ("ece", None, None, Difference.NOT_JUDGED),
     ("brier", 0.01, 0.2, Difference.WORSE),
 ]
 
@@ -55,3 +57,29 @@ def test_every_metric_has_its_own_name_and_known_classes() -> None:
 )
 def test_metrics_are_written_with_three_digits(value: float | None, sign: str, text: str) -> None:
     assert written(value, sign) == text
+
+
+def test_interval_of_the_calibration_error_in_an_older_result_is_not_shown() -> None:
+    """It often lay above the error itself, and called one of two calibrated models better."""
+    assert difference_of("ece", -0.2, -0.1) is Difference.NOT_JUDGED
+    older = PairedMetric(first=0.1, second=0.2, difference=-0.1, low=-0.2, high=-0.05)
+    assert comparison_rows({"ece": older})[0][-2:] == ("", Difference.NOT_JUDGED)
+    stored = {"ece": 0.02, "auc": 0.9, "intervals": {"ece": [0.03, 0.07], "auc": [0.8, 1.0]}}
+    assert [(one["key"], one["low"]) for one in bars(stored)] == [("auc", 0.8), ("ece", None)]
+    assert dict(flat(stored)) == {"ece": "0.02", "auc": "0.9 (0.800 to 1.000)"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "named", "text"),
+    [
+        (24, 72, "72 groups; 24 after joining those that share slices"),
+        (24, 24, "24 groups"),
+        (1, 1, "1 group"),
+        (1200, None, "1,200 groups"),
+        (None, 40, "40 groups"),
+    ],
+)
+def test_groups_before_and_after_joining_are_written_if_they_differ(
+    groups: int | None, named: int | None, text: str
+) -> None:
+    assert counted_groups(groups, named) == text

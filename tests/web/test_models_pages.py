@@ -397,6 +397,17 @@ def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: 
     assert mark in page
     assert "60 slices of 21 groups (1 COVID, 20 non-COVID)" in page
     assert mark in roots_browser.get("/models").text
+    joined = {"groups": 24, "named_groups": 72, "class_groups": {"COVID": 12, "non-COVID": 12}}
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).metrics = METRICS | joined
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert "60 slices of 72 groups; 24 after joining those that share slices (12 COVID, 12 non-COVID)" in page
+    uneven = {"class_groups": {"COVID": 40, "non-COVID": 40}, "effective_groups": {"COVID": 9.6, "non-COVID": 40.0}}
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).metrics = METRICS | uneven
+    assert (
+        "The 40 groups of COVID have very unequal numbers of slices" in roots_browser.get(f"/models/{version_id}").text
+    )
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | {"class_groups": {"COVID": "many"}}
     assert mark not in roots_browser.get(f"/models/{version_id}").text

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from db.database import read_scope
 from db.datasets.slices import LabelledRow, rows_of
 from db.models import Dataset, Split
 from db.storage import storage
+from db.training.splits import leading_groups
 from training.errors import RunFailed
 
 
@@ -35,6 +37,22 @@ class Labelled:
     def files(self) -> list[tuple[str, int] | None]:
         """Return the hash of the file of each slice and its frame in it, or None if they are not known."""
         return [(row.sha256, row.frame) if row.sha256 else None for row in self.rows] or [None] * len(self)
+
+    @cached_property
+    def unit_of(self) -> dict[str, str]:
+        """Return the unit of each group, in the order of the slices. Chance acts on units, not on names of groups.
+
+        Groups that share identical or near-identical slices are one unit, because they may be one patient. Without
+        rows, each group is a unit.
+        """
+        if not self.rows:
+            return {group: group for group in self.groups}
+        return leading_groups((row.group, row.cluster) for row in self.rows)
+
+    @property
+    def units(self) -> list[str]:
+        """Return the unit of each slice."""
+        return [self.unit_of[group] for group in self.groups]
 
     def some(self, count: int) -> "Labelled":
         """Return at most `count` slices, spread over all slices."""

@@ -157,10 +157,10 @@ def _result(
     version = evaluation.model_version
     temperature, threshold = calibration_of(version, engine)
     chances = probability(scores.logit, temperature)
-    metrics = with_intervals(chances, data.labels, data.groups, threshold)
+    metrics = with_intervals(chances, data.labels, data.groups, threshold, unit_of=data.unit_of)
     ood = are_ood(scores.distance, limit_of(version.ood, engine))
     groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files, ood)
-    by_group = measure_groups(groups, rule_of(version, engine), tuned_slices, tuning_hash)
+    by_group = measure_groups(groups, rule_of(version, engine), data.unit_of, tuned_slices, tuning_hash)
     ood_share = None if ood is None else float(ood.mean())
     fields = {**dict(metrics), "engine": engine, "threshold": threshold, "ood_share": ood_share, "by_group": by_group}
     return EvaluationResult(**fields)
@@ -198,7 +198,7 @@ def _finish(
             if other.id not in against:
                 heartbeat.progress()  # a comparison takes half a minute for 100,000 slices
                 theirs = claimed.patiently(heartbeat, partial(_verdicts_of, other, heartbeat, is_last_try))
-                against[other.id] = compare(ours, theirs, data.labels, data.groups) if theirs else {}
+                against[other.id] = compare(ours, theirs, data.labels, data.units) if theirs else {}
         if claimed.patiently(heartbeat, finish):
             return
 

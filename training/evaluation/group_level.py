@@ -4,7 +4,7 @@ As with findings, the score of a group is the highest score of its series, and c
 whose series is not known are taken as one series.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,17 +94,21 @@ def _are_copies(
 
 
 def measure_groups(
-    groups: ScoredGroups, rule: FindingRule, tuned_slices: int = 0, tuned_on: str | None = None
+    groups: ScoredGroups,
+    rule: FindingRule,
+    unit_of: Mapping[str, str] | None = None,
+    tuned_slices: int = 0,
+    tuned_on: str | None = None,
 ) -> GroupMetrics | None:
     """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group.
 
     The score of a group is not a probability, so the metrics of probabilities are None.
 
-    `tuned_slices`, `tuned_on`: see `GroupMetrics`.
+    `unit_of`: see `with_intervals`. `tuned_slices`, `tuned_on`: see `GroupMetrics`.
     """
     if not groups.names:
         return None
-    metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)
+    metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold, unit_of=unit_of)
     intervals = {name: ends for name, ends in metrics.intervals.items() if name not in OF_PROBABILITIES}
     not_measured = dict.fromkeys(OF_PROBABILITIES)
     return GroupMetrics(

@@ -11,6 +11,10 @@ for g successes in g trials, which is 0.05 to the power of 1/g. This is about 1 
 Lippman-Hand, JAMA, 1983). Thus g groups with mistakes never show more than g groups without one. The upper end has the
 mirrored limit. If a metric needs both classes, g counts the groups of the rarer class. For the precision, g is also at
 most the number of groups with a positive slice, because the other groups say nothing about it.
+
+If groups have unequal numbers of slices, the number of groups is Kish's effective number, which is lower. With the
+plain number, intervals would be too narrow: one large group that is wholly wrong can change a metric more than many
+small groups.
 """
 
 from typing import Any
@@ -26,13 +30,13 @@ SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
 LIMITED = (*SHARES, "f1", "auc", "pr_auc")  # metrics that are 1 if there is no mistake
 
 
-def end_without_a_mistake(groups: int) -> float:
+def end_without_a_mistake(groups: float) -> float:
     """Return the lower end of the interval of a metric if no group has a mistake."""
     return float(0.05 ** (1 / groups))
 
 
-def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: int) -> Interval:
-    """Return the 95 % interval of a metric from its resamples. `groups`: how many groups were resampled.
+def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: float) -> Interval:
+    """Return the 95 % interval of a metric from its resamples. `groups`: the effective number of groups.
 
     Return None if the metric or most of its resamples are undefined, or if there is only one group, because all its
     resamples are equal.
@@ -47,7 +51,7 @@ def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]]
     return min(low, limit), max(high, 1 - limit)
 
 
-def _ends(name: str, value: float, drawn: NDArray[np.floating[Any]], groups: int) -> tuple[float, float]:
+def _ends(name: str, value: float, drawn: NDArray[np.floating[Any]], groups: float) -> tuple[float, float]:
     tail = float(stats.norm.cdf(stats.t.ppf(TAIL, groups - 1) * np.sqrt(groups / (groups - 1))))
     low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail)))
     variance = float(drawn.var()) * groups / (groups - 1)

@@ -4,17 +4,20 @@ Slices of one patient or series are alike, so chance acts on groups, not on slic
 replacement, and a slice counts as often as its group was drawn. Each metric is computed from these weights of slices,
 for all resamples at once. The plain metrics use one draw that takes each group once.
 
+If a few groups have most of the slices, these groups decide, and the other groups add little. So the width of an
+interval depends on Kish's effective number of groups, not on their count.
+
 `training.evaluation.intervals` derives the interval of a metric from its resamples. The interval of a difference is a
 t interval with the standard error of its resamples, because decisions depend on it (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993, chapters 12 and 13).
 
 Groups in which two models do not differ add no variance, but the models may differ in the next group. So the standard
-error of a difference of shares is at least the share of groups without a difference, divided by the number of all
-groups. If no group differs, this limit is the effect of one differing group. For other metrics, this lower limit is
-used only if all resamples are 0.
+error of a difference of shares is at least the share of groups without a difference, divided by the effective number
+of all groups. If no group differs, this limit is the effect of one differing group. For other metrics, this lower limit
+is used only if all resamples are 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +34,7 @@ Array = NDArray[np.float64]
 BINS = 15  # equally wide bins of probability, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are computed at a time; 2 MB fit into a processor's cache
 CHANCE_DRAWS = 200  # draws of labels, for the calibration error by chance alone
+RESAMPLED = tuple(name for name, metric in METRICS.items() if metric.has_interval)
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
@@ -42,8 +46,7 @@ def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict
 
     Raises ValueError: there are no slices, lengths differ, a probability is outside 0..1, or a label is not 0 or 1.
     """
-    scored = ScoredSlices.of(probability, labels, threshold)
-    return _plain(scored.metrics(np.ones((1, scored.size))))
+    return ScoredSlices.of(probability, labels, threshold).measured()
 
 
 def with_intervals(
@@ -52,30 +55,37 @@ def with_intervals(
     groups: Sequence[str],
     threshold: float,
     *,
+    unit_of: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Metrics:
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
-    An interval is None if a class that the metric needs has only one group, or if the metric is undefined on most
-    resamples. A metric of all slices needs each class that the slices have. The precision also needs positive slices in
-    several groups.
+    `unit_of`: the unit of each group (`Labelled.unit_of`), or None if each group is a unit. Groups of the same unit are
+    resampled and counted as one group.
+
+    The calibration error has no interval (`Metric.has_interval`). The interval of another metric is None if a class
+    that the metric needs has only one group, or if the metric is undefined on most resamples. A metric of all slices
+    needs each class that the slices have. The precision also needs positive slices in several groups.
 
     Raises ValueError as `measure` does, and if `groups` has another length.
     """
     scored = ScoredSlices.of(probability, labels, threshold)
-    index, count = _grouped(groups, scored.size)
+    units = groups if unit_of is None else [unit_of[group] for group in groups]
+    index, count = _grouped(units, scored.size)
     drawn = [scored.metrics(weights) for weights in resample_groups(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
-    values = _plain(scored.metrics(np.ones((1, scored.size))))
-    intervals = {
-        name: interval_of(name, value, np.concatenate([one[name] for one in drawn]), several.get(name, 1))
-        for name, value in values.items()
+    values = scored.measured()
+    intervals = dict.fromkeys(METRICS) | {
+        name: interval_of(name, values[name], np.concatenate([one[name] for one in drawn]), several.get(name, 1))
+        for name in RESAMPLED
     }
     sizes = {
         "n": scored.size,
         "groups": count,
-        "class_groups": count_groups(labels, groups),
+        "named_groups": len(set(groups)),
+        "class_groups": count_groups(labels, units),
+        "effective_groups": {name: _effective(index, scored.positive == label) for label, name in CLASSES.items()},
         "confusion_matrix": scored.confusion_matrix(),
     }
     return Metrics.model_validate({**values, **sizes, "intervals": intervals})
@@ -116,26 +126,27 @@ def compare(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, PairedMetric]:
-    """Compare two models on the same slices, metric by metric. The same groups are resampled for both.
+    """Compare two models on the same slices, metric by metric. The same groups (or units) are resampled for both.
+
+    The difference in the calibration error has no interval.
 
     Raises ValueError as `with_intervals` does.
     """
     ours = ScoredSlices.of(first.probability, labels, first.threshold)
     theirs = ScoredSlices.of(second.probability, labels, second.threshold)
     index, count = _grouped(groups, ours.size)
-    drawn: dict[str, list[Array]] = {name: [] for name in METRICS}
+    drawn: dict[str, list[Array]] = {name: [] for name in RESAMPLED}
     for weights in resample_groups(index, count, seed, resamples):
         left, right = ours.metrics(weights), theirs.metrics(weights)
-        for name in METRICS:
+        for name in RESAMPLED:
             drawn[name].append(left[name] - right[name])
-    once = np.ones((1, ours.size))
-    left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
+    left_now, right_now = ours.measured(), theirs.measured()
     behind, their_behind = (_on_several_groups(one, index, count) for one in (ours, theirs))
     return {
         name: _pair(
             left_now[name],
             right_now[name],
-            np.concatenate(drawn[name]),
+            np.concatenate(drawn.get(name, [np.empty(0)])),
             min(behind.get(name, 1), their_behind.get(name, 1)),
             _share_without_difference(name, ours, theirs, index),
         )
@@ -162,12 +173,12 @@ def _share_without_difference(
 
 
 def _pair(
-    first: float | None, second: float | None, drawn: Array, groups: int, without_difference: float
+    first: float | None, second: float | None, drawn: Array, groups: float, without_difference: float
 ) -> PairedMetric:
     """Return a difference with its t interval.
 
-    `drawn`: its resamples. `groups`: how many groups the metric depends on. `without_difference`: the share of groups
-    in which the models do not differ.
+    `drawn`: its resamples. `groups`: how many effective groups the metric depends on. `without_difference`: the share
+    of groups in which the models do not differ.
     """
     if first is None or second is None:
         return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
@@ -221,8 +232,18 @@ class ScoredSlices:
         counts = np.bincount((2 * self.positive + self.called).astype(int), minlength=4)
         return [[int(n) for n in row] for row in counts.reshape(2, 2)]
 
+    def measured(self) -> dict[str, float | None]:
+        """Return the metrics of `METRICS`, each slice counted once. A metric is None if it is undefined."""
+        once = self.metrics(np.ones((1, self.size)))
+        values = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in once.items()}
+        gaps = np.bincount(_bins(self.probability), self.probability - self.positive)
+        return {**values, "ece": float(np.abs(gaps).sum() / self.size)}
+
     def metrics(self, weights: Array) -> dict[str, Array]:
-        """Return each metric, float64[B], of slices with `weights`, float64[B, n]. It is NaN if it is undefined."""
+        """Return each metric of `RESAMPLED`, float64[B], of slices with `weights`, float64[B, n].
+
+        It is NaN if it is undefined.
+        """
         total = weights.sum(axis=1)
         positives, called, true = (weights @ c for c in (self.positive, self.called, self.positive * self.called))
         negatives = total - positives
@@ -237,14 +258,7 @@ class ScoredSlices:
             "auc": auc,
             "pr_auc": average,
             "brier": _share(weights @ (self.probability - self.positive) ** 2, total),
-            "ece": _share(np.abs(weights @ self._gaps()).sum(axis=1), total),
         }
-
-    def _gaps(self) -> Array:
-        """Return the probability minus the true label of each slice, in the column of its bin: float64[n, 15]."""
-        gaps = np.zeros((self.size, BINS))
-        gaps[np.arange(self.size), _bins(self.probability)] = self.probability - self.positive
-        return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
         """Return the area under the ROC curve, in which equal scores count half, and the average precision.
@@ -275,18 +289,29 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
     return index, len(names)
 
 
-def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, int]:
-    """Return the metrics that depend on more than one group, each with the number of groups of its rarest class.
+def _effective(index: NDArray[np.intp], counted: NDArray[np.bool_]) -> float:
+    """Return Kish's effective number of the groups of the slices that count, bool[n]. It is 0 if no slice counts.
+
+    So many groups of equal size would vary as much: (sum of m)² / (sum of m²), for groups of m slices (Kish, Survey
+    Sampling, 1965). It equals the number of groups if they have equal numbers of slices.
+    """
+    sizes = np.bincount(index[counted]).astype(np.float64)
+    return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1.0))
+
+
+def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, float]:
+    """Return the metrics that depend on more than one group, each with the effective groups of its rarest class.
 
     If a metric depends on one group, all resamples with this group are the same. A metric of all slices depends on each
-    class that the slices have. The precision also depends on the groups with a positive slice. So its number is at most
-    the number of these groups.
+    class that the slices have. The precision also depends on the positive slices. So its number is at most the
+    effective number of their groups. Two groups count as 2 even if one has nearly all slices, because a t distribution
+    needs a degree of freedom.
     """
-    behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
+    behind = {label: _effective(index, scored.positive == label) for label in (0, 1)}
     present = tuple(label for label, count in behind.items() if count)
     rarest = {name: min(behind[label] for label in metric.classes or present) for name, metric in METRICS.items()}
-    rarest["precision"] = min(rarest["precision"], len(np.unique(index[scored.called == 1])))
-    return {name: count for name, count in rarest.items() if count > 1 and groups > 1}
+    rarest["precision"] = min(rarest["precision"], _effective(index, scored.called == 1))
+    return {name: max(rarest[name], 2.0) for name in RESAMPLED if rarest[name] > 1 and groups > 1}
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:
@@ -296,7 +321,3 @@ def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: 
     for start in range(0, resamples, block):
         drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(block, resamples - start))
         yield drawn.astype(np.float64)[:, index]
-
-
-def _plain(metrics: dict[str, Array]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in metrics.items()}

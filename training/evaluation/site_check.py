@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
-from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
+from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups, uneven_groups
 from db.metrics import METRICS, digits_beside, missing_slice
 from training.data.seen_slices import gone_note
 from training.evaluation.intervals import end_without_a_mistake
@@ -80,12 +80,13 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         verdict, reasons = UNKNOWN, [DELETED, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
     elif short or few:
         verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short)]
-        more = _more_groups(bounds, wanted, groups, short)
+        more = _more_groups(bounds, wanted, groups, {**groups, **metrics.effective_groups}, short)
         reasons += _advice(more, known=all(low is not None for _, low, _ in bounds.values()))
     else:
         verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
+    reasons += uneven_groups(groups, metrics.effective_groups)
     reasons += evidence.doubts
     if evidence.gone:
         reasons.append(gone_note(evidence.gone))
@@ -136,6 +137,7 @@ def _more_groups(
     bounds: Mapping[str, tuple[float | None, float | None, float | None]],
     floors: Mapping[str, float],
     groups: Mapping[str, int],
+    effective: Mapping[str, float],
     short: Sequence[str],
 ) -> int | None:
     """Return how many more groups, of both classes together, would make each undecided interval end at its floor.
@@ -149,9 +151,10 @@ def _more_groups(
             continue
         kinds = [CLASSES[label] for label in METRICS[name].classes]
         gap = value - floors[name]
-        if gap > 0 and low >= end_without_a_mistake(min(groups[kind] for kind in kinds)) - ROUNDING:
+        if gap > 0 and low >= end_without_a_mistake(min(effective[kind] for kind in kinds)) - ROUNDING:
             for kind in kinds:
-                needed[kind] = max(needed[kind], _groups_without_a_mistake(floors[name]))
+                like_these = _groups_without_a_mistake(floors[name]) * groups[kind] / effective[kind]
+                needed[kind] = max(needed[kind], math.ceil(like_these - 1e-6))
             continue
         near = low if gap > 0 else high
         times = ((value - near) / gap) ** 2 if gap else math.inf

@@ -11,7 +11,7 @@ plainest is chosen (the rule of Breiman et al., Classification and Regression Tr
 best rule is often best only by chance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -76,7 +76,8 @@ def tune(
     The same seed gives the same rule. Raises CannotTune: a class has too few units.
     """
     unit_of = np.asarray(units, np.intp)
-    _check_classes(groups.labels, unit_of)
+    counts = _counts(groups.labels, unit_of)
+    _check_classes(counts)
     scores = np.stack([groups.scores(rule) for rule in tried])
     verdicts = np.zeros(len(groups.labels))
     chosen = []
@@ -93,7 +94,8 @@ def tune(
         dataset_hash=dataset_hash,
         engine=engine,
         seed=seed,
-        groups={name: int((groups.labels == label).sum()) for label, name in CLASSES.items()},
+        groups=counts,
+        named_groups=len(groups.names),
         left_out=groups.left_out,
         no_verdict=groups.no_verdict,
         held_out=_rates(verdicts, groups.labels, unit_of),
@@ -105,8 +107,12 @@ def tune(
     return tried[final.candidate].model_copy(update={"threshold": final.threshold, "tuned": tuning})
 
 
-def _check_classes(labels: NDArray[np.uint8], units: Indices) -> None:
-    counts = {name: len(np.unique(units[labels == label])) for label, name in CLASSES.items()}
+def _counts(labels: NDArray[np.uint8], units: Indices) -> dict[str, int]:
+    """Return the number of units with a group of each class."""
+    return {name: len(np.unique(units[labels == label])) for label, name in CLASSES.items()}
+
+
+def _check_classes(counts: Mapping[str, int]) -> None:
     if missing := [name for name, count in counts.items() if not count]:
         raise CannotTune(f"no group of the dataset is {missing[0]}; a rule needs groups of both classes")
     if few := [f"{count} of {name}" for name, count in counts.items() if count < LEAST_UNITS]:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from db import PARTS
 from db.database import read_scope
 from db.datasets.datasets import check_kept
-from db.datasets.slices import rows_of, split_candidates
+from db.datasets.slices import rows_of
 from db.evaluation.evaluations import result_of
 from db.evaluation.rule import TOLERATED
 from db.models import Dataset, Evaluation, ModelVersion
@@ -16,7 +16,6 @@ from db.registry.calibration import calibration_of, limit_of
 from db.storage import storage
 from db.training.caveats import optimism_notes
 from db.training.lineage import used_in_making
-from db.training.splits import joined_groups
 from training.data.seen_slices import find_seen_in_training, gone_note, training_slices_of
 from training.data.slices import load_part
 from training.evaluation.group_level import ScoredGroups
@@ -44,7 +43,6 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         raise CannotTune(f"{dataset.label} is not evaluated: {evaluation.error or 'the scores are gone; try again'}")
     with read_scope() as s:
         rows = rows_of(s, dataset.id)
-        joined = joined_groups(split_candidates(s, dataset.id))
         learned_from = training_slices_of(s, version, PARTS)
         notes = optimism_notes(s, [version], dataset.id)
         check_kept(s, dataset.id)
@@ -65,10 +63,10 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
         data.files,
         are_ood(distance, limit_of(version.ood, result.engine)),
     )
-    unit_of = {group: number for number, unit in enumerate(joined) for group in unit.groups}
+    number_of = {unit: number for number, unit in enumerate(dict.fromkeys(data.unit_of.values()))}
     return tune(
         groups,
-        [unit_of[name] for name in groups.names],
+        [number_of[data.unit_of[name]] for name in groups.names],
         tried,
         dataset=dataset.label,
         dataset_hash=dataset.sha256,

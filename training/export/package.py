@@ -133,10 +133,10 @@ def measured_on(s: Session, run: TrainingRun) -> str:
 def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:
     """Return all metrics with intervals, also by group and by source, and the share of slices out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
-    fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
+    fields = dict(with_intervals(chances, data.labels, data.groups, threshold, unit_of=data.unit_of))
     ood = are_ood(scores.distance, calibration.ood)
     by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels, data.series, data.files, ood)
-    fields["by_group"] = measure_groups(by_group, default_rule(threshold))
+    fields["by_group"] = measure_groups(by_group, default_rule(threshold), data.unit_of)
     if ood is not None:
         fields["ood_share"] = float(ood.mean())
     sources = np.array(_sources(data.rows))
@@ -145,7 +145,8 @@ def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> Ve
 
         def alone(name: str) -> Metrics:
             here = sources == name
-            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
+            of_source = list(groups[here])
+            return with_intervals(chances[here], data.labels[here], of_source, threshold, unit_of=data.unit_of)
 
         fields["by_source"] = {str(name): alone(name) for name in names}
     return VersionMetrics(**fields)

@@ -46,9 +46,9 @@ def calibrate(
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
-    temperature = fit_temperature(scores.logit, data.labels, data.groups, plain=plain)
+    temperature = fit_temperature(scores.logit, data.labels, data.units, plain=plain)
     chances = probability(scores.logit, temperature)
-    threshold = choose_threshold(chances, data.labels, rule, data.groups)
+    threshold = choose_threshold(chances, data.labels, rule, data.units)
     if like is not None and meets_rule(chances, data.labels, rule, like.threshold, threshold):
         threshold = like.threshold
     return Calibration(temperature, threshold, None if scores.distance is None else threshold_of(scores.distance))

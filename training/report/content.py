@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from db import TEST, TRAIN
 from db.evaluation.result import GroupMetrics, Metrics
-from db.evaluation.rule import LEAST_GROUPS
+from db.evaluation.rule import LEAST_GROUPS, uneven_groups
 from db.metrics import METRICS, written
 from db.training.progress import EpochRecord
-from training.evaluation.metrics import chance_calibration_error, count_groups
+from training.evaluation.metrics import chance_calibration_error
 from training.report.figures.slice_grids import Mistake
 
 MUCH_LARGER = 2  # the largest group in training is at least so many times as large as the largest in test
@@ -110,16 +110,18 @@ def stop_note(content: ReportContent) -> str:
 
 
 def few_groups_note(content: ReportContent) -> str:
-    """Return a sentence that says which classes have few groups, or "" if none has."""
-    counts = count_groups(content.test.labels, content.test.groups)
+    """Return sentences that say which classes have few groups, or groups of very unequal size, or "" if none has."""
+    counts = content.metrics.class_groups
+    uneven = [f"{line[0].upper()}{line[1:]}." for line in uneven_groups(counts, content.metrics.effective_groups)]
     few = [f"{count:,} {'group' if count == 1 else 'groups'} of {name}" for name, count in counts.items()
            if count < LEAST_GROUPS]  # fmt: skip
-    if not few:
-        return ""
-    return (
-        f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are only"
-        " approximate, and small differences mean nothing."
-    )
+    if few:
+        uneven.insert(
+            0,
+            f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are only"
+            " approximate, and small differences mean nothing.",
+        )
+    return " ".join(uneven)
 
 
 def largest_group_note(facts: RunFacts) -> str:
@@ -148,7 +150,10 @@ def calibrated_for(facts: RunFacts) -> str:
 def calibration_note(content: ReportContent) -> str:
     """Return how large a calibration error chance alone makes. For a balanced run, also say what else makes one."""
     error = chance_calibration_error(content.test.probability)
-    chance = f"On this number of slices, a perfectly calibrated model has an error of about {number(error)} by chance."
+    chance = (
+        "It has no interval, because resampled slices would make it larger. On this number of slices, a perfectly"
+        f" calibrated model has an error of about {number(error)} by chance."
+    )
     if not content.facts.config.get("balanced"):
         return chance
     return (

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from db.metrics import counted_groups
 from db.registry.parity import parity_rows
 from training.report import captions
 from training.report.content import (
@@ -117,6 +118,7 @@ def _html(content: ReportContent, groups: dict[str, list[Picture]]) -> str:
             *settings_tables("Environment", content.facts.environment),
         ],
         stopped=stop_note(content),
+        groups_counted=counted_groups(content.metrics.groups, content.metrics.named_groups),
         few_groups=few_groups_note(content),
         largest_group=largest_group_note(content.facts),
         calibration=calibration_note(content),

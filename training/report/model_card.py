@@ -10,7 +10,7 @@ import numpy as np
 
 from db import COVID, NON_COVID
 from db.evaluation.result import GroupMetrics
-from db.metrics import GROUP_METRICS, METRICS, groups_not_counted
+from db.metrics import GROUP_METRICS, METRICS, counted_groups, groups_not_counted
 from db.registry.parity import parity_rows
 from training.report.content import (
     ReportContent,
@@ -129,7 +129,7 @@ def _group_metrics(groups: GroupMetrics | None) -> list[str]:
     kinds = ", ".join(f"{size:,} {name}" for name, size in groups.class_groups.items())
     return [
         "",
-        f"By group (patient): {groups.n or 0:,} groups ({kinds}), each with one verdict by the rule "
+        f"By group (patient): {counted_groups(groups.groups, groups.n)} ({kinds}), each with one verdict by the rule "
         f"{plain(groups.rule.name)}: COVID if the score is at least {number(groups.rule.threshold)}. "
         f"A group is COVID if any of its slices is.{f' Not counted: {apart}.' if apart else ''}",
         "",
@@ -139,10 +139,11 @@ def _group_metrics(groups: GroupMetrics | None) -> list[str]:
 
 def _evaluation_data(content: ReportContent) -> list[str]:
     labels = content.test.labels
-    slices, groups = content.metrics.n or len(labels), content.metrics.groups or 0
+    groups = counted_groups(content.metrics.groups, content.metrics.named_groups)
+    slices = content.metrics.n or len(labels)
     covid = int(labels.sum())
     return [
-        f"{slices:,} slices of {groups:,} groups ({covid:,} COVID, {len(labels) - covid:,} non-COVID): "
+        f"{slices:,} slices of {groups} ({covid:,} COVID, {len(labels) - covid:,} non-COVID): "
         f"{plain(content.measured_on)}."
     ]
 

@@ -142,12 +142,14 @@ class ComparisonOut(Out):
     part: str | None
     state: CheckState
     slices: int | None
-    groups: int | None
-    class_groups: dict[str, int] = Field(description="Groups that have a slice of each class.")
+    groups: int | None = Field(description="Groups. Those that share identical or near-identical slices count as one.")
+    named_groups: int | None = Field(description="Groups before they are joined like that.")
+    class_groups: dict[str, int] = Field(description="Groups that have a slice of each class, joined as in `groups`.")
     engine: str | None = Field(description="The engine that scored the first version.")
     figures: dict[str, Any] = Field(
         description="By metric: `candidate` (the first version), `champion` (the other version), their `difference`,"
-        " its interval (`low`, `high`), and its one-sided p-value `p_lower`."
+        " its interval (`low`, `high`), and its one-sided p-value `p_lower`. Of the calibration error (`ece`), `low`,"
+        " `high` and `p_lower` are null."
     )
     notes: list[str] = Field(
         description="Why metrics may be too good: which version was trained on some of these slices."

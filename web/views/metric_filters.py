@@ -5,10 +5,11 @@ from typing import Any, TypeGuard
 from flask import Flask
 
 from db import LABELS, SHORTCUT_AUC
-from db.evaluation.rule import few_groups
+from db.evaluation.rule import few_groups, uneven_groups
 from db.metrics import (
     GROUP_METRICS,
     METRICS,
+    counted_groups,
     difference_of,
     digits_beside,
     groups_not_counted,
@@ -37,8 +38,9 @@ def install(app: Flask) -> None:
     app.jinja_env.globals.update(
         bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
     )
-    app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
-    app.jinja_env.globals.update(class_groups=class_groups, digits_beside=digits_beside, not_counted=not_counted)
+    app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups, groups_text=groups_text)
+    app.jinja_env.globals.update(class_groups=class_groups, uneven=uneven, digits_beside=digits_beside)
+    app.jinja_env.globals.update(not_counted=not_counted)
 
 
 def metric(value: Any) -> str:
@@ -83,6 +85,8 @@ def _is_figure(value: Any) -> TypeGuard[float]:
 def _interval(metrics: dict[str, Any], key: str) -> tuple[float | None, float | None]:
     intervals = metrics.get("intervals")
     both = intervals.get(key) if isinstance(intervals, dict) else None
+    if not METRICS[key].has_interval:  # older results have one
+        return None, None
     if isinstance(both, list) and len(both) == 2 and all(map(_is_figure, both)) and both[0] <= both[1]:
         return float(both[0]), float(both[1])
     return None, None
@@ -114,6 +118,19 @@ def not_counted(groups: dict[str, Any] | Tuning) -> str:
 
 def _whole(number: object) -> int:
     return number if isinstance(number, int) else 0
+
+
+def groups_text(groups: Any, named: Any) -> str:
+    """Write how many groups count, and how many there were before those that share slices were joined."""
+    count, before = (number if isinstance(number, int) else None for number in (groups, named))
+    return counted_groups(count, before, metric)
+
+
+def uneven(metrics: dict[str, Any]) -> list[str]:
+    """Return a line for each class in which a few groups have most of the slices."""
+    stated = metrics.get("effective_groups")
+    numbers = stated.items() if isinstance(stated, dict) else ()
+    return uneven_groups(class_groups(metrics), {name: one for name, one in numbers if isinstance(one, int | float)})
 
 
 def by_group(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _print(minutes: float, as_json: bool) -> None:
     intervals = version.metrics.get("intervals", {})
     rows = []
     for name in METRICS:
-        low, high = intervals.get(name) or (float("nan"), float("nan"))
-        rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
+        interval = " to ".join(f"{end:.4f}" for end in intervals.get(name) or ())
+        rows.append([name, f"{version.metrics[name]:.4f}", interval])
     rows.append(["out of distribution", f"{version.metrics['ood_share']:.4f}", ""])
     print_table((f"on {version.metrics['n']} unseen slices", "value", "95 % interval"), rows)

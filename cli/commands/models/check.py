@@ -17,7 +17,7 @@ from db.evaluation import comparisons, evaluations
 from db.evaluation.comparisons import Pair
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.result import EvaluationResult, GroupMetrics
-from db.metrics import GROUP_METRICS, METRICS, groups_not_counted, written, written_interval
+from db.metrics import GROUP_METRICS, METRICS, counted_groups, groups_not_counted, written, written_interval
 
 
 @click.command()
@@ -32,11 +32,12 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     Prints metrics of slices, and metrics of groups (patients) by the rule of findings of MODEL. The verdict depends on
     three metrics of slices. Their floors are 0.85 for sensitivity, 0.80 for specificity and 0.90 for AUC. A model may
     have a sensitivity floor of its own. In an imported model, its own floor counts only if it is above 0.85. Each
-    metric has a 95 % interval, which comes from resampling groups. The verdict is one of these:
+    of them has a 95 % interval, which comes from resampling groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
-      and DATASET has at least 20 groups of each class
+      and DATASET has at least 20 groups of each class. Groups that share
+      identical or near-identical slices count as one
     may not be used: the upper end of an interval is below the floor of
       its metric
     not enough evidence: all other cases. If possible, the command prints
@@ -67,13 +68,15 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     print_table(
         ("metric", "of slices", "95 %", "of groups", "95 %"),
         [
-            (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))),
+            (metric.name, written(result[key]),
+             written_interval(*(result["intervals"][key] or (None, None))) if metric.has_interval else "",
              *_cells_of_groups(of_groups, key))
             for key, metric in METRICS.items()
         ],
     )  # fmt: skip
     said = result["site_check"]
-    say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
+    groups = counted_groups(result["groups"], result.get("named_groups"))
+    say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {groups}: {said['verdict']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
     if said["ood_share"] is not None and said["ood_share"] <= MUCH_OOD:  # a larger share is one of the reasons
@@ -81,6 +84,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     if of_groups is not None:
         rule = of_groups.rule
         say(f"{of_groups.n} groups (patients) by {rule.name}: COVID if the score is at least {written(rule.threshold)}")
+        if of_groups.groups != of_groups.n:
+            say(f"  {of_groups.groups} groups after joining those that share slices")
         if apart := groups_not_counted(of_groups.left_out, of_groups.no_verdict):
             say(f"  not counted: {apart}")
         if tuned := of_groups.tuned_slices:
@@ -104,8 +109,9 @@ def _cells_of_groups(groups: GroupMetrics | None, key: str) -> tuple[str, str]:
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """Compare the model versions A and B on the same slices.
 
-    Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Warns if A or B
-    was trained on some of the slices. If the dataset is deleted, a finished comparison can still be read.
+    Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Only the
+    difference in the calibration error has no interval. Warns if A or B was trained on some of the slices. If the
+    dataset is deleted, a finished comparison can still be read.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
@@ -118,11 +124,12 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
     if as_json:
         kept = {"a": found.model_version, "b": found.with_model}
-        names = {"dataset", "part", "slices", "groups", "class_groups", "engine", "figures", "notes"}
+        names = {"dataset", "part", "slices", "groups", "named_groups", "class_groups", "engine", "figures", "notes"}
         print_json(kept | found.model_dump(mode="json", by_alias=True, include=names))
         return
     where = f"{named(found.dataset, found.dataset_deleted)}{f' ({found.part})' if found.part else ''}"
-    say(f"{where}: {found.slices} slices, {found.groups} groups; measured by {found.engine}")
+    groups = counted_groups(found.groups, found.named_groups)
+    say(f"{where}: {found.slices} slices, {groups}; measured by {found.engine}")
     print_table(
         ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )

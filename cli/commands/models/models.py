@@ -18,6 +18,7 @@ from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import Gate, gate_of, request_gate
 from db.evaluation.promotion import GateClosed
 from db.findings.rules import rule_of
+from db.metrics import counted_groups
 from db.registry import champions, engine_proofs, versions
 from db.registry.demo_model import NAME as DEMO
 from db.storage import FileDamaged, FileMissing
@@ -203,7 +204,8 @@ def _print_gate(gate: Gate) -> None:
     """Print the gate's comparison and verdict."""
     if gate.figures:
         dataset = named(gate.dataset, gate.dataset_deleted)
-        where = f"on the test part of {dataset}: {gate.slices} slices, {gate.groups} groups"
+        groups = counted_groups(gate.groups, gate.named_groups)
+        where = f"on the test part of {dataset}: {gate.slices} slices, {groups}"
         say(f"{where}; both measured by {gate.engine}")
         print_table(
             ("metric", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)

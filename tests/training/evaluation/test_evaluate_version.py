@@ -17,7 +17,7 @@ from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationView, result_of
 from db.evaluation.gate import PENDING, gate_of, request_gate
-from db.evaluation.rule import REFUSED
+from db.evaluation.rule import NO_EVIDENCE, REFUSED
 from db.installation import claim_storage
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
 from db.registry import champions
@@ -30,8 +30,11 @@ from tests.builders.leases import asked_to_stop
 from tests.builders.statements import locked_at_first
 from training.evaluation import evaluate_version as carried
 from training.evaluation.evaluate_version import evaluate_next
+from training.evaluation.intervals import end_without_a_mistake
 from training.evaluation.metrics import measure
 from training.evaluation.stored_scores import unpack
+from training.evaluation.tune_findings import candidates
+from training.evaluation.tune_version import tune_version
 from training.tasks import evaluate
 from worker.engines import load
 from worker.engines.fake import FakeEngine
@@ -96,6 +99,39 @@ def test_copies_of_a_slice_count_once_in_the_metrics_of_groups(add_version: AddV
     evaluation_id = ask(other, dataset)
     assert evaluate_next("w")
     assert seen(evaluation_id).result["by_group"]["accuracy"] == 0, "the first slice of each group is wrong"
+
+
+def under_three_names(dataset: Dataset) -> None:
+    """Give each group of a dataset three names, and mark all its slices as near-identical."""
+    with session_scope() as s:
+        for row in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == dataset.id)):
+            row.cluster, row.group = int(row.group.partition("-")[2]), f"{row.group}-{row.row % 3}"
+
+
+def test_patients_under_several_names_do_not_count_several_times(add_version: AddVersion, settings: Settings) -> None:
+    with session_scope() as s:
+        claim_storage(s)
+    copied, version, other = add_dataset("copied", 144, 24), add_version(), add_version("other")
+    under_three_names(copied)
+    evaluation_id = ask(version, copied)
+    assert evaluate_next("w")
+    result = seen(evaluation_id).result
+    assert (result["named_groups"], result["groups"]) == (72, 24)
+    assert result["class_groups"] == {"COVID": 12, "non-COVID": 12}
+    assert result["site_check"]["verdict"] == NO_EVIDENCE
+    assert result["site_check"]["reasons"][0] == "only 12 groups of COVID; at least 20 are needed"
+    by_group = result["by_group"]
+    assert (by_group["n"], by_group["named_groups"], by_group["groups"]) == (72, 72, 24)
+    assert by_group["intervals"]["auc"][0] <= end_without_a_mistake(12)
+    ask(other, copied)
+    assert evaluate_next("w")
+    with read_scope() as s:
+        evaluation = s.get_one(Evaluation, evaluation_id)
+        pair = result_of(evaluation).against["other/1"]["recall"]
+        assert pair.high > 1 / 13, "the same two models on 12 groups; with 36 groups it would be 0.06"
+        tuned = tune_version(evaluation, candidates(["max"]), 7, lambda: None).tuned
+    assert tuned.groups == {"COVID": 12, "non-COVID": 12}
+    assert tuned.named_groups == 72
 
 
 def test_scores_are_in_the_order_of_the_rows_of_the_part(add_version: AddVersion, dataset: Dataset) -> None:

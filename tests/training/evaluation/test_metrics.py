@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics
 
 from db.metrics import METRICS
@@ -59,7 +59,6 @@ def test_group_weights_equal_resampled_slices():
         found = {name: value[0] for name, value in slices.metrics(weights[None]).items()}
         for name, value in by_sklearn(probability[drawn], labels[drawn]).items():
             assert found[name] == pytest.approx(value, abs=1e-12), name
-        assert found["ece"] == pytest.approx(measure(probability[drawn], labels[drawn], THRESHOLD)["ece"])
 
 
 def test_intervals_contain_the_metric_and_do_not_depend_on_blocks(monkeypatch):
@@ -67,13 +66,14 @@ def test_intervals_contain_the_metric_and_do_not_depend_on_blocks(monkeypatch):
     found = with_intervals(probability, labels, groups, THRESHOLD)
     assert (found.n, found.groups) == (400, 40)
     assert found.confusion_matrix == metrics.confusion_matrix(labels, probability >= THRESHOLD).tolist()
-    for name in METRICS:
+    assert found.intervals.keys() == METRICS.keys()
+    for name in evaluate.RESAMPLED:
         low, high = found.intervals[name]
         assert low < high
         assert low - 0.02 <= getattr(found, name) <= high + 0.02, name
     monkeypatch.setattr(evaluate, "BLOCK", 400 * 7)
     again = with_intervals(probability, labels, groups, THRESHOLD)
-    for name in METRICS:
+    for name in evaluate.RESAMPLED:
         assert again.intervals[name] == pytest.approx(found.intervals[name], abs=1e-12), name
 
 
@@ -170,7 +170,9 @@ def test_lower_end_never_rises_when_a_slice_is_made_wrong(count):
         probability[wrong] = 1 - probability[wrong]
         now = with_intervals(probability, labels, groups, 0.5, resamples=300)
         for name in RIGHT:
-            assert now.intervals[name][0] <= before.intervals[name][0], name
+            # A false alarm may make the numbers of positive slices of the groups more equal.
+            rise = 0.001 if name == "precision" else 0
+            assert now.intervals[name][0] <= before.intervals[name][0] + rise, name
         before = now
 
 
@@ -213,7 +215,7 @@ def test_calibration_error_of_a_calibrated_model_is_that_of_chance():
 def test_missing_class_leaves_only_its_metrics_undefined(label, undefined):
     found = with_intervals([0.2, 0.7, 0.6], [label] * 3, ["a", "b", "c"], 0.5)
     assert {name for name in METRICS if getattr(found, name) is None} == undefined
-    assert {name for name, interval in found.intervals.items() if interval is None} == undefined
+    assert {name for name, interval in found.intervals.items() if interval is None} == undefined | {"ece"}
     difference = compare(Verdicts([0.2, 0.7, 0.6], 0.5), Verdicts([0.1, 0.6, 0.3], 0.5), [label] * 3, ["a", "b", "c"])
     assert {name for name, one in difference.items() if one.difference is None} == undefined
 
@@ -254,7 +256,8 @@ def test_class_of_one_group_leaves_its_metrics_without_intervals():
 def test_model_does_not_differ_from_itself():
     probability, labels, groups = scored()
     model = Verdicts(probability, THRESHOLD)
-    for one in compare(model, model, labels, groups).values():
+    found = compare(model, model, labels, groups)
+    for one in map(found.get, evaluate.RESAMPLED):
         assert one.low is not None
         assert one.high is not None
         assert (one.difference, one.p_lower) == (0.0, 0.5)
@@ -301,3 +304,48 @@ def test_paired_difference_is_significant_although_intervals_overlap():
 def test_unmeasurable_input_is_refused(probability, labels, groups, message):
     with pytest.raises(ValueError, match=message):
         with_intervals(probability, labels, groups, 0.5)
+
+
+def test_calibration_error_has_no_interval_and_no_verdict_on_its_difference():
+    """Of resamples that repeat groups it is larger: their interval lay above the value, and never reached 0."""
+    rng = np.random.default_rng(2)
+    labels, groups = np.repeat(np.arange(40) % 2, 10), [f"p{number // 10}" for number in range(400)]
+    sharp, blunt = (
+        special.expit(rng.normal(mean * (2 * labels - 1), np.sqrt(2 * mean))) for mean in (6, 0.5)
+    )  # both calibrated exactly: the logit is the logarithm of the likelihood ratio
+    found = with_intervals(sharp, labels, groups, 0.5, resamples=50)
+    assert found.ece is not None
+    assert found.intervals["ece"] is None
+    pair = compare(Verdicts(sharp, 0.5), Verdicts(blunt, 0.5), labels, groups, resamples=50)["ece"]
+    assert pair.difference == pytest.approx(pair.first - pair.second)
+    assert (pair.low, pair.high, pair.p_lower) == (None, None, None)
+
+
+def sized(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Return the numbers of slices of 40 patients."""
+    if kind == "equal":
+        return np.full(40, 8)
+    if kind == "lognormal":
+        return np.maximum(1, np.round(rng.lognormal(1.4, 1.5, 40))).astype(int)
+    return np.where(rng.random(40) < 0.8, 2, 60)
+
+
+@pytest.mark.parametrize("kind", ["equal", "lognormal", "pictures and volumes"])
+def test_lower_end_is_not_above_the_truth_if_patients_have_unequal_numbers_of_slices(kind):
+    """With the plain number of groups, it was above the truth in 15 % (lognormal) and 26.5 % of draws."""
+    rng, above = np.random.default_rng(11), 0
+    for seed in range(80):
+        sizes, missed = sized(kind, rng), rng.random(40) < 0.15
+        labels = np.repeat([1, 0], [sizes.sum(), 40])
+        probability = np.concatenate([np.repeat(np.where(missed, 0.3, 0.9), sizes), np.full(40, 0.1)])
+        groups = [f"ill{number}" for number in np.repeat(np.arange(40), sizes)] + [f"well{n}" for n in range(40)]
+        found = with_intervals(probability, labels, groups, 0.5, seed=seed, resamples=200)
+        above += found.intervals["recall"][0] > 0.85
+    assert above <= 2
+
+
+def test_groups_of_unequal_size_count_like_fewer_groups_of_equal_size():
+    labels, groups = [1] * 30 + [0] * 4, ["a"] * 10 + ["b"] * 20 + ["c", "d", "e", "f"]
+    found = with_intervals(np.where(np.array(labels) == 1, 0.9, 0.1), labels, groups, 0.5)
+    assert found.class_groups == {"COVID": 2, "non-COVID": 4}
+    assert found.effective_groups == {"COVID": pytest.approx(30**2 / (10**2 + 20**2)), "non-COVID": 4}

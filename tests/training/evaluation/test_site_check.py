@@ -170,3 +170,19 @@ def test_version_may_have_a_higher_floor():
 
 def test_group_with_both_classes_counts_for_both():
     assert count_groups([1, 1, 0, 0], ["a", "a", "a", "b"]) == {"COVID": 1, "non-COVID": 2}
+
+
+def test_groups_of_very_unequal_size_are_reported():
+    uneven = result().model_copy(update={"effective_groups": {"COVID": 9.6, "non-COVID": 31.0}})
+    found = check_site(uneven, Floors(), Evidence())
+    assert found.verdict == MAY, "the intervals are already wide enough"
+    assert found.reasons[3:] == [
+        "the 40 groups of COVID have very unequal numbers of slices: intervals are as wide as for about 10 groups of"
+        " equal size"
+    ]
+
+
+def test_sample_of_unequal_groups_without_a_mistake_suggests_more_groups_like_these():
+    few = result({"COVID": 40, "non-COVID": 40}, auc=(1.0, 0.05 ** (1 / 20), 1.0))
+    few = few.model_copy(update={"effective_groups": {"COVID": 20.0, "non-COVID": 40.0}})
+    assert check_site(few, Floors(), Evidence()).more_groups == 18, "58 groups of COVID count like 29"

@@ -360,7 +360,7 @@ def test_card_gives_metrics_with_intervals_and_how_to_reproduce_the_version():
     made = content(ood_threshold=1.3)
     card = model_card(made)
     for row in metric_rows(made.metrics).values():
-        assert f"| {row.word} | {row.value} | {row.interval} |" in card
+        assert f"| {row.word} | {row.value} | {row.interval or '–'} |" in card
     share = f"{100 * float((made.test.distance > 1.3).mean()):.1f}\u202f%"
     assert f"beyond 1.3 a slice is out of distribution, as {share} of the evaluation slices are" in card
     for fact in ("Not for diagnosis", "ctbatch models check", '"preset": "quick"', '"seed": 7', f'"{"ab" * 32}"'):

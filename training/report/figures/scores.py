@@ -127,7 +127,7 @@ def reliability_figure(probability: Probabilities, labels: Labels, metrics: Metr
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color=style.muted, linewidth=1, linestyle=":", label="perfect")
     upper.vlines(mean, mean, observed, color=style.accent, alpha=0.35, linewidth=3)
-    label = _with_interval("ECE", "ece", metrics)
+    label = "ECE" if metrics.ece is None else f"ECE {metrics.ece:.3f}"
     upper.plot(mean, observed, color=style.accent, linewidth=1, marker=".", label=label)
     upper.scatter(mean, observed, 12 + 90 * np.sqrt(counts[filled] / counts.max()), color=style.accent, zorder=3)
     dress(upper, style, y="share that is COVID")
