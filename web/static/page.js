@@ -1,5 +1,5 @@
 // What every page does: the slice dialog, confirmations, copying, the menu, and saying when the server refuses something
-// or is away.
+// or does not answer.
 (() => {
   "use strict";
   const byId = (id) => document.getElementById(id);
@@ -36,6 +36,7 @@
     const inDialog = event.detail.ctx.sourceElement?.closest(".slice");
     if (inDialog && !dialog.open) return; // an answer that came after the dialog was closed does not open it again
     if (!dialog.open) dialog.showModal();
+    showFailures();
     nameSlice(`#slice-${slice().dataset.id}`);
   });
 
@@ -44,7 +45,7 @@
     history.replaceState(history.state, "", location.pathname + location.search + hash);
   }
 
-  byId("slice-dialog")?.addEventListener("close", () => { nameSlice(""); showLabels(); });
+  byId("slice-dialog")?.addEventListener("close", () => { nameSlice(""); showFailures(); showLabels(); });
 
   // Once the dialog is closed, show the labels that were given in it in the list, too.
   let labelled = false;
@@ -176,17 +177,47 @@
   const next = document.querySelector("input[name=next]");
   if (next) next.value += location.hash;
 
-  // --- The server refuses something -------------------------------------------------------------------------------
-  let refused = null; // the request that was refused last: its path, and whether it was a poll
-  const pathOf = (ctx) => ctx.request.action.split("?")[0];
-  const isPoll = (ctx) => /[?&]poll=1/.test(ctx.request.action);
+  // --- A request fails ----------------------------------------------------------------------------------------------
+  // The failures that are shown, by purpose: each goes when a request of the same purpose succeeds. A label is for its
+  // slice, and any other request is for the place where its answer is shown.
+  const failures = new Map(); // purpose -> {sentence, byPoll, name: of the slice whose label was sent}
+  const isPoll = ({sourceElement}) => sourceElement.matches("[hx-trigger^=every]");
+  const isPost = ({request}) => request.method === "POST";
+  const purposeOf = (ctx) => (
+    isPost(ctx) ? ctx.request.action.split("?")[0] : `${isPoll(ctx) ? "poll" : "look"} ${ctx.target.id}`
+  );
 
-  function report(sentence) {
-    const alert = byId("refused");
-    const dialog = byId("slice-dialog");
-    (dialog?.open ? dialog : byId("main")).prepend(alert);
-    if (byId("refused-detail").textContent !== sentence) byId("refused-detail").textContent = sentence;
-    alert.hidden = sentence === "";
+  // Show the failures where they are seen. What a person did matters more than what a poll did.
+  function showFailures() {
+    const all = [...failures.values()];
+    const byPeople = all.filter(({byPoll}) => !byPoll);
+    const names = new Map(); // sentence -> names of slices
+    for (const {sentence, name} of byPeople.length > 0 ? byPeople : all) {
+      names.set(sentence, (names.get(sentence) ?? []).concat(name ?? []));
+    }
+    const text = [...names].map(([sentence, some]) => (
+      some.length > 0 ? `The ${some.length > 1 ? "labels" : "label"} of ${some.join(", ")} ${sentence}` : sentence
+    )).join(" ");
+    const [alert, dialog] = [byId("refused"), byId("slice-dialog")];
+    const place = dialog?.open ? dialog : byId("main");
+    if (alert.parentElement !== place) place.prepend(alert);
+    if (byId("refused-detail").textContent !== text) byId("refused-detail").textContent = text;
+    alert.hidden = text === "";
+  }
+
+  // Report a failed request. The page may show another slice by now, so name the one whose label was sent. If there was
+  // no answer, the server may have kept the label.
+  function failed(ctx, sentence, isAnswered) {
+    const name = isPost(ctx) ? ctx.target.querySelector(".slice-title")?.textContent : undefined;
+    const label = isAnswered ? "did not change" : "may not have changed";
+    failures.set(purposeOf(ctx), {sentence: name ? `${label}. ${sentence}` : sentence, byPoll: isPoll(ctx), name});
+    if (ctx.sourceElement.matches("#filters")) ctx.sourceElement.reset(); // to what the list shows
+    if (ctx.target.id === "results") labelled = true; // the list may still lack labels
+    showFailures();
+  }
+
+  function notAnswered(ctx) {
+    return `The server does not answer. ${isPoll(ctx) ? "This page keeps trying." : "Try again in a moment."}`;
   }
 
   // Send a request again with the new token. If its form has left the page, send what the form held, and show nothing.
@@ -198,32 +229,26 @@
     htmx.ajax(method, action, {...(form.isConnected ? {source: form, event} : gone()), repeated: true});
   }
 
+  document.addEventListener("htmx:error", ({detail: {ctx}}) => {
+    if (ctx && ctx.text === undefined) failed(ctx, notAnswered(ctx), false);
+  });
+
   document.addEventListener("htmx:response:error", async ({detail: {ctx}}) => {
-    const [status, isPost] = [ctx.response.status, ctx.request.method === "POST"];
-    if (status >= 500 || (status === 401 && !isPost)) return; // after a 401, the page leads to the sign-in
-    if (isPoll(ctx) && refused && !refused.isPoll) return; // what a person did matters more
+    const {status} = ctx.response;
+    if (status === 401 && !isPost(ctx)) return; // the page leads to the sign-in
     const page = new DOMParser().parseFromString(ctx.text, "text/html");
-    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${status}.`;
+    let sentence = page.querySelector("[data-detail]")?.textContent;
     if (status === 401) sentence = SIGNED_OUT.join(". ");
+    if (status >= 500 && (!sentence || isPoll(ctx))) sentence = notAnswered(ctx);
     if (page.querySelector("[data-problem=csrf]") && !ctx.repeated) {
       const problem = await renewToken();
       if (problem === null) return repeat(ctx);
       sentence = problem.join(". ");
     }
-    // The page may show another slice by now, so name the one whose label was refused.
-    const labelled = isPost && ctx.target.querySelector(".slice-title");
-    refused = {path: pathOf(ctx), isPoll: isPoll(ctx)};
-    report(labelled ? `The label of ${labelled.textContent} did not change. ${sentence}` : sentence);
+    failed(ctx, sentence ?? `The server answered ${status}.`, status < 500);
   });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
-    if (ctx.response.status >= 400 || pathOf(ctx) !== refused?.path || (isPoll(ctx) && !refused.isPoll)) return;
-    refused = null;
-    report("");
+    if (ctx.response.status < 400 && failures.delete(purposeOf(ctx))) showFailures();
   });
-
-  // --- The server is away -----------------------------------------------------------------------------------------
-  const away = (yes) => { if (byId("offline")) byId("offline").hidden = !yes; };
-  document.addEventListener("htmx:error", () => away(true));
-  document.addEventListener("htmx:after:request", (event) => away(event.detail.ctx?.response?.status >= 500));
 })();
