@@ -45,7 +45,12 @@
     history.replaceState(history.state, "", location.pathname + location.search + hash);
   }
 
-  byId("slice-dialog")?.addEventListener("close", () => { nameSlice(""); showFailures(); showLabels(); });
+  byId("slice-dialog")?.addEventListener("close", () => {
+    byId("slice-poll")?.remove(); // the slice is not seen any more
+    nameSlice("");
+    showFailures();
+    showLabels();
+  });
 
   // Once the dialog is closed, show the labels that were given in it in the list, too.
   let labelled = false;
@@ -56,6 +61,15 @@
     const address = `${location.pathname}/results${location.search}${location.search ? "&" : "?"}poll=1`;
     htmx.ajax("GET", address, {target: "#results", swap: "outerMorph"});
   }
+
+  // If the list is drawn without the row that had the focus, focus the row of the slice shown last, or else the title.
+  let wasInList = false;
+  document.addEventListener("htmx:before:swap", () => { wasInList = document.activeElement.matches("#results *"); });
+  document.addEventListener("htmx:after:swap", () => {
+    if (!wasInList || document.activeElement !== document.body) return;
+    const row = document.querySelector(`#slice-${slice()?.dataset.id} a`);
+    (row ?? byId("results-title")).focus({preventScroll: true});
+  });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
     if (!byId("slice-dialog") || ctx.response.status >= 400 || !/\/review(\?|$)/.test(ctx.request.action)) return;
