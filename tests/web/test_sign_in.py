@@ -45,6 +45,8 @@ def test_pages_lead_to_the_sign_in_and_back(browser: Browser, ann: User) -> None
     assert (away.status_code, away.headers["Location"]) == (303, "/sign-in?next=/models?x%3D1")
     form = browser.get(away.headers["Location"]).text
     assert "If you have no account, or have lost your password, ask an admin of this server." in form
+    sent = browser.post("/runs/new", {"name": "x"}, headers={"Referer": "http://localhost/runs/new?dataset=a/1"})
+    assert sent.headers["Location"] == "/sign-in?next=/runs/new?dataset%3Da/1"
     back = browser.sign_in("ann", next="/models?x=1")
     assert back.headers["Location"] == "/models?x=1"
 

@@ -134,10 +134,32 @@
   showHeat();
 
   // --- Forms and buttons ------------------------------------------------------------------------------------------
-  document.addEventListener("submit", (event) => {
-    const {confirm, confirmFrom} = event.target.dataset ?? {}; // the question itself, or where a poll keeps it up to date
+  // A form that leads to another page is sent with the token of the present session. If that cannot be had, the page
+  // stays, and keeps what was typed and chosen.
+  let isRenewing = false;
+  let renewed = null; // the form that is sent with a new token
+
+  document.addEventListener("submit", async (event) => {
+    const {target: form, submitter} = event;
+    if (form === renewed) return;
+    if (isRenewing) return event.preventDefault(); // a second click
+    const {confirm, confirmFrom} = form.dataset ?? {}; // the question itself, or where a poll keeps it up to date
     const question = confirm ?? byId(confirmFrom)?.textContent;
     if (question && !window.confirm(question)) event.preventDefault();
+    if (event.defaultPrevented || !form.matches("main form[method=post]") || !metaOf(document, "user")) return;
+    event.preventDefault();
+    isRenewing = true;
+    const action = form.getAttribute("action");
+    const problem = await renewToken();
+    isRenewing = false;
+    if (!form.isConnected || form.getAttribute("action") !== action) return; // a poll made another form of it
+    if (problem) failures.set("form", {sentence: problem.join(". ")});
+    else failures.delete("form");
+    showFailures();
+    if (problem) return;
+    renewed = form;
+    form.requestSubmit(submitter);
+    renewed = null;
   });
 
   for (const button of document.querySelectorAll("[data-copy]")) {
