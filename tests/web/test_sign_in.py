@@ -511,7 +511,11 @@ def test_password_that_was_set_meanwhile_is_not_changed(
 
 
 def test_form_that_is_sent_twice_makes_one_token(anns_browser: Browser, app: APIFlask) -> None:
-    form = {"csrf_token": anns_browser.csrf(), "label": "night", "idempotency_key": form_key(anns_browser.get("/tokens"))}
+    form = {
+        "csrf_token": anns_browser.csrf(),
+        "label": "night",
+        "idempotency_key": form_key(anns_browser.get("/tokens")),
+    }
     pages = [anns_browser.client.post("/tokens", data=form, follow_redirects=True).text for _ in range(2)]
     first, second = (re.findall(r'id="secret">([^<]+)<', page) for page in pages)
     assert first == second

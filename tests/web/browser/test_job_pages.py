@@ -163,6 +163,21 @@ def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerP
 
 
 @pytest.mark.slow
+def test_printed_page_says_when_and_what_is_left_out(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.whole_job(53)
+    signed_in.emulate_media(media="print", color_scheme="dark")
+    signed_in.goto(f"/jobs/{job_id}")
+    assert signed_in.get_by_text("1–50 of 53 slices").is_visible()
+    assert not signed_in.get_by_role("link", name="Next page").is_visible()
+    style = "(node, pseudo) => { const {color, content, printColorAdjust} = getComputedStyle(node, pseudo); "
+    style += "return {color, content, printColorAdjust}; }"
+    assert "UTC" in signed_in.locator("#live time").evaluate(style, "::after")["content"]
+    assert signed_in.locator("h1").evaluate(style)["color"] == "rgb(22, 35, 43)", "as in the light theme"
+    assert signed_in.locator(".key").first.evaluate(style)["printColorAdjust"] == "exact"
+
+
+@pytest.mark.slow
 def test_filters_order_and_heat_maps_change_the_table_and_the_address(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     assert signed_in.locator("tr.slice-row").count() == 7
