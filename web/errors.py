@@ -220,10 +220,15 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
         if request.headers.get("HX-Request"):
             if request.method != "GET":  # the page keeps the unsent values, and reports the failure
                 return Response(status=401)
-            back = urlsplit(request.headers.get("HX-Current-URL", ""))._replace(scheme="", netloc="").geturl()
-            return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=back or None)})
-        target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
-        return redirect(target, 303)
+            return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=_shown_page() or None)})
+        back = request.full_path.rstrip("?") if request.method == "GET" else _shown_page() or "/"
+        return redirect(url_for("sign_in.form", next=back), 303)
     if problem.status >= 500:
         g.setdefault("user", None)  # looking up the user may have failed
     return render_template("error.html", problem=problem), problem.status, problem.headers
+
+
+def _shown_page() -> str:
+    """Return the path and the query of the page that sent this request, or ""."""
+    address = request.headers.get("HX-Current-URL") or request.referrer or ""
+    return urlsplit(address)._replace(scheme="", netloc="").geturl()

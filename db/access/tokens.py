@@ -1,6 +1,8 @@
 """API tokens and the sessions of browsers. Both are secrets, and only their hashes are stored."""
 
+import base64
 import hashlib
+import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +15,8 @@ from db.clock import from_now, moment
 from db.database import current
 from db.models import Token, User
 
+PREFIX = "ctb_"
+
 
 def hash_of(secret: str) -> str:
     """Return the SHA-256 of a secret, as hex."""
@@ -22,7 +26,15 @@ def hash_of(secret: str) -> str:
 
 def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api") -> str:
     """Make a token and return its secret. Only the hash is stored, so the secret can be shown only now."""
-    secret = "ctb_" + secrets.token_urlsafe(32)
+    secret = PREFIX + secrets.token_urlsafe(32)
+    add_token(s, user, label, secret, expires_in, kind)
+    return secret
+
+
+def add_token(
+    s: Session, user: User, label: str, secret: str, expires_in: timedelta | None = None, kind: str = "api"
+) -> int:
+    """Make a token with this secret, and return its id."""
     seconds = None if expires_in is None else expires_in.total_seconds()
     token = Token(
         user_id=user.id,
@@ -35,7 +47,16 @@ def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None
     s.flush()
     if kind == "api":
         record(s, Action.TOKEN_MAKE, f"user {user.name}", f"token {token.id}")
-    return secret
+    return token.id
+
+
+def secret_of_request(session_secret: str, key: str) -> str:
+    """Return the secret of the token that a request with this idempotency key makes. Repeated, it is the same.
+
+    It is as hard to guess as the secret of the session (HMAC-SHA256, RFC 2104).
+    """
+    digest = hmac.digest(session_secret.encode(), f"token {key}".encode(), "sha256")
+    return PREFIX + base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _live(secret: str) -> tuple[ColumnElement[bool], ...]:

@@ -170,6 +170,9 @@ def test_page_shows_calibration_and_parity_as_a_table(api: Api, anns_browser: Br
     assert "<dt>Threshold</dt><dd>0.500; 0.475 by openvino-int8</dd>" in page
     assert "<dt>Temperature</dt><dd>1.000; 1.375 by openvino-int8</dd>" in page
     table = cells(page, "parity")
+    assert 'aria-labelledby="parity-title">\n  <table class="plain parity' in page, (
+        "its verdicts may be long: it scrolls"
+    )
     assert [row[0] for row in table] == ["File", "bf16", "int8"]
     assert table[0][1:4] == ["Changed to COVID", "Changed to non-COVID", "99th percentile"]
     assert table[1:] == [

@@ -45,6 +45,8 @@ def test_pages_lead_to_the_sign_in_and_back(browser: Browser, ann: User) -> None
     assert (away.status_code, away.headers["Location"]) == (303, "/sign-in?next=/models?x%3D1")
     form = browser.get(away.headers["Location"]).text
     assert "If you have no account, or have lost your password, ask an admin of this server." in form
+    sent = browser.post("/runs/new", {"name": "x"}, headers={"Referer": "http://localhost/runs/new?dataset=a/1"})
+    assert sent.headers["Location"] == "/sign-in?next=/runs/new?dataset%3Da/1"
     back = browser.sign_in("ann", next="/models?x=1")
     assert back.headers["Location"] == "/models?x=1"
 
@@ -506,6 +508,30 @@ def test_password_that_was_set_meanwhile_is_not_changed(
     assert change(anns_browser).headers["Location"].startswith("/sign-in")
     monkeypatch.undo()
     assert Browser(app).sign_in("ann", "set by an admin").status_code == 303
+
+
+def test_form_that_is_sent_twice_makes_one_token(anns_browser: Browser, app: APIFlask) -> None:
+    form = {
+        "csrf_token": anns_browser.csrf(),
+        "label": "night",
+        "idempotency_key": form_key(anns_browser.get("/tokens")),
+    }
+    pages = [anns_browser.client.post("/tokens", data=form, follow_redirects=True).text for _ in range(2)]
+    first, second = (re.findall(r'id="secret">([^<]+)<', page) for page in pages)
+    assert first == second
+    assert pages[1].count("/revoke") == 1
+    assert app.test_client().get("/api/v1/jobs", headers={"Authorization": f"Bearer {first[0]}"}).status_code == 200
+    [token_id] = re.findall(r"/tokens/(\d+)/revoke", pages[1])
+    anns_browser.post(f"/tokens/{token_id}/revoke")
+    again = anns_browser.client.post("/tokens", data=form)
+    assert (again.status_code, "has made its token already" in again.text) == (409, True)
+    anns_browser.post("/tokens", form | {"idempotency_key": form_key(anns_browser.get("/tokens"))})
+    assert re.findall(r'id="secret">([^<]+)<', anns_browser.get("/tokens").text) != first
+
+
+def form_key(page: TestResponse) -> str:
+    [key] = re.findall(r'name="idempotency_key" value="([^"]+)"', page.text)
+    return str(key)
 
 
 def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Browser) -> None:

@@ -43,7 +43,7 @@ def current_user() -> User | None:
 
 
 def _find_user() -> User | None:
-    secret = _secret()
+    secret = request_secret()
     if not secret:
         return None
     with read_scope() as s:
@@ -56,7 +56,8 @@ def _find_user() -> User | None:
     return known.user
 
 
-def _secret() -> str | None:
+def request_secret() -> str | None:
+    """Return the secret of the token or the session of this request, or None."""
     return bearer_token() if _is_bearer() else session.get(_SESSION_KEY)
 
 
@@ -115,7 +116,7 @@ def check_again(s: Session) -> None:
     A token or session may have expired since the request began. Raises Problem 401: the user is disabled, or the token
     or session was revoked. Raises Problem 403: the request is for admins, and the user is no longer one.
     """
-    user = tokens.user_of_unrevoked(s, _secret() or "")
+    user = tokens.user_of_unrevoked(s, request_secret() or "")
     if user is None:
         raise not_signed_in()
     if g.get("is_for_admins") and not user.is_admin:

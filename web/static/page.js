@@ -1,5 +1,5 @@
 // What every page does: the slice dialog, confirmations, copying, the menu, and saying when the server refuses something
-// or is away.
+// or does not answer.
 (() => {
   "use strict";
   const byId = (id) => document.getElementById(id);
@@ -36,6 +36,7 @@
     const inDialog = event.detail.ctx.sourceElement?.closest(".slice");
     if (inDialog && !dialog.open) return; // an answer that came after the dialog was closed does not open it again
     if (!dialog.open) dialog.showModal();
+    showFailures();
     nameSlice(`#slice-${slice().dataset.id}`);
   });
 
@@ -44,7 +45,12 @@
     history.replaceState(history.state, "", location.pathname + location.search + hash);
   }
 
-  byId("slice-dialog")?.addEventListener("close", () => { nameSlice(""); showLabels(); });
+  byId("slice-dialog")?.addEventListener("close", () => {
+    byId("slice-poll")?.remove(); // the slice is not seen any more
+    nameSlice("");
+    showFailures();
+    showLabels();
+  });
 
   // Once the dialog is closed, show the labels that were given in it in the list, too.
   let labelled = false;
@@ -55,6 +61,15 @@
     const address = `${location.pathname}/results${location.search}${location.search ? "&" : "?"}poll=1`;
     htmx.ajax("GET", address, {target: "#results", swap: "outerMorph"});
   }
+
+  // If the list is drawn without the row that had the focus, focus the row of the slice shown last, or else the title.
+  let wasInList = false;
+  document.addEventListener("htmx:before:swap", () => { wasInList = document.activeElement.matches("#results *"); });
+  document.addEventListener("htmx:after:swap", () => {
+    if (!wasInList || document.activeElement !== document.body) return;
+    const row = document.querySelector(`#slice-${slice()?.dataset.id} a`);
+    (row ?? byId("results-title")).focus({preventScroll: true});
+  });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
     if (!byId("slice-dialog") || ctx.response.status >= 400 || !/\/review(\?|$)/.test(ctx.request.action)) return;
@@ -119,10 +134,32 @@
   showHeat();
 
   // --- Forms and buttons ------------------------------------------------------------------------------------------
-  document.addEventListener("submit", (event) => {
-    const {confirm, confirmFrom} = event.target.dataset ?? {}; // the question itself, or where a poll keeps it up to date
+  // A form that leads to another page is sent with the token of the present session. If that cannot be had, the page
+  // stays, and keeps what was typed and chosen.
+  let isRenewing = false;
+  let renewed = null; // the form that is sent with a new token
+
+  document.addEventListener("submit", async (event) => {
+    const {target: form, submitter} = event;
+    if (form === renewed) return;
+    if (isRenewing) return event.preventDefault(); // a second click
+    const {confirm, confirmFrom} = form.dataset ?? {}; // the question itself, or where a poll keeps it up to date
     const question = confirm ?? byId(confirmFrom)?.textContent;
     if (question && !window.confirm(question)) event.preventDefault();
+    if (event.defaultPrevented || !form.matches("main form[method=post]") || !metaOf(document, "user")) return;
+    event.preventDefault();
+    isRenewing = true;
+    const action = form.getAttribute("action");
+    const problem = await renewToken();
+    isRenewing = false;
+    if (!form.isConnected || form.getAttribute("action") !== action) return; // a poll made another form of it
+    if (problem) failures.set("form", {sentence: problem.join(". ")});
+    else failures.delete("form");
+    showFailures();
+    if (problem) return;
+    renewed = form;
+    form.requestSubmit(submitter);
+    renewed = null;
   });
 
   for (const button of document.querySelectorAll("[data-copy]")) {
@@ -176,17 +213,47 @@
   const next = document.querySelector("input[name=next]");
   if (next) next.value += location.hash;
 
-  // --- The server refuses something -------------------------------------------------------------------------------
-  let refused = null; // the request that was refused last: its path, and whether it was a poll
-  const pathOf = (ctx) => ctx.request.action.split("?")[0];
-  const isPoll = (ctx) => /[?&]poll=1/.test(ctx.request.action);
+  // --- A request fails ----------------------------------------------------------------------------------------------
+  // The failures that are shown, by purpose: each goes when a request of the same purpose succeeds. A label is for its
+  // slice, and any other request is for the place where its answer is shown.
+  const failures = new Map(); // purpose -> {sentence, byPoll, name: of the slice whose label was sent}
+  const isPoll = ({sourceElement}) => sourceElement.matches("[hx-trigger^=every]");
+  const isPost = ({request}) => request.method === "POST";
+  const purposeOf = (ctx) => (
+    isPost(ctx) ? ctx.request.action.split("?")[0] : `${isPoll(ctx) ? "poll" : "look"} ${ctx.target.id}`
+  );
 
-  function report(sentence) {
-    const alert = byId("refused");
-    const dialog = byId("slice-dialog");
-    (dialog?.open ? dialog : byId("main")).prepend(alert);
-    if (byId("refused-detail").textContent !== sentence) byId("refused-detail").textContent = sentence;
-    alert.hidden = sentence === "";
+  // Show the failures where they are seen. What a person did matters more than what a poll did.
+  function showFailures() {
+    const all = [...failures.values()];
+    const byPeople = all.filter(({byPoll}) => !byPoll);
+    const names = new Map(); // sentence -> names of slices
+    for (const {sentence, name} of byPeople.length > 0 ? byPeople : all) {
+      names.set(sentence, (names.get(sentence) ?? []).concat(name ?? []));
+    }
+    const text = [...names].map(([sentence, some]) => (
+      some.length > 0 ? `The ${some.length > 1 ? "labels" : "label"} of ${some.join(", ")} ${sentence}` : sentence
+    )).join(" ");
+    const [alert, dialog] = [byId("refused"), byId("slice-dialog")];
+    const place = dialog?.open ? dialog : byId("main");
+    if (alert.parentElement !== place) place.prepend(alert);
+    if (byId("refused-detail").textContent !== text) byId("refused-detail").textContent = text;
+    alert.hidden = text === "";
+  }
+
+  // Report a failed request. The page may show another slice by now, so name the one whose label was sent. If there was
+  // no answer, the server may have kept the label.
+  function failed(ctx, sentence, isAnswered) {
+    const name = isPost(ctx) ? ctx.target.querySelector(".slice-title")?.textContent : undefined;
+    const label = isAnswered ? "did not change" : "may not have changed";
+    failures.set(purposeOf(ctx), {sentence: name ? `${label}. ${sentence}` : sentence, byPoll: isPoll(ctx), name});
+    if (ctx.sourceElement.matches("#filters")) ctx.sourceElement.reset(); // to what the list shows
+    if (ctx.target.id === "results") labelled = true; // the list may still lack labels
+    showFailures();
+  }
+
+  function notAnswered(ctx) {
+    return `The server does not answer. ${isPoll(ctx) ? "This page keeps trying." : "Try again in a moment."}`;
   }
 
   // Send a request again with the new token. If its form has left the page, send what the form held, and show nothing.
@@ -198,32 +265,26 @@
     htmx.ajax(method, action, {...(form.isConnected ? {source: form, event} : gone()), repeated: true});
   }
 
+  document.addEventListener("htmx:error", ({detail: {ctx}}) => {
+    if (ctx && ctx.text === undefined) failed(ctx, notAnswered(ctx), false);
+  });
+
   document.addEventListener("htmx:response:error", async ({detail: {ctx}}) => {
-    const [status, isPost] = [ctx.response.status, ctx.request.method === "POST"];
-    if (status >= 500 || (status === 401 && !isPost)) return; // after a 401, the page leads to the sign-in
-    if (isPoll(ctx) && refused && !refused.isPoll) return; // what a person did matters more
+    const {status} = ctx.response;
+    if (status === 401 && !isPost(ctx)) return; // the page leads to the sign-in
     const page = new DOMParser().parseFromString(ctx.text, "text/html");
-    let sentence = page.querySelector("[data-detail]")?.textContent ?? `The server answered ${status}.`;
+    let sentence = page.querySelector("[data-detail]")?.textContent;
     if (status === 401) sentence = SIGNED_OUT.join(". ");
+    if (status >= 500 && (!sentence || isPoll(ctx))) sentence = notAnswered(ctx);
     if (page.querySelector("[data-problem=csrf]") && !ctx.repeated) {
       const problem = await renewToken();
       if (problem === null) return repeat(ctx);
       sentence = problem.join(". ");
     }
-    // The page may show another slice by now, so name the one whose label was refused.
-    const labelled = isPost && ctx.target.querySelector(".slice-title");
-    refused = {path: pathOf(ctx), isPoll: isPoll(ctx)};
-    report(labelled ? `The label of ${labelled.textContent} did not change. ${sentence}` : sentence);
+    failed(ctx, sentence ?? `The server answered ${status}.`, status < 500);
   });
 
   document.addEventListener("htmx:after:request", ({detail: {ctx}}) => {
-    if (ctx.response.status >= 400 || pathOf(ctx) !== refused?.path || (isPoll(ctx) && !refused.isPoll)) return;
-    refused = null;
-    report("");
+    if (ctx.response.status < 400 && failures.delete(purposeOf(ctx))) showFailures();
   });
-
-  // --- The server is away -----------------------------------------------------------------------------------------
-  const away = (yes) => { if (byId("offline")) byId("offline").hidden = !yes; };
-  document.addEventListener("htmx:error", () => away(true));
-  document.addEventListener("htmx:after:request", (event) => away(event.detail.ctx?.response?.status >= 500));
 })();

@@ -1,11 +1,10 @@
-"""What holds for every page in a real browser: signing in, the header, themes, phones, a server that is away."""
+"""What holds for every page in a real browser: signing in, the header, themes, phones."""
 
 from typing import Any
 
 import pytest
 
 from db.models import User
-from tests.builders.files import png
 from tests.web.actors import PASSWORD, Api, load_engines, ready_dataset
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -64,17 +63,6 @@ def test_header_fits_a_tablet(admin_page: Any, width: int) -> None:
     box = admin_page.get_by_label("Account of root").bounding_box()
     assert box["x"] + box["width"] <= width
     assert admin_page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.slow
-def test_page_says_that_the_server_is_away(signed_in: Any, api: Api) -> None:
-    job_id = api.submit(("a.png", png(1))).json["id"]
-    signed_in.goto(f"/jobs/{job_id}")
-    signed_in.context.set_offline(True)
-    signed_in.get_by_role("alert").filter(has_text="does not answer").wait_for()
-    signed_in.context.set_offline(False)
-    signed_in.get_by_role("alert").filter(has_text="does not answer").wait_for(state="hidden")
-    signed_in.faults.clear()
 
 
 @pytest.mark.slow

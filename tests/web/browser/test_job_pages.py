@@ -60,6 +60,28 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
 
 
 @pytest.mark.slow
+def test_second_page_and_the_slice_in_the_dialog_follow_the_job(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.start()
+    worker.read(53)
+    signed_in.goto(f"/jobs/{job_id}")
+    signed_in.get_by_role("link", name="Next page").click()
+    signed_in.wait_for_url("**cursor=**")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("waiting").wait_for()
+    signed_in.keyboard.press("1")
+    worker.finish_reading()
+    worker.predict([0.9])
+    dialog.get_by_text("probability of COVID").wait_for()
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    signed_in.keyboard.press("Escape")
+    playwright.expect(signed_in.locator("tr.slice-row td[data-title=Prediction] .outcome-positive")).to_have_count(3)
+    signed_in.get_by_text("51–53 of 53 slices").wait_for()
+    playwright.expect(signed_in.locator("[hx-trigger^=every]")).to_have_count(0)
+
+
+@pytest.mark.slow
 def test_alert_of_a_refused_poll_goes_when_a_poll_succeeds(signed_in: Any, api: Api) -> None:
     job_id = api.submit(("a.zip", zip_of({"1.png": png(1)}))).json["id"]
     busy = {"status": 429, "content_type": "text/html", "body": "<html><h1>429 Too Many Requests</h1></html>"}
@@ -138,6 +160,21 @@ def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerP
     playwright.expect(rows).to_have_count(1)
     rows.get_by_role("link").click()
     signed_in.get_by_role("link", name="Remove the filter patient 7").wait_for()
+
+
+@pytest.mark.slow
+def test_printed_page_says_when_and_what_is_left_out(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.whole_job(53)
+    signed_in.emulate_media(media="print", color_scheme="dark")
+    signed_in.goto(f"/jobs/{job_id}")
+    assert signed_in.get_by_text("1–50 of 53 slices").is_visible()
+    assert not signed_in.get_by_role("link", name="Next page").is_visible()
+    style = "(node, pseudo) => { const {color, content, printColorAdjust} = getComputedStyle(node, pseudo); "
+    style += "return {color, content, printColorAdjust}; }"
+    assert "UTC" in signed_in.locator("#live time").evaluate(style, "::after")["content"]
+    assert signed_in.locator("h1").evaluate(style)["color"] == "rgb(22, 35, 43)", "as in the light theme"
+    assert signed_in.locator(".key").first.evaluate(style)["printColorAdjust"] == "exact"
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from db.access import tokens
 from db.database import read_scope
-from db.models import Review, TrainingRun, User
-from tests.builders.files import png
+from db.models import Dataset, Review, TrainingRun, User
+from tests.builders.files import png, zip_of
 from tests.web.actors import PASSWORD, ready_dataset, resnet50
 from tests.web.conftest import sign_in_as_bob, with_session
 
@@ -161,6 +161,25 @@ def test_old_token_is_renewed_on_a_page_that_answers_a_form(
     admin_page.get_by_role("button", name="Send").click()
     admin_page.get_by_text("The file of weights with this SHA-256").wait_for()
     wait_for_another_estimate(admin_page, app, address)
+
+
+@pytest.mark.slow
+def test_dataset_of_a_session_that_has_ended_is_sent_after_signing_in(
+    admin_page: Any, app: APIFlask, address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(zip_of({"COVID/1/1.png": png(1), "non-COVID/2/2.png": png(2)}))
+    admin_page.goto("/datasets/new")
+    admin_page.get_by_label("Name").fill("site")
+    admin_page.set_input_files("#dataset-files", [tmp_path / "a.zip"])
+    admin_page.context.clear_cookies()
+    admin_page.get_by_role("button", name="Make the dataset").click()
+    alert = admin_page.get_by_role("alert").get_by_text("You are signed out.")
+    playwright.expect(alert).to_be_in_viewport()
+    with_session(admin_page, app, address, "root")
+    admin_page.get_by_role("button", name="Make the dataset").dblclick()
+    admin_page.get_by_role("heading", level=1, name="site/1").wait_for()
+    with read_scope() as s:
+        assert len(s.scalars(select(Dataset)).all()) == 1
 
 
 def wait_for_another_estimate(page: Any, app: APIFlask, address: str) -> None:

@@ -244,6 +244,14 @@ def test_reader_goes_through_the_slices_that_are_not_labelled(signed_in: Any, fi
     signed_in.keyboard.press("Escape")
     playwright.expect(rows).to_have_count(4)
     assert signed_in.locator("#results-title .count").inner_text() == "4"
+    playwright.expect(rows.first.locator("a[data-slice]")).to_be_focused()
+    signed_in.keyboard.press("Enter")
+    dialog.get_by_role("heading", name="2.png").wait_for()
+    signed_in.keyboard.press("1")
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    signed_in.keyboard.press("Escape")
+    playwright.expect(rows).to_have_count(3)
+    playwright.expect(signed_in.locator("#results-title")).to_be_focused()
 
 
 @pytest.mark.slow

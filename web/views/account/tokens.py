@@ -8,9 +8,10 @@ from flask.typing import ResponseReturnValue
 
 from db.access import tokens as api_tokens
 from db.database import read_scope, session_scope
+from web.actions.keys import idempotency_key, new_key, once
 from web.actions.lookup import SMALL_IDS
-from web.errors import not_found
-from web.security.auth import require_user
+from web.errors import Problem, not_found
+from web.security.auth import request_secret, require_user
 from web.security.guards import guard_pages
 from web.views.forms import page_response
 from worker.imaging.display_names import display_name
@@ -21,6 +22,8 @@ guard_pages(blueprint)
 LABEL_LENGTH = 80
 LIVES = {"30": timedelta(days=30), "90": timedelta(days=90), "365": timedelta(days=365), "": None}
 """How long a token is valid, by the form's value. An empty value sets no limit."""
+
+SENT_BEFORE = "This form has made its token already. Go back, reload that page, and make another."
 
 _MADE, _REVOKED = "token_made", "token_revoked"
 
@@ -36,11 +39,18 @@ def index() -> Response:
 
 @blueprint.post("")
 def make() -> ResponseReturnValue:
-    """Make a token. The list shows the secret once. Until then, the secret is in the browser's cookie."""
+    """Make a token. The list shows the secret once. Until then, the secret is in the browser's cookie.
+
+    A form that is sent twice, for example by a double click, makes one token and shows its secret. Raises Problem 409.
+    """
     label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
-    life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
-    with session_scope() as s:
-        secret = api_tokens.issue_token(s, require_user(), label, life)
+    days = request.form.get("days", "90")
+    user, life = require_user(), LIVES.get(days, LIVES["90"])
+    secret = api_tokens.secret_of_request(request_secret() or "", idempotency_key() or new_key())
+    once(user, "token", [label, days], lambda s: api_tokens.add_token(s, user, label, secret, life))
+    with read_scope() as s:
+        if api_tokens.token_user(s, secret) is None:
+            raise Problem(409, "conflict", SENT_BEFORE)
     session[_MADE] = {"secret": secret, "label": label}
     return redirect(url_for("tokens.index"), 303)
 
