@@ -130,11 +130,12 @@ def processor(_settings: Settings) -> Iterator[CheckResult]:
 
 
 def database(settings: Settings) -> Iterator[CheckResult]:
-    """Check that the database answers, is at this program's revision, and has a champion."""
+    """Check that the database answers, can be written to, is at this program's revision, and has a champion."""
     from sqlalchemy.engine import make_url
 
     from cli.local.session import database_errors, reading
     from db import migrate
+    from db.database import check_writable
     from db.registry import champions
 
     if not settings.database_url and not (settings.home / "ctbatch.db").exists():
@@ -143,6 +144,7 @@ def database(settings: Settings) -> Iterator[CheckResult]:
     try:
         with database_errors():
             migrate.check_revision()
+            check_writable()
             revision = migrate.current()
         where = make_url(settings.database).render_as_string(hide_password=True)
         with reading() as session:
