@@ -19,6 +19,7 @@
 * Progress is noted once a second. If the database is unreachable, only this note is lost.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -155,6 +156,8 @@ def _kind_of(error: Exception) -> dict[str, object]:
             facts["reason"] = "database_slow"
     elif isinstance(error, OSError):
         facts["errno"] = error.errno
+        if error.errno == errno.EREMOTEIO:
+            facts["reason"] = error.strerror
     elif isinstance(error, DecoderUnavailable):
         facts["reason"] = str(error)
     return facts
