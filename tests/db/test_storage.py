@@ -626,6 +626,19 @@ def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
     assert store.owner() is None
 
 
+def test_process_without_a_cache_keeps_no_copy_of_what_it_puts_into_a_bucket(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "current", lambda: settings.model_copy(update={"cache_bytes": 0}))
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    with store.receive() as receiver:
+        receiver.write(b"an upload")
+        received = receiver.publish()
+    stored = store.put(b"pixels")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert (store.read(received.sha256), store.read(stored)) == (b"an upload", b"pixels")
+
+
 @pytest.mark.parametrize("code", ["ExpiredToken", "400", "403", "InvalidAccessKeyId", "SlowDown", "XMinioStorageFull"])
 def test_refusal_of_a_bucket_is_an_os_error_with_its_code(tmp_path: Path, code: str) -> None:
     store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")

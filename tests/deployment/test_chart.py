@@ -110,6 +110,28 @@ def containers(variant: str) -> dict[str, dict[str, Any]]:
     return {name: pod["spec"]["template"]["spec"] for name, pod in pods.items()}
 
 
+UNITS = {"Gi": 2**30, "Mi": 2**20}
+
+
+def size_of(quantity: str) -> int:
+    return int(quantity[:-2]) * UNITS[quantity[-2:]]
+
+
+def test_caches_and_the_largest_upload_fit_into_each_home() -> None:
+    """Kubernetes evicts a pod whose home is larger than its limit. The free disk of its node does not show this."""
+    pods = containers("all")
+    environments = {
+        name: {one["name"]: one.get("value") for one in pod["containers"][0]["env"]} for name, pod in pods.items()
+    }
+    upload = int(environments["web"]["CTBATCH_MAX_UPLOAD_BYTES"])
+    assert environments["web"]["CTBATCH_CACHE_BYTES"] == "0", "nothing in web reads an upload"
+    for name in of_kind("all", "Deployment"):
+        (home,) = (one["emptyDir"]["sizeLimit"] for one in pods[name]["volumes"] if one["name"] == "home")
+        files_and_models = 2 * int(environments[name]["CTBATCH_CACHE_BYTES"])
+        largest = upload if name in ("web", "ingest", "evaluation") else 0
+        assert files_and_models + largest < size_of(home), name
+
+
 def test_chart_runs_every_role() -> None:
     commands: dict[str, Sequence[str]] = {name: pod["containers"][0]["args"] for name, pod in containers("all").items()}
     assert {words[1] for name, words in commands.items() if name != "migrate"} == set(ROLES)
