@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -130,6 +131,15 @@ def test_caches_and_the_largest_upload_fit_into_each_home() -> None:
         files_and_models = 2 * int(environments[name]["CTBATCH_CACHE_BYTES"])
         largest = upload if name in ("web", "ingest", "evaluation") else 0
         assert files_and_models + largest < size_of(home), name
+
+
+def test_ingress_waits_as_long_as_the_proxy_of_compose() -> None:
+    (ingress,) = of_kind("all", "Ingress").values()
+    proxy = (PROJECT / ".docker/nginx.conf").read_text()
+    for name in ("read", "send"):
+        hours = max(int(hours) for hours in re.findall(rf"proxy_{name}_timeout (\d+)h;", proxy))
+        annotation = ingress["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/proxy-{name}-timeout"]
+        assert int(annotation) == hours * 3600
 
 
 def test_chart_runs_every_role() -> None:
