@@ -1,6 +1,7 @@
 """The broker: the Celery apps, the queues, and messages that are sent once a transaction has committed."""
 
 import logging
+import time
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +17,8 @@ from db.database import after_commit, current
 log = logging.getLogger(__name__)
 
 HOUR = 3600
+SEND_SECONDS = 2.0  # the longest wait of a sender for an answer
+PAUSE_SECONDS = 10.0  # after such a wait, nothing is sent for this long
 
 
 class Queue(StrEnum):
@@ -66,14 +69,20 @@ def make_celery(name: str, *, acks_late: bool = True) -> Celery:
 
 
 _senders: dict[str, Celery] = {}
+_paused_until: dict[str, float] = {}  # by the broker's URL, on the monotonic clock
 
 
 def _sender() -> Celery:
     url = current().broker_url
     if url not in _senders:
         _senders[url] = make_celery("ctbatch")
-        # A sender does not wait for an unreachable broker.
-        _senders[url].conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+        _senders[url].conf.broker_transport_options |= {
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0,
+            "socket_timeout": SEND_SECONDS,
+            "socket_connect_timeout": SEND_SECONDS,
+        }
     return _senders[url]
 
 
@@ -81,13 +90,17 @@ def wake(queue: Queue) -> bool:
     """Send a message that there is work for this queue. Return whether the broker accepted it.
 
     The message has no data. It may be lost, late or doubled, because only the rows matter, and the sweeper sends lost
-    messages again. Nothing is sent if the settings name no broker, as for commands on a machine without one.
+    messages again. Nothing is sent if the settings name no broker, as for commands on a machine without one. If the
+    broker does not answer in time, nothing is sent for some seconds, so that a broker that hangs delays little work.
     """
-    if not current().broker_url:
+    url, now = current().broker_url, time.monotonic()
+    if not url or now < _paused_until.get(url, now):
         return False
     try:
         _sender().send_task(queue, queue=queue, retry=False, ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
+        if time.monotonic() - now >= SEND_SECONDS:
+            _paused_until[url] = time.monotonic() + PAUSE_SECONDS
         log.warning("broker unreachable, message not sent", extra={"queue": queue, "error": type(error).__name__})
         return False
     return True

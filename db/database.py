@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, select, text
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
@@ -33,7 +33,11 @@ PG_CONNECTION = {
 TOO_SLOW = "57014"  # PostgreSQL: a statement took longer than statement_timeout
 BROKEN_OFF = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization failure, lock timeout
 TRIES = 3
-PG_AWAY = ("08", "53", "57P", *BROKEN_OFF)  # no connection; no disk, memory or connections left; shut down, starting
+# PostgreSQL: the server is a standby and refuses to write, or to begin a transaction that may write; a transaction
+# idled for too long. psycopg raises no OperationalError for these. A standby comes first after some failovers.
+PG_REFUSES = ("25006", "0A000", "25P03")
+# no connection; no disk, memory or connections left; shut down, starting
+PG_AWAY = ("08", "53", "57P", *PG_REFUSES, *BROKEN_OFF)
 SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
@@ -54,7 +58,7 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
     if migrating and not url.startswith("sqlite"):
         return create_engine(url, hide_parameters=True, poolclass=NullPool)
     if not url.startswith("sqlite"):
-        return create_engine(
+        engine = create_engine(
             url,
             hide_parameters=True,
             pool_pre_ping=True,
@@ -62,12 +66,26 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
             max_overflow=10,
             connect_args=PG_CONNECTION | {"options": PG_OPTIONS},
         )
+        event.listen(engine, "handle_error", _refused)
+        return engine
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # hide_parameters: an exception in a log must not contain a file name.
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _refused(context: ExceptionContext) -> OperationalError | None:
+    """Return the OperationalError to raise if the server refuses for now, or None for another error.
+
+    All connections are dropped, because a new one may lead to the present primary.
+    """
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) not in PG_REFUSES:
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, None, error, hide_parameters=True)
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:
@@ -198,6 +216,13 @@ def in_transaction(work: Callable[[Session], T]) -> T:
                 raise
             log.warning("transaction broken off, tried again", extra={"error": type(error.orig).__name__})
     raise AssertionError("unreachable")
+
+
+def check_writable() -> None:
+    """Raise OperationalError if the database can only be read, because PostgreSQL is a standby."""
+    with get_engine().connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET TRANSACTION READ WRITE"))
 
 
 def is_away(error: OperationalError) -> bool:

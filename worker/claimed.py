@@ -7,7 +7,8 @@
 * If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
   attempt. Each delay is logged as an error, and counted in the metric `ctbatch_put_offs`.
 * If storage is available, but a block of a file cannot be read, the work is put off too. This counts as an attempt,
-  because the block may be bad for good. After the last attempt, the work fails.
+  because the block may be bad for good. After the last attempt, the work fails. For an upload, the same holds if its
+  file is missing or damaged, because some object stores deny for a moment that they have a file.
 * If the database ended a statement that took too long, the work is put off. For uploads and chunks, this counts as an
   attempt.
 * While less disk space is free than the reserve, no work is claimed. The reserve is for work that is claimed already.
@@ -18,6 +19,7 @@
 * Progress is noted once a second. If the database is unreachable, only this note is lost.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -154,6 +156,8 @@ def _kind_of(error: Exception) -> dict[str, object]:
             facts["reason"] = "database_slow"
     elif isinstance(error, OSError):
         facts["errno"] = error.errno
+        if error.errno == errno.EREMOTEIO:
+            facts["reason"] = error.strerror
     elif isinstance(error, DecoderUnavailable):
         facts["reason"] = str(error)
     return facts

@@ -130,11 +130,12 @@ def processor(_settings: Settings) -> Iterator[CheckResult]:
 
 
 def database(settings: Settings) -> Iterator[CheckResult]:
-    """Check that the database answers, is at this program's revision, and has a champion."""
+    """Check that the database answers, can be written to, is at this program's revision, and has a champion."""
     from sqlalchemy.engine import make_url
 
     from cli.local.session import database_errors, reading
     from db import migrate
+    from db.database import check_writable
     from db.registry import champions
 
     if not settings.database_url and not (settings.home / "ctbatch.db").exists():
@@ -143,12 +144,13 @@ def database(settings: Settings) -> Iterator[CheckResult]:
     try:
         with database_errors():
             migrate.check_revision()
+            check_writable()
             revision = migrate.current()
         where = make_url(settings.database).render_as_string(hide_password=True)
         with reading() as session:
             yield _soundness(session, f"{where} at {revision}")
             champion = champions.champion(session)
-            yield _storage_owner(session)
+            yield from _storage(session)
             yield _stored_files(session)
         detail = champion.label if champion else f"none yet; {NO_MODEL}"
         yield CheckResult("model version", "ok" if champion else "warn", detail)
@@ -176,15 +178,25 @@ def _soundness(session: "Session", detail: str) -> CheckResult:
     return CheckResult("database", "fail", f"{detail} is damaged ({' '.join(damage.split())}); {advice}")
 
 
-def _storage_owner(session: "Session") -> CheckResult:
-    """Check that the storage belongs to this database. If not, ctbatch removes no files from the storage."""
+def _storage(session: "Session") -> Iterator[CheckResult]:
+    """Check that the storage can be written to, and belongs to this database.
+
+    If it belongs to another database, ctbatch removes no files from it.
+    """
     from db.installation import ForeignStorage, check_storage
+    from db.storage import storage
 
     try:
+        storage().check_writable()
+        yield CheckResult("storage", "ok", "can be written to")
         check_storage(session)
+        yield CheckResult("storage's owner", "ok", "this database")
     except ForeignStorage as error:
-        return CheckResult("storage's owner", "fail", str(error))
-    return CheckResult("storage's owner", "ok", "this database")
+        yield CheckResult("storage's owner", "fail", str(error))
+    except OSError as error:
+        advice = "check CTBATCH_STORAGE_URL, its server and its credentials, or the folder and its disk"
+        why = error.strerror or type(error).__name__
+        yield CheckResult("storage", "fail", f"it cannot be read or written to ({why}); {advice}")
 
 
 def _stored_files(session: "Session") -> CheckResult:

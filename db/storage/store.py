@@ -55,13 +55,18 @@ class Storage(Removal):
         return Receiver(self)
 
     def adopt(self, path: Path, sha256: str) -> None:
-        """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
+        """Move a finished file of this machine into storage. The caller has computed its SHA-256.
+
+        If the store is remote, the file stays here as a copy, unless the cache has no size (`cache_bytes`).
+        """
+        place = self._place(sha256)
         if not self.is_local:
             # The store comes first, because a copy with its final name means that the store has the file.
             self.fs.put_file(str(path), self._remote(sha256))
-        place = self._place(sha256)
-        make_folder(place.parent)
-        path.replace(place)
+        if self.is_local or current().cache_bytes:
+            _move_into_place(path, place)
+        else:
+            path.unlink(missing_ok=True)
         if self.is_local:
             sync_folder(place.parent)
         else:
@@ -129,8 +134,7 @@ class Storage(Removal):
         try:
             run_with_heartbeat(lambda: self._fetch(sha256, temporary), alive)
             os.utime(temporary)  # fetching may have taken long
-            make_folder(place.parent)
-            temporary.replace(place)
+            _move_into_place(temporary, place)
         finally:
             temporary.unlink(missing_ok=True)
         self._evict()
@@ -230,6 +234,12 @@ class Storage(Removal):
         self.incoming.remove_old(current().orphan_seconds)
         in_use = EVICT_SECONDS if self._lacks_room() else IN_USE_SECONDS
         make_room(self.folder.glob("??/*"), current().cache_bytes, unused_since=time.time() - in_use)
+
+
+def _move_into_place(source: Path, target: Path) -> None:
+    """Give a file its final name. Make its folder durable if this is its first file."""
+    make_folder(target.parent)
+    source.replace(target)
 
 
 def _rename(source: Path, target: Path) -> None:

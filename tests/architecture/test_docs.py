@@ -30,6 +30,7 @@ TAKES_A_REASON = {
     "fail_chunk",
     "_put_off",
     "_close",
+    "_give_up",
     "close_upload",
 }
 PROBLEM = re.compile(r'Problem\(\s*\d{3},\s*"([a-z-]+)"')

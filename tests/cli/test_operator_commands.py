@@ -18,9 +18,11 @@ from cli.local.session import operator_name
 from db import database as base
 from db.access import accounts, audit, links, tokens
 from db.database import session_scope
+from db.installation import claim_storage
 from db.models import AuditEvent, User
 from db.registry import champions
 from db.storage import storage
+from tests.builders.buckets import CALLS, bucket_away
 from tests.web.actors import load_engines
 from worker.engines.processor import read_processor
 from worker.imaging.sandbox.pool import DecoderPool
@@ -270,6 +272,18 @@ def test_file_system_of_a_folder_with_a_blank_in_its_name(monkeypatch, tmp_path)
     monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "mountinfo")
     assert file_systems.file_system_of(Path("/my files/x")) == "cifs"
     assert file_systems.file_system_of(Path("/my")) == "ext4"
+
+
+@pytest.mark.parametrize("calls", [CALLS, ("pipe_file",)], ids=["all", "writing"])
+def test_doctor_says_why_the_storage_cannot_be_used(settings, tmp_path, calls):
+    base.use(settings.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
+    with session_scope() as s:
+        claim_storage(s)
+    with bucket_away("ExpiredToken", calls):
+        results = {result.check: result for result in doctor.database(settings)}
+    assert results["storage"].state == "fail"
+    assert "ExpiredToken" in results["storage"].detail
+    assert results["model version"].state == "warn"
 
 
 def test_doctor_repeats_what_web_noticed_of_a_proxy(settings):

@@ -13,6 +13,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from botocore.session import Session
 from fsspec.implementations.memory import MemoryFileSystem
 from s3fs import S3FileSystem
 
@@ -623,6 +624,60 @@ def test_bucket_that_cannot_be_reached_is_an_os_error(tmp_path: Path) -> None:
             store.owner()
     assert caught.value.errno == errno.EREMOTEIO
     assert store.owner() is None
+
+
+def test_process_without_a_cache_keeps_no_copy_of_what_it_puts_into_a_bucket(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "current", lambda: settings.model_copy(update={"cache_bytes": 0}))
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    with store.receive() as receiver:
+        receiver.write(b"an upload")
+        received = receiver.publish()
+    stored = store.put(b"pixels")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert (store.read(received.sha256), store.read(stored)) == (b"an upload", b"pixels")
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "400", "403", "InvalidAccessKeyId", "SlowDown", "XMinioStorageFull"])
+def test_refusal_of_a_bucket_is_an_os_error_with_its_code(tmp_path: Path, code: str) -> None:
+    store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")
+    with bucket_away(code):
+        assert set(errors_of_all_calls(store)) == {OSError}
+        with pytest.raises(OSError, match=f"{code}$") as caught:
+            store.owner()
+    assert caught.value.errno == errno.EREMOTEIO
+    assert "Meier" not in str(caught.value)
+
+
+def test_code_with_other_characters_is_not_repeated(tmp_path: Path) -> None:
+    store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")
+    with bucket_away("of Meier"), pytest.raises(OSError, match=r"unknown error$"):
+        store.owner()
+
+
+def test_full_disk_of_this_machine_is_not_taken_for_an_error_of_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    store._place(sha256).unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        store.read(sha256)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_line_break_at_the_end_of_a_key_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "mine\n")
+    Storage("s3://bucket/prefix", tmp_path / "cache")
+    keys = Session().get_credentials().get_frozen_credentials()
+    assert (keys.access_key, keys.secret_key, keys.token) == ("mine", "mine", "mine")
 
 
 @pytest.mark.slow

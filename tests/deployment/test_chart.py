@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -108,6 +109,37 @@ def test_ingress_serves_metrics_only_with_a_token() -> None:
 def containers(variant: str) -> dict[str, dict[str, Any]]:
     pods = of_kind(variant, "Deployment") | of_kind(variant, "Job")
     return {name: pod["spec"]["template"]["spec"] for name, pod in pods.items()}
+
+
+UNITS = {"Gi": 2**30, "Mi": 2**20}
+
+
+def size_of(quantity: str) -> int:
+    return int(quantity[:-2]) * UNITS[quantity[-2:]]
+
+
+def test_caches_and_the_largest_upload_fit_into_each_home() -> None:
+    """Kubernetes evicts a pod whose home is larger than its limit. The free disk of its node does not show this."""
+    pods = containers("all")
+    environments = {
+        name: {one["name"]: one.get("value") for one in pod["containers"][0]["env"]} for name, pod in pods.items()
+    }
+    upload = int(environments["web"]["CTBATCH_MAX_UPLOAD_BYTES"])
+    assert environments["web"]["CTBATCH_CACHE_BYTES"] == "0", "nothing in web reads an upload"
+    for name in of_kind("all", "Deployment"):
+        (home,) = (one["emptyDir"]["sizeLimit"] for one in pods[name]["volumes"] if one["name"] == "home")
+        files_and_models = 2 * int(environments[name]["CTBATCH_CACHE_BYTES"])
+        largest = upload if name in ("web", "ingest", "evaluation") else 0
+        assert files_and_models + largest < size_of(home), name
+
+
+def test_ingress_waits_as_long_as_the_proxy_of_compose() -> None:
+    (ingress,) = of_kind("all", "Ingress").values()
+    proxy = (PROJECT / ".docker/nginx.conf").read_text()
+    for name in ("read", "send"):
+        hours = max(int(hours) for hours in re.findall(rf"proxy_{name}_timeout (\d+)h;", proxy))
+        annotation = ingress["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/proxy-{name}-timeout"]
+        assert int(annotation) == hours * 3600
 
 
 def test_chart_runs_every_role() -> None:

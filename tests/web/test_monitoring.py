@@ -82,15 +82,17 @@ def test_empty_folder_in_place_of_the_storage_is_not_ready_and_receives_nothing(
     assert [path for path in files.rglob("*") if path.is_file()] == []
 
 
-def test_bucket_that_cannot_be_reached_is_not_ready_and_receives_nothing(
-    app: APIFlask, api: Api, settings: Settings, tmp_path: Path
+@pytest.mark.parametrize("code", [None, "ExpiredToken", "400"])
+def test_bucket_that_cannot_be_used_is_not_ready_and_receives_nothing(
+    code: str | None, app: APIFlask, api: Api, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.use(settings.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
-    with bucket_away():
+    with bucket_away(code):
         answer = readyz(app)
         assert (answer.status_code, answer.json["checks"]["storage"]) == (503, False)
         answer = api.submit(("1.png", png()))
         assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:storage-away")
+    assert (code or "EndpointConnectionError") in caplog.text
 
 
 def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_path: Path) -> None:

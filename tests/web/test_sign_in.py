@@ -1,6 +1,7 @@
 """Who gets in: passwords, links, tokens; what a session is worth; what a form must prove."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
@@ -10,6 +11,7 @@ from apiflask import APIFlask
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from flask import request
+from itsdangerous import TimestampSigner
 from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -253,6 +255,33 @@ def test_planted_session_is_not_signed_in_by_its_victim(app: APIFlask, ann: User
     victim.sign_in("ann")
     attacker.client.set_cookie("ctbatch", planted)
     assert attacker.get("/jobs").status_code == 303
+
+
+def set_signing_clock(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    """Let cookies be signed by a clock that is this much ahead of the true time."""
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: int(time.time()) + seconds)
+
+
+def test_server_whose_clock_is_behind_knows_the_cookies_of_another(
+    app: APIFlask, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = Browser(app)
+    with monkeypatch.context() as ahead:
+        set_signing_clock(ahead, 120)
+        browser.sign_in("ann")
+    assert browser.get("/jobs").status_code == 200
+    browser.post("/sign-out")
+    assert guess(app, 12, "127.0.0.1")[-1] == 429
+    assert browser.sign_in("ann").status_code == 303, "a known device"
+
+
+def test_device_is_forgotten_after_a_year(app: APIFlask, ann: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = Browser(app)
+    with monkeypatch.context() as past:
+        set_signing_clock(past, -366 * 24 * 3600)
+        browser.sign_in("ann")
+    assert guess(app, 12, "127.0.0.1")[-1] == 429
+    assert browser.sign_in("ann").status_code == 429
 
 
 def test_signing_out_ends_the_session_on_the_server(anns_browser: Browser) -> None:

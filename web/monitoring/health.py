@@ -10,7 +10,7 @@ from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
 from db import broker
-from db.database import read_scope
+from db.database import check_writable, read_scope
 from db.installation import check_storage
 from db.ledger.backlog import is_worked_on
 from db.migrate import check_revision
@@ -53,6 +53,11 @@ def ready() -> ResponseReturnValue:
     return body, 200 if readiness.ready else 503
 
 
+def _check_database() -> None:
+    check_revision()
+    check_writable()
+
+
 def _check_storage() -> None:
     try:
         storage().check_writable()
@@ -70,7 +75,7 @@ def _check_workers() -> None:
 
 
 NEEDED: dict[str, Callable[[], None]] = {
-    "database": check_revision,
+    "database": _check_database,
     "storage": _check_storage,
 }
 NOT_NEEDED: dict[str, Callable[[], None]] = {

@@ -1,7 +1,8 @@
 """Sets cookies. Over https, a cookie is only for this host, and browsers never send it unencrypted."""
 
-from flask import Flask, current_app, request
-from flask.sessions import SecureCookieSessionInterface
+from flask import Flask, Request, current_app, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from itsdangerous import BadSignature
 
 
 def is_secure() -> bool:
@@ -16,6 +17,20 @@ def cookie_name(name: str) -> str:
 
 class Sessions(SecureCookieSessionInterface):
     """Keeps the session in a cookie, whose name and protection depend on the request."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """Return the session of the request's cookie, or an empty one. Do not look at the cookie's age.
+
+        The database knows when a session ends. By the age, a server would refuse the cookies of another server whose
+        clock is ahead.
+        """
+        serializer = self.get_signing_serializer(app)
+        if serializer is None:
+            return None
+        try:
+            return self.session_class(serializer.loads(request.cookies.get(self.get_cookie_name(app), "")))
+        except BadSignature:
+            return self.session_class()
 
     def get_cookie_name(self, app: Flask) -> str:
         """Return the name of the session's cookie."""

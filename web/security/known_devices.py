@@ -6,7 +6,7 @@ The cookie does not sign anybody in. In a browser with the cookie, failed sign-i
 
 import hashlib
 import secrets
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from flask import Response, current_app, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -17,12 +17,16 @@ LIFE = timedelta(days=365)
 
 
 def device_id(name: str) -> str | None:
-    """Return the id of this browser if it has signed in to the account `name` before, or None."""
+    """Return the id of this browser if it has signed in to the account `name` in the last LIFE, or None.
+
+    The cookie may come from a server whose clock is ahead.
+    """
+    cookie = request.cookies.get(_cookie(name), "")
     try:
-        account, device = _serializer().loads(request.cookies.get(_cookie(name), ""), max_age=int(LIFE.total_seconds()))
+        (account, device), signed_at = _serializer().loads(cookie, return_timestamp=True)
     except (BadSignature, ValueError, TypeError):
         return None
-    return str(device) if account == name else None
+    return str(device) if account == name and signed_at > datetime.now(UTC) - LIFE else None
 
 
 def remember(response: Response, name: str) -> Response:

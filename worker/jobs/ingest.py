@@ -125,11 +125,11 @@ def _unpack_alone(claim: Claim, upload: Upload, job: Job) -> None:
     def fail(error: Exception) -> None:
         match error:
             case FileMissing():
-                _close(claim, upload, "file_missing")
+                _give_up(claim, upload, "file_missing")
             case FileDamaged() | BlockUnreadable():
-                _close(claim, upload, "file_damaged")
+                _give_up(claim, upload, "file_damaged")
             case NoRoom():
-                _close(claim, upload, "no_room")
+                _give_up(claim, upload, "no_room")
             case ArchiveRefused():
                 _close(claim, upload, str(error))
             case _:
@@ -144,7 +144,7 @@ def _unpack_alone(claim: Claim, upload: Upload, job: Job) -> None:
         work,
         fail=fail,
         put_off=lambda error, is_attempt: _put_off(claim, upload, job, error, is_attempt),
-        own_faults=(*claimed.UNREADABLE, NoRoom),
+        own_faults=(FileMissing, FileDamaged, BlockUnreadable, NoRoom),
         tries=MAX_ATTEMPTS,
     )
 
@@ -166,6 +166,11 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
     with timed(Stage.RECORD, 0), session_scope() as s:
         recording.close_upload(s, claim, upload, error)
         publish(s)
+
+
+def _give_up(claim: Claim, upload: Upload, reason: str) -> None:
+    log.error("upload failed", extra={"job": upload.job_id, "upload": upload.id, "reason": reason})
+    _close(claim, upload, reason)
 
 
 def _put_off(claim: Claim, upload: Upload, job: Job, error: Exception, is_attempt: bool) -> None:

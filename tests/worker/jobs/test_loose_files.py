@@ -15,6 +15,7 @@ from db.models import Chunk, Job, JobState, Slice, Upload, User, Work
 from db.storage import storage
 from tests.builders.files import png
 from tests.worker.jobs.test_folders import pages
+from tests.worker.jobs.test_main_job import work_until_uploads_fail
 from worker import sweep
 from worker.imaging.rejections import DecoderUnavailable
 from worker.jobs import ingest, loose_files, predict
@@ -99,7 +100,7 @@ def test_loose_file_of_several_pages_and_damaged_ones_have_their_rows(ann: User,
 def test_lost_file_does_not_keep_the_files_beside_it(ann: User, view: View) -> None:
     job = send(ann, 12)
     remove_file(5)
-    work()
+    work_until_uploads_fail()
     assert [error for error in uploads(Upload.error) if error] == ["file_missing"]
     assert uploads(Upload.state).count(Work.DONE) == 11
     assert (view(job).state, view(job).counts.predicted) == (JobState.FAILED, 11)

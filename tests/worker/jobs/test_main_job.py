@@ -67,6 +67,13 @@ def let_time_pass(model: Any) -> None:
         s.execute(update(model).where(model.state == Work.READY).values(lease_until=from_now(-1)))
 
 
+def work_until_uploads_fail() -> None:
+    """Do what the workers do until an upload whose file is at fault has had all of its tries."""
+    for _ in range(ingest.MAX_ATTEMPTS):
+        work()
+        let_time_pass(Upload)
+
+
 def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: Entries, view: View) -> None:
     png = next(iter(slices(1).values()))
     odd = {"s/cut.png": png[: len(png) // 2], "s/note.png": b"this is text", "s/empty.png": b""}
@@ -318,8 +325,30 @@ def test_missing_upload_fails_the_job_with_its_reason(ann: User, submit: Any, sl
     with read_scope() as s:
         sha256 = s.scalars(select(Upload.sha256)).one()
     storage().delete(sha256)
-    work()
+    work_until_uploads_fail()
     assert (view(job).state, view(job).error) == (JobState.FAILED, "file_missing")
+
+
+def test_upload_whose_file_is_missing_or_damaged_for_a_moment_is_read_later(
+    ann: User, submit: Any, slices: Entries, view: View, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = submit(ann, slices(3))
+    with read_scope() as s:
+        path = storage().local_path(s.scalars(select(Upload.sha256)).one())
+    away = path.rename(path.with_name("away"))
+    assert ingest.unpack_next("w")
+    path.write_bytes(b"other bytes")
+    os.utime(path, (0, 0))
+    let_time_pass(Upload)
+    assert ingest.unpack_next("w")
+    assert [(record.error, record.levelname) for record in caplog.records if record.msg == "work put off"] == [
+        ("FileMissing", "ERROR"),
+        ("FileDamaged", "ERROR"),
+    ]
+    away.rename(path)
+    let_time_pass(Upload)
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
 
 
 def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
@@ -392,6 +421,7 @@ def test_retry_without_the_upload_loses_no_slice(ann: User, submit: Any, slices:
     with read_scope() as s:
         storage().delete(s.scalars(select(Upload.sha256)).one())
     assert retry(job) == 4
+    work_until_uploads_fail()
     assert (view(job).error, view(job).rejections) == ("file_missing", {"file_lost": 4})
 
 
@@ -410,7 +440,9 @@ def test_originals_are_durable_before_a_row_names_them(
     assert rows_at_sync == [0, 8, 24]
 
 
-def test_damaged_upload_fails_the_job(ann: User, submit: Any, slices: Entries, view: View) -> None:
+def test_damaged_upload_fails_the_job(
+    ann: User, submit: Any, slices: Entries, view: View, caplog: pytest.LogCaptureFixture
+) -> None:
     job = submit(ann, slices(3))
     with read_scope() as s:
         path = storage().local_path(s.scalars(select(Upload.sha256)).one())
@@ -418,8 +450,9 @@ def test_damaged_upload_fails_the_job(ann: User, submit: Any, slices: Entries, v
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     long_ago = time.time() - 7200
     os.utime(path, (long_ago, long_ago))
-    work()
+    work_until_uploads_fail()
     assert (view(job).state, view(job).error) == (JobState.FAILED, "file_damaged")
+    assert "upload failed" in caplog.text
 
 
 def test_damaged_picture_is_noticed(ann: User, submit: Any, slices: Entries) -> None:

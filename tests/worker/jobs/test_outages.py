@@ -128,7 +128,13 @@ def test_volume_that_is_not_mounted_costs_no_attempt(
 
 
 def test_bucket_that_cannot_be_reached_costs_no_attempt(
-    ann: User, submit: Any, slices: Entries, view: View, database: Settings, tmp_path: Path
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    database: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     base.use(database.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
     with session_scope() as s:
@@ -138,8 +144,9 @@ def test_bucket_that_cannot_be_reached_costs_no_attempt(
     for model, work in ((Upload, ingest.unpack_next), (Chunk, predict.predict_next)):
         for copy in (database.home / "cache").glob("??/*"):
             copy.unlink()
-        with bucket_away():
+        with bucket_away("ExpiredToken"):
             assert work("w")
+        assert caplog.records[-1].reason.endswith("ExpiredToken")
         with read_scope() as s:
             assert s.execute(select(model.state, model.attempts, model.put_offs)).one() == (Work.READY, 0, 1)
         let_time_pass()
