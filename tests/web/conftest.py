@@ -16,7 +16,7 @@ from db.models import ModelVersion, User
 from db.settings import Settings
 from tests.builders.files import png, zip_of
 from tests.conftest import make_settings
-from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
+from tests.web.actors import PASSWORD, Api, Browser, StrictClient, WorkerPart
 from web.app import create_app
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -33,7 +33,9 @@ def database(settings: Settings) -> Settings:
 @pytest.fixture(scope="session")
 def shared_app(tmp_path_factory: pytest.TempPathFactory) -> APIFlask:
     """The application as the server runs it. To make it takes longer than most tests."""
-    return create_app(make_settings(tmp_path_factory.mktemp("app")))
+    app = create_app(make_settings(tmp_path_factory.mktemp("app")))
+    app.test_client_class = StrictClient
+    return app
 
 
 @pytest.fixture

@@ -119,13 +119,24 @@ def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stem"), [("CT of May/June.zip", "CT-of-May-June.zip"), ("Lübeck", "Lübeck"), ("../..", "ctbatch")]
+    ("name", "stem", "plain"),
+    [
+        ("CT of May/June.zip", "CT-of-May-June.zip", None),
+        ("Lübeck", "Lübeck", "Lubeck"),
+        ("płuca ℀", "płuca", "puca-a-c"),
+        ("日本", "日本", "ctbatch"),
+        ("../..", "ctbatch", None),
+    ],
 )
-def test_export_is_named_after_its_job(api: Api, worker: WorkerPart, name: str, stem: str) -> None:
+def test_export_is_named_after_its_job(api: Api, worker: WorkerPart, name: str, stem: str, plain: str | None) -> None:
     job_id = api.submit(("1.png", png(1)), name=name).json["id"]
     worker.whole_job(1)
     for kind in ("csv", "json"):
-        assert named(api.get(f"/jobs/{job_id}/results.{kind}")) == f"{stem}-{job_id}.{kind}"
+        answer = api.get(f"/jobs/{job_id}/results.{kind}")
+        assert named(answer) == f"{stem}-{job_id}.{kind}"
+        parts = answer.headers["Content-Disposition"].split("; ")
+        assert parts[:2] == ["attachment", f"filename={plain or stem}-{job_id}.{kind}"]
+        assert len(parts) == (2 if plain is None else 3)
 
 
 def named(answer: Any) -> str:
