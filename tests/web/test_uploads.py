@@ -87,6 +87,25 @@ def test_one_broken_loose_file_does_not_stop_the_others(api: Api, name: str, dat
     assert (answer.status_code, answer.get_json()["stages"]["total"]) == (202, 2)
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/datasets"])
+def test_different_loose_files_with_the_same_name_are_refused(admin: Api, settings: Settings, path: str) -> None:
+    before = stored_files(settings)
+    files = [part("name", b"site"), part("files", png(1), "1.png"), part("files", png(2), "1.png")]
+    answer = post_raw(admin, b"".join(files) + END, path=path)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    assert "'1.png'" in answer.json["detail"]
+    assert list(answer.json["errors"]["form"]) == ["files"]
+    assert stored_files(settings) == before
+
+
+def test_files_that_can_be_told_apart_are_taken(api: Api) -> None:
+    in_folders = (("a/1.png", png(1)), ("b/1.png", png(2)))
+    copies = (("1.png", png(3)), ("1.png", png(3)))
+    archives = (("p.zip", zip_of({"1.png": png(4)})), ("p.zip", zip_of({"1.png": png(5)})))
+    for files in (in_folders, copies, archives):
+        assert api.submit(*files).status_code == 202
+
+
 @pytest.mark.parametrize(
     ("path", "wrong"),
     [

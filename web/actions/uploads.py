@@ -36,7 +36,8 @@ def receive() -> Submission:
 
     Only the beginning of a long compressed TAR is inspected. Ingest finds errors in the rest.
 
-    Raises Problem 415, 413, 422 (no files, a refused archive, a bad field or part) and OSError when the disk is full.
+    Raises Problem 415, 413, 422 (no files, a refused archive, two files of one name, a bad field or part), and OSError
+    when the disk is full.
     """
     check_multipart()
     check_parts("name", "priority")
@@ -91,13 +92,31 @@ def only_part(what: str) -> FileStorage:
 
 
 def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
-    """Inspect each archive or image. Raises Problem 422: a file is refused, or no file can hold an image."""
+    """Inspect each archive or image.
+
+    Raises Problem 422: a file is refused, two loose files differ but have the same name, or no file can hold an image.
+    """
     files = [_inspect(part) for part in parts]
+    _check_names(files)
     try:
         check_for_images(files)
     except ArchiveRefused as refused:
         raise refused_archive(files[0].filename, refused) from refused
     return files
+
+
+def _check_names(files: list[ReceivedFile]) -> None:
+    """Raise Problem 422 if two loose files differ but have the same name, because they come from different folders.
+
+    Many programs send only the last part of a path. Without its folders, a file may join the slices of another patient.
+    """
+    hashes: dict[str, str] = {}
+    for file in files:
+        name = file.filename
+        if file.kind == "file" and hashes.setdefault(name, file.sha256) != file.sha256:
+            advice = f"Send names with folders, such as filename={f'FOLDER/{name}'!r}, or send an archive."
+            detail = f"Two different files are named {name!r}. {advice}"
+            raise Problem(422, "invalid", detail, errors={"form": {FIELD: [advice]}})
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:

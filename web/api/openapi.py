@@ -40,6 +40,11 @@ _TEXTS = {
 
 FILE = {"type": "string", "format": "binary"}
 TEXT = {"type": "string"}
+FOLDERS = (
+    "The `filename` of a part may hold folders, such as `p1/1.png`. A folder keeps loose files apart from those of "
+    "other folders. Most programs send no folders, unless `filename` is given. Two different loose files with the same "
+    "`filename` are refused."
+)
 
 
 def _multipart(required: str, **properties: Any) -> Any:
@@ -50,7 +55,7 @@ def _multipart(required: str, **properties: Any) -> Any:
 
 SUBMIT_BODY = _multipart(
     "files",
-    files={"type": "array", "minItems": 1, "items": FILE, "description": "Archives and loose images."},
+    files={"type": "array", "minItems": 1, "items": FILE, "description": f"Archives and loose images. {FOLDERS}"},
     name=TEXT
     | {"description": "The name of the job. Default: the folder that holds all files, or else the first file's name."},
     priority={
@@ -64,7 +69,7 @@ SUBMIT_BODY = _multipart(
 DATASET_BODY = _multipart(
     "name",
     name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. The dataset also gets a new number."},
-    files={"type": "array", "items": FILE},
+    files={"type": "array", "items": FILE, "description": f"Archives and loose files. {FOLDERS}"},
     labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
     jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
     groups=TEXT
