@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from cli.errors import NotFoundOrDenied
+from cli.remote.client import job_path
 from tests.cli.conftest import PROXIES
 
 FINDING = {
@@ -69,6 +71,24 @@ def test_unknown_job_is_exit_code_3(ctbatch, api):
     for command in (["jobs", "show"], ["jobs", "wait"], ["results", "--format", "csv"]):
         result = ctbatch(*command, "nosuch", env=api.env)
         assert (result.returncode, result.stderr) == (3, "Error: It is not-found.\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["jobs show", "jobs cancel", "jobs retry", "jobs wait", "jobs rm --yes", "results", "results --slices",
+     "results --format csv", "findings ls", "findings ls --format json"],
+)  # fmt: skip
+def test_job_whose_id_is_a_path_is_not_found_and_not_asked_for(ctbatch, api, command):
+    result = ctbatch(*command.split(), "../datasets/1", env=api.env)
+    assert (result.returncode, api.requests) == (3, [])
+    assert "there is no job '../datasets/1'" in result.stderr
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", " ", "a/b", "a?x=1", "a#x", "%61", "a\n", "é"])
+def test_id_that_would_change_the_address_is_no_job(job_id):
+    with pytest.raises(NotFoundOrDenied):
+        job_path(job_id)
+    assert job_path("abc234", "/retry") == "/jobs/abc234/retry"
 
 
 def test_wait_exits_with_the_code_of_the_first_failed_job(ctbatch, api):
