@@ -15,6 +15,7 @@ from werkzeug.http import parse_options_header
 
 from db import MADE_UP
 from db.database import read_scope, session_scope
+from db.ledger.results import ResultsQuery
 from db.ledger.series import SeriesQuery, series_page
 from db.models import Chunk, Job, ModelVersion, Slice, User
 from db.reasons import SERIES_NOTES, SLICE_NOTES
@@ -106,6 +107,14 @@ def test_scores_that_a_test_made_up_are_marked_everywhere(
     assert all(MADE_UP in notice for notice in parquet["notice"].to_pylist())
     for page in (f"/jobs/{job_id}", f"/jobs/{job_id}/slices/{slice_id}", "/jobs"):
         assert html.unescape(anns_browser.get(page).text).count(MADE_UP) == 1, page
+
+
+def test_client_that_sends_the_declared_defaults_gets_a_series_in_its_order(api: Api) -> None:
+    operation = api.get("/openapi.json").json["paths"]["/api/v1/jobs/{job_id}/results"]["get"]
+    schemas = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
+    defaults = {name: schema["default"] for name, schema in schemas.items() if "default" in schema}
+    assert ResultsQuery(**defaults | {"series": 1}) == ResultsQuery(series=1)
+    assert (ResultsQuery(series=1).sort, ResultsQuery().sort) == ("series", "position")
 
 
 def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
