@@ -50,7 +50,7 @@ FOLDERS = (
 def _multipart(required: str, **properties: Any) -> Any:
     """Return the description of a body with form fields and file parts."""
     schema = {"type": "object", "required": [required], "properties": properties, "additionalProperties": False}
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    return {"content": {"multipart/form-data": {"schema": schema}}}
 
 
 SUBMIT_BODY = _multipart(
@@ -119,13 +119,18 @@ def install(app: APIFlask) -> None:
 
 
 def complete(spec: Any) -> Any:
-    """Add what decorators cannot state: the problem schema, security, and streamed bodies."""
+    """Add what decorators cannot state: the problem schema, security, bodies, and answers that are text."""
     spec.setdefault("components", {}).setdefault("schemas", {})["ProblemOut"] = ProblemOut.model_json_schema()
     spec["security"] = [{"token": []}]
     for path in spec["paths"].values():
         for operation in path.values():
             if body := operation.pop("x-request-body", None):
                 operation["requestBody"] = body
+            if "requestBody" in operation:
+                operation["requestBody"]["required"] = True
+            for answer in operation["responses"].values():
+                for media_type in filter(lambda name: name.startswith("text/"), answer.get("content", ())):
+                    answer["content"][media_type]["schema"] = TEXT  # generated clients take `binary` for bytes
             operation["parameters"] = operation.get("parameters", []) + operation.pop("x-parameters", [])
             for parameter in operation["parameters"]:
                 parameter["schema"] = _without_null(parameter["schema"])
