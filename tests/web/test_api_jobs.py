@@ -217,6 +217,12 @@ def test_unknown_filter_is_refused_with_its_name(api: Api) -> None:
     assert "state" in answer.json["errors"]["query"]
 
 
+def test_parameter_that_is_given_twice_is_refused_with_its_name(api: Api) -> None:
+    answer = api.get("/jobs?state=finished&limit=1&state=cancelled")
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    assert answer.json["errors"]["query"] == {"state": ["Send each parameter only once."]}
+
+
 @pytest.mark.parametrize(
     "address",
     [

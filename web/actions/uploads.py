@@ -56,20 +56,25 @@ def check_multipart() -> None:
         raise Problem(415, "unsupported-media-type", "The body must be multipart/form-data with parts named 'files'.")
 
 
-def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,)) -> None:
-    """Raise Problem 422 if a request to the API has a part with any other name.
+def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,), lists: tuple[str, ...] = ()) -> None:
+    """Raise Problem 422 if a request to the API has a part with any other name, or one of `fields` twice.
 
-    Requests from pages are not checked, because their forms have further fields.
+    `lists`: fields that may be repeated. Requests from pages are not checked, because their forms have further fields.
     """
     if not request.path.startswith("/api/"):
         return
-    unknown = [name for name in request.form if name not in fields]
+    unknown = [name for name in request.form if name not in (*fields, *lists)]
     unknown += [name for name in request.files if name not in files]
     if unknown:
-        kinds = (("files", files), ("text", fields))
+        kinds = (("files", files), ("text", (*fields, *lists)))
         advice = f"Send {', and '.join(f'{kind} in {_quoted(names)}' for kind, names in kinds if names)}."
         detail = f"There is a part named {unknown[0][:100]!r}, which this address does not take. {advice}"
         raise Problem(422, "invalid", detail, errors={"form": {name: [advice] for name in unknown}})
+    repeated = [name for name, values in request.form.lists() if len(values) > 1 and name not in lists]
+    if repeated:
+        advice = "Send this part only once."
+        detail = f"There is more than one part named {repeated[0]!r}. {advice}"
+        raise Problem(422, "invalid", detail, errors={"form": {name: [advice] for name in repeated}})
 
 
 def _quoted(names: tuple[str, ...]) -> str:

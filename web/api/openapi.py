@@ -71,7 +71,7 @@ DATASET_BODY = _multipart(
     name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. The dataset also gets a new number."},
     files={"type": "array", "items": FILE, "description": f"Archives and loose files. {FOLDERS}"},
     labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
-    jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
+    jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files. Can be repeated."},
     groups=TEXT
     | {
         "enum": ["headers", "folders"],
