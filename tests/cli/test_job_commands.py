@@ -51,6 +51,15 @@ def test_ls_is_tab_separated_off_a_terminal(ctbatch, api):
     assert lines[1].split("\t")[:8] == ["job1", "scan.zip", "running", "6", "10", "1", "1", "2"]
 
 
+def test_name_that_the_output_cannot_hold_is_escaped(fresh_ctbatch, api):
+    api.add_job(name="płuca \U0001fac1")
+    env = api.env | {"PYTHONIOENCODING": "latin-1"}
+    table, listed = fresh_ctbatch("jobs", "ls", env=env), fresh_ctbatch("jobs", "ls", "--json", env=env)
+    assert (table.returncode, listed.returncode) == (0, 0), table.stderr + listed.stderr
+    assert "\tp\\u0142uca \\U0001fac1\t" in table.stdout
+    assert json.loads(listed.stdout)[0]["name"] == "płuca \U0001fac1"
+
+
 def test_show_prints_the_outcomes_with_their_reasons(ctbatch, api):
     api.add_job("finished", received=10, predicted=8, positive=1, rejected=2)
     shown = ctbatch("jobs", "show", "job1", env=api.env).stdout
