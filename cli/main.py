@@ -1,6 +1,7 @@
 """The `ctbatch` command: a table of commands, each of which is loaded only when it is run."""
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -97,6 +98,8 @@ def cli(home: Path | None) -> None:
 def main() -> None:
     """Run the command line and exit. Errors are shown as one line; an interruption exits with 130."""
     os.umask(0o077)  # the database, stored files and exports are for this user alone
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a name may have letters of any script
     try:
         code = cli.main(standalone_mode=False, prog_name="ctbatch")
     except click.exceptions.Abort:

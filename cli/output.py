@@ -1,5 +1,6 @@
 """Prints tables and progress bars on a terminal, plain lines elsewhere, and JSON on demand."""
 
+import codecs
 import json
 import os
 import sys
@@ -31,8 +32,9 @@ def say(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Write `value` to stdout as one line of JSON."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    """Write `value` to stdout as one line of JSON. If stdout is not UTF-8, write only ASCII."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    click.echo(json.dumps(value, ensure_ascii=not is_utf8, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "nothing to show") -> None:

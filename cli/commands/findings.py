@@ -13,7 +13,7 @@ from cli.local.model_tables import find_version
 from cli.local.session import reading, writing
 from cli.options import NEW_FILE, ROW_ID, json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
-from cli.remote.client import Client
+from cli.remote.client import Client, job_path
 from cli.remote.findings import FORMATS, LEVELS, VERDICTS, print_findings
 from db.datasets.datasets import lock_kept
 from db.datasets.slices import DatasetGone
@@ -67,7 +67,7 @@ def list_findings(
         if form == "table":
             print_findings(client, job_id, {"level": level, "verdict": verdict})
         else:
-            write_pieces(client.stream(f"/jobs/{job_id}/findings.{form}"), output)
+            write_pieces(client.stream(job_path(job_id, f"/findings.{form}")), output)
 
 
 @findings.command()

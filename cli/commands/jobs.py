@@ -5,7 +5,7 @@ import click
 from cli.errors import CommandError
 from cli.options import json_option, need_wait, strict_option
 from cli.output import print_json, print_table, safe, say
-from cli.remote.client import Client, Json
+from cli.remote.client import Client, Json, job_path
 from cli.remote.follow_job import done, follow, print_summary
 from cli.removal import confirm_removal, remove_each
 
@@ -46,7 +46,7 @@ def _row(job: Json) -> tuple[object, ...]:
 def show(job_id: str, as_json: bool) -> None:
     """Show a job: state, model version and outcomes."""
     with Client() as client:
-        job = client.get(f"/jobs/{job_id}")
+        job = client.get(job_path(job_id))
     if as_json:
         print_json(job)
         return
@@ -85,7 +85,7 @@ def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
 def cancel(job_id: str, as_json: bool) -> None:
     """Cancel a job. The predictions made so far are kept."""
     with Client() as client:
-        job = client.post(f"/jobs/{job_id}/cancel")
+        job = client.post(job_path(job_id, "/cancel"))
     print_json(job) if as_json else say(f"job {job['id']} is {job['state_text']}: {safe(job['name'])}")
 
 
@@ -103,7 +103,7 @@ def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
     """
     need_wait(strict, wait_for_it)
     with Client() as client:
-        answer = client.post(f"/jobs/{job_id}/retry")
+        answer = client.post(job_path(job_id, "/retry"))
         job = answer["job"]
         if not as_json:
             name = safe(job["name"])
@@ -128,4 +128,4 @@ def rm(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
     if not yes:
         confirm_removal("job", job_ids, "Results, findings and labels are lost.")
     with Client() as client:
-        remove_each("job", job_ids, lambda job_id: client.delete(f"/jobs/{job_id}"), as_json=as_json)
+        remove_each("job", job_ids, lambda job_id: client.delete(job_path(job_id)), as_json=as_json)

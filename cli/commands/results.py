@@ -9,7 +9,7 @@ import click
 from cli.errors import Unavailable
 from cli.options import NEW_FILE
 from cli.output import complete_file, print_table, say
-from cli.remote.client import Client, Json
+from cli.remote.client import Client, Json, job_path
 from cli.remote.findings import print_findings
 from cli.remote.follow_job import notice_of
 from db import LABELS
@@ -77,12 +77,12 @@ def results(
         elif form == "table":
             _print_rows(client, job_id, {**filters, "sort": sort}, limit or TABLE_ROWS)
         else:
-            write_pieces(client.stream(f"/jobs/{job_id}/results.{form}"), output)
+            write_pieces(client.stream(job_path(job_id, f"/results.{form}")), output)
 
 
 def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], limit: int) -> None:
-    notice = notice_of(client.get(f"/jobs/{job_id}"))
-    rows = list(client.pages(f"/jobs/{job_id}/results", params, limit))
+    notice = notice_of(client.get(job_path(job_id)))
+    rows = list(client.pages(job_path(job_id, "/results"), params, limit))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no rows")
     say(notice)
     if len(rows) == limit:

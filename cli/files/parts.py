@@ -235,6 +235,8 @@ def _is_archive(path: Path) -> bool:
 
 
 def _file_part(path: Path, name: str) -> FilePart:
+    if path.exists() and not path.is_file():  # a pipe has no size, and can be read only once
+        raise UsageError(f"{path} is not a file; save its content as a file, and send the file")
     try:
         with path.open("rb") as file:  # notice a file that cannot be read before anything is sent
             return FilePart(path, name, os.fstat(file.fileno()).st_size)

@@ -36,6 +36,17 @@ JSON = "application/json"
 MEDIA_TYPES = {"csv": "text/csv", "json": JSON, "parquet": "application/vnd.apache.parquet"}  # of exports, by format
 
 
+def job_path(job_id: str, below: str = "") -> str:
+    """Return the path of a job, or of `below` it.
+
+    Raises:
+        NotFoundOrDenied: no job has such an id. In a path, it could be the address of something else.
+    """
+    if not (job_id.isascii() and job_id.isalnum()):
+        raise NotFoundOrDenied(f"there is no job {job_id!a}; `ctbatch jobs ls` lists the ids of jobs")
+    return f"/jobs/{job_id}{below}"
+
+
 class Client:
     """A connection to one server. A call that fails raises a subclass of `CommandError`."""
 
@@ -125,12 +136,12 @@ class Client:
 
     def watch(self, job_id: str) -> Iterator[Json]:
         """Yield the view of a job now and after each change, until the job is finished, cancelled or failed."""
-        etag, done = "", 0
+        path, etag, done = job_path(job_id), "", 0
         expected_end: float | None = None  # by the monotonic clock; None if the server has not estimated it
 
         def look() -> httpx.Response:
             headers = {"If-None-Match": etag} if etag else {}
-            return self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
+            return self._request("GET", path, pauses=PATIENT_PAUSES, headers=headers)
 
         def pause(age: float) -> float:
             return _pause(age, expected_end)

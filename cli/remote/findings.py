@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cli.output import print_table, say
-from cli.remote.client import Client, Json
+from cli.remote.client import Client, Json, job_path
 from cli.remote.follow_job import notice_of
 from db.reasons import explain
 
@@ -17,8 +17,8 @@ MOST_UPLOADS = 3  # the most names of uploads in a row
 
 def print_findings(client: Client, job_id: str, filters: Mapping[str, str | None]) -> None:
     """Print the findings of a job that match the filters, patients first."""
-    notice = notice_of(client.get(f"/jobs/{job_id}"))
-    rows = list(client.pages(f"/jobs/{job_id}/findings", filters, MOST_ROWS))
+    notice = notice_of(client.get(job_path(job_id)))
+    rows = list(client.pages(job_path(job_id, "/findings"), filters, MOST_ROWS))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no findings")
     if rows:
         k = f" (k {rows[0]['k']})" if rows[0]["k"] else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, exists, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
@@ -91,17 +91,12 @@ class ResultsQuery(BaseModel):
         "an image cannot be labelled, and is neither.",
     )
     sort: Sort = Field(
-        default="position",
+        default_factory=lambda chosen: "series" if chosen.get("series") else "position",
         description="`position`: as submitted. `series`: by series, and in the order of `series_rank` within each. The "
         "default is `series` if a `series` is chosen, else `position`.",
     )
     cursor: Cursor | None = Field(default=None, description="`next_cursor` of the page before.")
     limit: int = Field(100, ge=1, le=MAX_ROWS)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _order_of_a_series(cls, values: Any) -> Any:
-        return {"sort": "series", **values} if isinstance(values, dict) and values.get("series") else values
 
 
 def _rows(job: Job) -> Select[Any]:

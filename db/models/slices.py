@@ -36,9 +36,11 @@ def _sortable(digits: str) -> str:
     return f"{min(len(digits), 99):02d}{digits}"
 
 
-_BACKSLASH = re.compile(r"\\(?!xa0|xad|u(?:1680|180e|20[0-6][0-9a-f]|3000|[d-f][0-9a-f]{3})|U000[0-9a-f]{5})")
-"""A backslash that separates folders. It does not begin one of the frequent escapes of a display name: a space of
-another script, invisible formatting, or a byte that is not UTF-8."""
+_BACKSLASH = re.compile(
+    r"\\(?!u(?:00(?:[0189][0-9a-f]|7f|a0|ad)|1680|180e|20[0-6][0-9a-f]|3000|[d-f][0-9a-f]{3})|U000[0-9a-f]{5})"
+)
+"""A backslash that separates folders. It does not begin one of the frequent escapes of a display name: a control
+character, a space of another script, invisible formatting, or a byte that is not UTF-8."""
 
 
 def slashed(name: str) -> str:

@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from cli.errors import NotFoundOrDenied
+from cli.remote.client import job_path
 from tests.cli.conftest import PROXIES
 
 FINDING = {
@@ -49,6 +51,15 @@ def test_ls_is_tab_separated_off_a_terminal(ctbatch, api):
     assert lines[1].split("\t")[:8] == ["job1", "scan.zip", "running", "6", "10", "1", "1", "2"]
 
 
+def test_name_that_the_output_cannot_hold_is_escaped(fresh_ctbatch, api):
+    api.add_job(name="płuca \U0001fac1")
+    env = api.env | {"PYTHONIOENCODING": "latin-1"}
+    table, listed = fresh_ctbatch("jobs", "ls", env=env), fresh_ctbatch("jobs", "ls", "--json", env=env)
+    assert (table.returncode, listed.returncode) == (0, 0), table.stderr + listed.stderr
+    assert "\tp\\u0142uca \\U0001fac1\t" in table.stdout
+    assert json.loads(listed.stdout)[0]["name"] == "płuca \U0001fac1"
+
+
 def test_show_prints_the_outcomes_with_their_reasons(ctbatch, api):
     api.add_job("finished", received=10, predicted=8, positive=1, rejected=2)
     shown = ctbatch("jobs", "show", "job1", env=api.env).stdout
@@ -69,6 +80,24 @@ def test_unknown_job_is_exit_code_3(ctbatch, api):
     for command in (["jobs", "show"], ["jobs", "wait"], ["results", "--format", "csv"]):
         result = ctbatch(*command, "nosuch", env=api.env)
         assert (result.returncode, result.stderr) == (3, "Error: It is not-found.\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["jobs show", "jobs cancel", "jobs retry", "jobs wait", "jobs rm --yes", "results", "results --slices",
+     "results --format csv", "findings ls", "findings ls --format json"],
+)  # fmt: skip
+def test_job_whose_id_is_a_path_is_not_found_and_not_asked_for(ctbatch, api, command):
+    result = ctbatch(*command.split(), "../datasets/1", env=api.env)
+    assert (result.returncode, api.requests) == (3, [])
+    assert "there is no job '../datasets/1'" in result.stderr
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", " ", "a/b", "a?x=1", "a#x", "%61", "a\n", "é"])
+def test_id_that_would_change_the_address_is_no_job(job_id):
+    with pytest.raises(NotFoundOrDenied):
+        job_path(job_id)
+    assert job_path("abc234", "/retry") == "/jobs/abc234/retry"
 
 
 def test_wait_exits_with_the_code_of_the_first_failed_job(ctbatch, api):

@@ -108,6 +108,14 @@ def test_tar_of_loose_files_has_another_name_than_that_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("gather_paths", [gather, gather_below])
+def test_path_that_is_not_a_file_is_refused_before_it_is_read(tmp_path, gather_paths):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(UsageError, match="is not a file"):
+            gather_paths([path])
+
+
+@pytest.mark.parametrize("gather_paths", [gather, gather_below])
 def test_path_that_is_given_twice_is_sent_once(tmp_path, gather_paths):
     (tmp_path / "p1").mkdir()
     (tmp_path / "p1" / "1.png").write_bytes(b"one")

@@ -36,6 +36,15 @@ def token_of(user: User) -> dict[str, str]:
         return {"Authorization": f"Bearer {tokens.issue_token(s, user, 'test')}"}
 
 
+class StrictClient(FlaskClient):
+    """A client that checks what Flask's does not: the server cannot send a header in any script."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        answer = super().open(*args, **kwargs)
+        assert str(answer.headers).isascii()
+        return answer
+
+
 class Api:
     """A program that speaks the API with a token."""
 

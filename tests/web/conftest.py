@@ -18,7 +18,7 @@ from db.models import AuditEvent, ModelVersion, User
 from db.settings import Settings
 from tests.builders.files import png, zip_of
 from tests.conftest import make_settings
-from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
+from tests.web.actors import PASSWORD, Api, Browser, StrictClient, WorkerPart
 from web.app import create_app
 from web.security.auth import SAFE_METHODS
 
@@ -37,6 +37,7 @@ def database(settings: Settings) -> Settings:
 def shared_app(tmp_path_factory: pytest.TempPathFactory) -> APIFlask:
     """The application as the server runs it. To make it takes longer than most tests."""
     app = create_app(make_settings(tmp_path_factory.mktemp("app")))
+    app.test_client_class = StrictClient
     app.after_request(_check_event)
     return app
 

@@ -163,7 +163,7 @@ def test_job_is_named_after_the_folder_that_holds_all_files(api: Api, files: lis
 
 def test_name_loses_control_and_direction_characters(api: Api) -> None:
     job = api.submit(("1.png", png()), name=" a\tb\u202egnp.exe\x00 ").json
-    assert job["name"] == "a b\\u202egnp.exe\\x00"
+    assert job["name"] == "a b\\u202egnp.exe\\u0000"
 
 
 def test_jobs_are_listed_by_pages_newest_first(api: Api) -> None:
@@ -215,6 +215,12 @@ def test_unknown_filter_is_refused_with_its_name(api: Api) -> None:
     answer = api.get("/jobs?state=nonsense")
     assert answer.status_code == 422
     assert "state" in answer.json["errors"]["query"]
+
+
+def test_parameter_that_is_given_twice_is_refused_with_its_name(api: Api) -> None:
+    answer = api.get("/jobs?state=finished&limit=1&state=cancelled")
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    assert answer.json["errors"]["query"] == {"state": ["Send each parameter only once."]}
 
 
 @pytest.mark.parametrize(

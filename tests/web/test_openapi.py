@@ -178,3 +178,14 @@ def test_every_address_that_takes_a_body_states_how_it_refuses_one(ask: dict[str
     with_body = [operation for path in paths.values() for operation in path.values() if "requestBody" in operation]
     assert len(with_body) > 8
     assert [one["operationId"] for one in with_body if not {"413", "415"} <= one["responses"].keys()] == []
+
+
+def test_description_of_a_body_says_that_it_is_needed_and_of_text_that_it_is_not_binary(ask: dict[str, Any]) -> None:
+    paths = ask["app"].test_client().get("/api/v1/openapi.json").json["paths"]
+    operations = [operation for path in paths.values() for operation in path.values()]
+    assert [
+        one["operationId"] for one in operations if not one.get("requestBody", {"required": True}).get("required")
+    ] == []
+    contents = [answer.get("content", {}) for one in operations for answer in one["responses"].values()]
+    texts = [schema for content in contents for kind, schema in content.items() if kind.startswith("text/")]
+    assert texts == [{"schema": {"type": "string"}}] * 3

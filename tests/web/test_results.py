@@ -15,6 +15,7 @@ from werkzeug.http import parse_options_header
 
 from db import MADE_UP
 from db.database import read_scope, session_scope
+from db.ledger.results import ResultsQuery
 from db.ledger.series import SeriesQuery, series_page
 from db.models import Chunk, Job, ModelVersion, Slice, User
 from db.reasons import SERIES_NOTES, SLICE_NOTES
@@ -108,6 +109,14 @@ def test_scores_that_a_test_made_up_are_marked_everywhere(
         assert html.unescape(anns_browser.get(page).text).count(MADE_UP) == 1, page
 
 
+def test_client_that_sends_the_declared_defaults_gets_a_series_in_its_order(api: Api) -> None:
+    operation = api.get("/openapi.json").json["paths"]["/api/v1/jobs/{job_id}/results"]["get"]
+    schemas = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
+    defaults = {name: schema["default"] for name, schema in schemas.items() if "default" in schema}
+    assert ResultsQuery(**defaults | {"series": 1}) == ResultsQuery(series=1)
+    assert (ResultsQuery(series=1).sort, ResultsQuery().sort) == ("series", "position")
+
+
 def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
     answer = api.get(f"/jobs/{job_id}/results.csv")
     assert answer.mimetype == "text/csv"
@@ -119,13 +128,24 @@ def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stem"), [("CT of May/June.zip", "CT-of-May-June.zip"), ("Lübeck", "Lübeck"), ("../..", "ctbatch")]
+    ("name", "stem", "plain"),
+    [
+        ("CT of May/June.zip", "CT-of-May-June.zip", None),
+        ("Lübeck", "Lübeck", "Lubeck"),
+        ("płuca ℀", "płuca", "puca-a-c"),
+        ("日本", "日本", "ctbatch"),
+        ("../..", "ctbatch", None),
+    ],
 )
-def test_export_is_named_after_its_job(api: Api, worker: WorkerPart, name: str, stem: str) -> None:
+def test_export_is_named_after_its_job(api: Api, worker: WorkerPart, name: str, stem: str, plain: str | None) -> None:
     job_id = api.submit(("1.png", png(1)), name=name).json["id"]
     worker.whole_job(1)
     for kind in ("csv", "json"):
-        assert named(api.get(f"/jobs/{job_id}/results.{kind}")) == f"{stem}-{job_id}.{kind}"
+        answer = api.get(f"/jobs/{job_id}/results.{kind}")
+        assert named(answer) == f"{stem}-{job_id}.{kind}"
+        parts = answer.headers["Content-Disposition"].split("; ")
+        assert parts[:2] == ["attachment", f"filename={plain or stem}-{job_id}.{kind}"]
+        assert len(parts) == (2 if plain is None else 3)
 
 
 def named(answer: Any) -> str:

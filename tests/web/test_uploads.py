@@ -87,6 +87,36 @@ def test_one_broken_loose_file_does_not_stop_the_others(api: Api, name: str, dat
     assert (answer.status_code, answer.get_json()["stages"]["total"]) == (202, 2)
 
 
+@pytest.mark.parametrize(("path", "name"), [("/jobs", "name"), ("/jobs", "priority"), ("/datasets", "groups")])
+def test_text_part_that_is_given_twice_is_refused_and_leaves_no_file(
+    admin: Api, settings: Settings, path: str, name: str
+) -> None:
+    before = stored_files(settings)
+    answer = post_raw(admin, part("files", png(1), "1.png") + part(name, b"0") + part(name, b"1") + END, path=path)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    assert answer.json["errors"]["form"] == {name: ["Send this part only once."]}
+    assert stored_files(settings) == before
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/datasets"])
+def test_different_loose_files_with_the_same_name_are_refused(admin: Api, settings: Settings, path: str) -> None:
+    before = stored_files(settings)
+    files = [part("name", b"site"), part("files", png(1), "1.png"), part("files", png(2), "1.png")]
+    answer = post_raw(admin, b"".join(files) + END, path=path)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+    assert "'1.png'" in answer.json["detail"]
+    assert list(answer.json["errors"]["form"]) == ["files"]
+    assert stored_files(settings) == before
+
+
+def test_files_that_can_be_told_apart_are_taken(api: Api) -> None:
+    in_folders = (("a/1.png", png(1)), ("b/1.png", png(2)))
+    copies = (("1.png", png(3)), ("1.png", png(3)))
+    archives = (("p.zip", zip_of({"1.png": png(4)})), ("p.zip", zip_of({"1.png": png(5)})))
+    for files in (in_folders, copies, archives):
+        assert api.submit(*files).status_code == 202
+
+
 @pytest.mark.parametrize(
     ("path", "wrong"),
     [
@@ -129,13 +159,14 @@ def test_malformed_body_is_refused_and_leaves_no_file(api: Api, settings: Settin
     assert stored_files(settings) == before
 
 
-def test_row_38_a_thousand_parts_are_received_and_one_more_is_not(api: Api) -> None:
-    few = b"".join(part("files", png(i, 4), f"{i}.png") for i in range(10))
-    many = few + b"".join(part("name", b"x") for _ in range(990))
-    taken = post_raw(api, many + END, CONTENT_LENGTH=str(len(many + END)))
-    assert (taken.status_code, taken.json["stages"]["uploads"]) == (202, 10)
-    body = many + part("name", b"x") + END
-    assert post_raw(api, body, CONTENT_LENGTH=str(len(body))).status_code == 413
+def test_row_38_a_thousand_parts_are_received_and_one_more_is_not(admin: Api) -> None:
+    files = b"".join(part("files", png(i, 4), f"{i}.png") for i in range(10))
+    blank = part("jobs", b" ")  # may be repeated
+    many = part("name", b"site") + files + blank * 989
+    taken = post_raw(admin, many + END, path="/datasets", CONTENT_LENGTH=str(len(many + END)))
+    assert taken.status_code == 202
+    body = many + blank + END
+    assert post_raw(admin, body, path="/datasets", CONTENT_LENGTH=str(len(body))).status_code == 413
 
 
 @pytest.mark.slow

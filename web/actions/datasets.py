@@ -49,7 +49,7 @@ def create(user: User) -> tuple[DatasetView, bool]:
     """
     check_multipart()
     idempotency_key()  # a malformed key is refused before the files are received
-    check_parts("name", "jobs", "groups", files=(FIELD, LABELS_FIELD))
+    check_parts("name", "groups", files=(FIELD, LABELS_FIELD), lists=("jobs",))
     name = request.form.get("name", "").strip()
     named = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
     jobs = [_id_of(job) for job in named]

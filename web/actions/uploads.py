@@ -36,7 +36,8 @@ def receive() -> Submission:
 
     Only the beginning of a long compressed TAR is inspected. Ingest finds errors in the rest.
 
-    Raises Problem 415, 413, 422 (no files, a refused archive, a bad field or part) and OSError when the disk is full.
+    Raises Problem 415, 413, 422 (no files, a refused archive, two files of one name, a bad field or part), and OSError
+    when the disk is full.
     """
     check_multipart()
     check_parts("name", "priority")
@@ -55,20 +56,25 @@ def check_multipart() -> None:
         raise Problem(415, "unsupported-media-type", "The body must be multipart/form-data with parts named 'files'.")
 
 
-def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,)) -> None:
-    """Raise Problem 422 if a request to the API has a part with any other name.
+def check_parts(*fields: str, files: tuple[str, ...] = (FIELD,), lists: tuple[str, ...] = ()) -> None:
+    """Raise Problem 422 if a request to the API has a part with any other name, or one of `fields` twice.
 
-    Requests from pages are not checked, because their forms have further fields.
+    `lists`: fields that may be repeated. Requests from pages are not checked, because their forms have further fields.
     """
     if not request.path.startswith("/api/"):
         return
-    unknown = [name for name in request.form if name not in fields]
+    unknown = [name for name in request.form if name not in (*fields, *lists)]
     unknown += [name for name in request.files if name not in files]
     if unknown:
-        kinds = (("files", files), ("text", fields))
+        kinds = (("files", files), ("text", (*fields, *lists)))
         advice = f"Send {', and '.join(f'{kind} in {_quoted(names)}' for kind, names in kinds if names)}."
         detail = f"There is a part named {unknown[0][:100]!r}, which this address does not take. {advice}"
         raise Problem(422, "invalid", detail, errors={"form": {name: [advice] for name in unknown}})
+    repeated = [name for name, values in request.form.lists() if len(values) > 1 and name not in lists]
+    if repeated:
+        advice = "Send this part only once."
+        detail = f"There is more than one part named {repeated[0]!r}. {advice}"
+        raise Problem(422, "invalid", detail, errors={"form": {name: [advice] for name in repeated}})
 
 
 def _quoted(names: tuple[str, ...]) -> str:
@@ -91,13 +97,31 @@ def only_part(what: str) -> FileStorage:
 
 
 def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
-    """Inspect each archive or image. Raises Problem 422: a file is refused, or no file can hold an image."""
+    """Inspect each archive or image.
+
+    Raises Problem 422: a file is refused, two loose files differ but have the same name, or no file can hold an image.
+    """
     files = [_inspect(part) for part in parts]
+    _check_names(files)
     try:
         check_for_images(files)
     except ArchiveRefused as refused:
         raise refused_archive(files[0].filename, refused) from refused
     return files
+
+
+def _check_names(files: list[ReceivedFile]) -> None:
+    """Raise Problem 422 if two loose files differ but have the same name, because they come from different folders.
+
+    Many programs send only the last part of a path. Without its folders, a file may join the slices of another patient.
+    """
+    hashes: dict[str, str] = {}
+    for file in files:
+        name = file.filename
+        if file.kind == "file" and hashes.setdefault(name, file.sha256) != file.sha256:
+            advice = f"Send names with folders, such as filename={f'FOLDER/{name}'!r}, or send an archive."
+            detail = f"Two different files are named {name!r}. {advice}"
+            raise Problem(422, "invalid", detail, errors={"form": {FIELD: [advice]}})
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:

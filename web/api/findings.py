@@ -46,9 +46,7 @@ def list_findings(job_id: str, query_data: FindingsQuery) -> FindingPage:
 
 @blueprint.get("/findings.csv")
 @sends_files
-@blueprint.output(
-    FileSchema(type="string", format="binary"), content_type="text/csv", description="A row for each finding."
-)
+@blueprint.output(FileSchema(), content_type="text/csv", description="A row for each finding.")
 @blueprint.doc(responses=problems(404, 409))
 def findings_csv(job_id: str) -> Response:
     """Download all findings as CSV

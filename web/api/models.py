@@ -61,7 +61,7 @@ def show(model_id: int) -> ModelDetail:
 
 
 @blueprint.get("/<int:model_id>/card")
-@blueprint.output(FileSchema(type="string"), content_type="text/markdown", description="The model card.")
+@blueprint.output(FileSchema(), content_type="text/markdown", description="The model card.")
 @blueprint.doc(responses=problems(404))
 def card(model_id: int) -> Response:
     """Read a model version's card"""

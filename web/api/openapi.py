@@ -40,17 +40,22 @@ _TEXTS = {
 
 FILE = {"type": "string", "format": "binary"}
 TEXT = {"type": "string"}
+FOLDERS = (
+    "The `filename` of a part may hold folders, such as `p1/1.png`. A folder keeps loose files apart from those of "
+    "other folders. Most programs send no folders, unless `filename` is given. Two different loose files with the same "
+    "`filename` are refused."
+)
 
 
 def _multipart(required: str, **properties: Any) -> Any:
     """Return the description of a body with form fields and file parts."""
     schema = {"type": "object", "required": [required], "properties": properties, "additionalProperties": False}
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    return {"content": {"multipart/form-data": {"schema": schema}}}
 
 
 SUBMIT_BODY = _multipart(
     "files",
-    files={"type": "array", "minItems": 1, "items": FILE, "description": "Archives and loose images."},
+    files={"type": "array", "minItems": 1, "items": FILE, "description": f"Archives and loose images. {FOLDERS}"},
     name=TEXT
     | {"description": "The name of the job. Default: the folder that holds all files, or else the first file's name."},
     priority={
@@ -64,9 +69,9 @@ SUBMIT_BODY = _multipart(
 DATASET_BODY = _multipart(
     "name",
     name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. The dataset also gets a new number."},
-    files={"type": "array", "items": FILE},
+    files={"type": "array", "items": FILE, "description": f"Archives and loose files. {FOLDERS}"},
     labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
-    jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
+    jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files. Can be repeated."},
     groups=TEXT
     | {
         "enum": ["headers", "folders"],
@@ -114,13 +119,18 @@ def install(app: APIFlask) -> None:
 
 
 def complete(spec: Any) -> Any:
-    """Add what decorators cannot state: the problem schema, security, and streamed bodies."""
+    """Add what decorators cannot state: the problem schema, security, bodies, and answers that are text."""
     spec.setdefault("components", {}).setdefault("schemas", {})["ProblemOut"] = ProblemOut.model_json_schema()
     spec["security"] = [{"token": []}]
     for path in spec["paths"].values():
         for operation in path.values():
             if body := operation.pop("x-request-body", None):
                 operation["requestBody"] = body
+            if "requestBody" in operation:
+                operation["requestBody"]["required"] = True
+            for answer in operation["responses"].values():
+                for media_type in filter(lambda name: name.startswith("text/"), answer.get("content", ())):
+                    answer["content"][media_type]["schema"] = TEXT  # generated clients take `binary` for bytes
             operation["parameters"] = operation.get("parameters", []) + operation.pop("x-parameters", [])
             for parameter in operation["parameters"]:
                 parameter["schema"] = _without_null(parameter["schema"])

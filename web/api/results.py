@@ -61,9 +61,7 @@ def list_series(job_id: str, query_data: ListQuery) -> SeriesListOut:
 
 @blueprint.get("/results.csv")
 @sends_files
-@blueprint.output(
-    FileSchema(type="string", format="binary"), content_type="text/csv", description="A row for each slice."
-)
+@blueprint.output(FileSchema(), content_type="text/csv", description="A row for each slice.")
 @blueprint.doc(responses=problems(404))
 def results_csv(job_id: str) -> Response:
     """Download all results as CSV

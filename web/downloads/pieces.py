@@ -2,8 +2,10 @@
 
 import io
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import islice
+from urllib.parse import quote
 
 from flask import Response
 from pydantic import BaseModel
@@ -63,10 +65,20 @@ def download(
     """
     note_export(Action.JOB_EXPORT, f"job {job.id}", f"{(ending or '-results')[1:]}.{kind}")
     response = Response(pieces, content_type=content_type)
-    name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
-    filename = f"{name}-{job.id}{ending}{'-partial' if job.is_open else ''}.{kind}"
-    response.headers.set("Content-Disposition", "attachment", filename=filename)
+    end = f"-{job.id}{ending}{'-partial' if job.is_open else ''}.{kind}"
+    response.headers.set("Content-Disposition", "attachment", **_file_names(job.name, end))
     response.headers["X-Notice"] = RESEARCH_USE_ONLY
     if job.is_open:
         response.headers["X-Incomplete"] = _lacking(job)
     return response
+
+
+def _file_names(name: str, end: str) -> dict[str, str]:
+    """Return the parameters of Content-Disposition (RFC 6266): an ASCII name and, if it differs, the whole name too."""
+    decomposed = unicodedata.normalize("NFKD", name)
+    whole, plain = _safe(name) + end, _safe(decomposed.encode("ascii", "ignore").decode()) + end
+    return {"filename": plain} | ({} if whole == plain else {"filename*": f"UTF-8''{quote(whole, safe='')}"})
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name)[:NAME_IN_FILE].strip("-.") or "ctbatch"

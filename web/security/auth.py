@@ -127,7 +127,7 @@ def guard_api(blueprint: APIBlueprint) -> None:
     """Let only users through to a blueprint of the API. A browser that writes must send its CSRF token in a header.
 
     The token is not in a form field, because reading the form would receive a whole upload before refusing it.
-    Parameters that an address does not take are refused.
+    Parameters that an address does not take, or that are given twice, are refused.
     """
     blueprint.before_request(_check_api_request)
     blueprint.before_request(_check_parameters)
@@ -160,14 +160,17 @@ def _check_api_request() -> None:
 
 
 def _check_parameters() -> None:
-    """Raise Problem 422 if a request to the API has parameters, but its view takes none.
+    """Raise Problem 422 if a request to the API gives a parameter twice, or one that its view does not take.
 
-    Views that take parameters check the parameters themselves.
+    Views that take parameters check names and values themselves. They see one value of each, because none is a list.
     """
-    if not request.args or "query_data" in signature(current_app.view_functions[request.endpoint or ""]).parameters:
-        return
-    advice = "This address takes no parameters. Leave them out."
-    raise Problem(422, "invalid", advice, errors={"query": {name: [advice] for name in request.args}})
+    if "query_data" in signature(current_app.view_functions[request.endpoint or ""]).parameters:
+        wrong = [name for name, values in request.args.lists() if len(values) > 1]
+        advice = "Send each parameter only once."
+    else:
+        wrong, advice = list(request.args), "This address takes no parameters. Leave them out."
+    if wrong:
+        raise Problem(422, "invalid", advice, errors={"query": {name: [advice] for name in wrong}})
 
 
 def sign_in(user: User, via: str) -> None:

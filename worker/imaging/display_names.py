@@ -16,7 +16,7 @@ def display_name(raw: str) -> str:
     """Return a name in a form that can be shown and stored: at most `MAX_NAME` printable characters.
 
     Control characters, NUL, unpaired surrogates and invisible formatting (such as the bidirectional overrides that make
-    `gnp.exe` look like `exe.png`) become escapes: `\\x00`, `\\u202e`. Everything else stays, also `../` and `C:\\`.
+    `gnp.exe` look like `exe.png`) become escapes: `\\u0000`, `\\u202e`. Everything else stays, also `../` and `C:\\`.
     """
     name = raw if raw.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in raw)
     return name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
@@ -47,4 +47,5 @@ def is_dicomdir(name: str) -> bool:
 
 
 def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # no short escapes: `\\n` may be a folder `n`

@@ -232,6 +232,18 @@ def test_upload_that_breaks_off_is_refused(served: Served) -> None:
     assert served.page().status_code == 200
 
 
+@pytest.mark.parametrize("name", ["płuca", "März", "日本", "\U0001fac1"], ids=["polish", "german", "japanese", "emoji"])
+def test_exports_of_a_job_with_a_name_in_any_script_are_sent(served: Served, name: str) -> None:
+    with httpx.Client(base_url=f"{served.url}/api/v1", headers={"Authorization": f"Bearer {served.token}"}) as client:
+        job_id = client.post("/jobs", data={"name": name}, files={"files": ("1.png", png())}).json()["id"]
+        assert client.post(f"/jobs/{job_id}/cancel").status_code == 202
+        for export in ("results.csv", "results.json", "results.parquet", "findings.csv", "findings.json"):
+            answer = client.get(f"/jobs/{job_id}/{export}")
+            assert answer.status_code == 200, export
+            disposition = next(value for key, value in answer.headers.raw if key.lower() == b"content-disposition")
+            assert disposition.isascii()
+
+
 def test_one_connection_carries_several_requests(served: Served) -> None:
     with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {served.token}"}, timeout=WAIT) as client:
         assert client.head("/jobs").content == b""

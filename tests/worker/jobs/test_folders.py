@@ -74,6 +74,10 @@ def test_backslashes_separate_folders_as_slashes_do(ann: User, submit: Any) -> N
         ("p/1\u3000a.png", "p"),
         ("p/1\xa0a.png", "p"),
         ("p/1\u202ea.png", "p"),
+        ("p/1\na.png", "p"),
+        ("p/1\x7f\x00\t\x85.png", "p"),
+        ("p\ta/1.png", "p\\u0009a"),
+        ("p\\nurse\\1.png", "p/nurse"),
         ("p/1\udce9.png", "p"),  # a byte that is not UTF-8
     ],
 )

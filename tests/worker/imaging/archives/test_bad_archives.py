@@ -147,7 +147,7 @@ def test_row_07_names_are_labels_and_nothing_is_written(upload: Path) -> None:
     names = ["../x.png", "/etc/x.png", "C:\\x.png", "nul\x00.png"]
     entries = [RawEntry(name.encode(), png()) for name in names]
     upload.write_bytes(raw_zip(entries))
-    assert [entry.name for entry, _ in read_all(upload)] == [*names[:3], "nul\\x00.png"]
+    assert [entry.name for entry, _ in read_all(upload)] == [*names[:3], "nul\\u0000.png"]
     upload.write_bytes(tar_of(dict.fromkeys(names[:3], png())))
     assert [entry.name for entry, _ in read_all(upload)] == names[:3]
     assert list(upload.parent.iterdir()) == [upload]
@@ -215,7 +215,7 @@ def test_row_13_names_in_any_encoding_are_shown_escaped(upload: Path) -> None:
         b"\x81\x94.png": "üö.png",  # cp437
         "Größe.png".encode(): "Größe.png",  # UTF-8 without its flag
         "a\u202egnp.exe".encode(): "a\\u202egnp.exe",
-        b"line\nbreak\x1b[31m": "line\\nbreak\\x1b[31m",
+        b"line\nbreak\x1b[31m": "line\\u000abreak\\u001b[31m",
     }
     upload.write_bytes(raw_zip([RawEntry(name, png()) for name in raw]))
     assert [entry.name for entry, _ in read_all(upload)] == list(raw.values())
