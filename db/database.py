@@ -20,6 +20,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SQLITE_BUSY_MS = 30_000
+_BUSY_MS = "busy_ms"  # the execution option of a connection that waits shorter
 PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
 # Seconds and milliseconds after which a silent server counts as unreachable. The system waits for hours.
 PG_CONNECTION = {
@@ -102,8 +103,15 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 def _sqlite_begin(connection: Connection) -> None:
     """Take the write lock at once. A deferred BEGIN would fail later, with "database is locked"."""
-    reading = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("read_only", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={options.get(_BUSY_MS, SQLITE_BUSY_MS)}")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={SQLITE_BUSY_MS}")
 
 
 _settings_in_use: Settings | None = None
@@ -188,12 +196,14 @@ def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
 
 
 @contextmanager
-def session_scope() -> Iterator[Session]:
+def session_scope(*, patient: bool = True) -> Iterator[Session]:
     """Open a transaction that can write. Commit it at the end, and run the actions of `after_commit`.
 
-    Roll it back on an exception.
+    Roll it back on an exception. If not `patient`, raise OperationalError if another process keeps writing to SQLite
+    for half a second.
     """
-    with Session(get_engine(), expire_on_commit=False) as session:
+    engine = get_engine() if patient else get_engine().execution_options(**{_BUSY_MS: 500})
+    with Session(engine, expire_on_commit=False) as session:
         with session.begin():
             yield session
         for action in session.info.pop("after_commit", ()):

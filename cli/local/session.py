@@ -1,6 +1,7 @@
 """Opens the database for the commands of operators, and reports database errors in one line."""
 
-import getpass
+import os
+import pwd
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -101,11 +102,22 @@ def enabled_user(session: Session, name: str) -> User:
 
 
 def operator_name() -> str:
-    """Return the name of the person at the command line, if the machine knows it."""
-    try:
-        return f"{getpass.getuser()} at the command line"
-    except (KeyError, OSError):  # a container's user may have no name
+    """Return the name of the account that runs the command line, if the machine knows it.
+
+    The environment could name anybody, so only the system is asked. If root was reached by sudo, name who did so.
+    """
+    account = _account(os.getuid())
+    if account is None:  # a container's user may have no name
         return "the command line"
+    by = _account(int(uid)) if os.getuid() == 0 and (uid := os.environ.get("SUDO_UID", "")).isdecimal() else None
+    return f"{account}{f' (by {by})' if by else ''} at the command line"
+
+
+def _account(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return None
 
 
 def act_as_operator() -> None:

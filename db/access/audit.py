@@ -5,12 +5,13 @@ A process names its actor once by `act_as`. The functions that change something 
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import one_of
@@ -92,21 +93,25 @@ def record(s: Session, action: Action, object: str = "", detail: str = "", *, ac
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events to list: of this actor, action, or object. An empty text matches all events.
+    """Which events to list. An empty text, and None, match all events.
 
-    An action without its second part, such as `job`, matches all actions on jobs.
+    `actor`: the name of a user, or how the actor acted (`via`), for example `root at the command line`. `action`:
+    without its second part, such as `job`, it matches all actions on jobs. `since`, `until`: the first time, and the
+    first time after the last.
     """
 
     actor: str = ""
     action: str = ""
     object: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 def list_events(s: Session, wanted: Filter, cursor: str | None, limit: int) -> Page[AuditEvent]:
     """Return a page of the trail, newest first. Raises BadCursor."""
     query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit + 1)
     if wanted.actor:
-        query = query.where(AuditEvent.actor == wanted.actor)
+        query = query.where(or_(AuditEvent.actor == wanted.actor, AuditEvent.via == wanted.actor))
     if wanted.action:
         is_whole = "." in wanted.action
         query = query.where(
@@ -116,6 +121,10 @@ def list_events(s: Session, wanted: Filter, cursor: str | None, limit: int) -> P
         )
     if wanted.object:
         query = query.where(AuditEvent.object == wanted.object)
+    if wanted.since is not None:
+        query = query.where(AuditEvent.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(AuditEvent.at < wanted.until)
     if cursor is not None:
         (before,) = decode(cursor, int)
         if before <= 0:
@@ -160,24 +169,31 @@ def _digest(before: str, events: list[AuditEvent]) -> str:
 class Verified:
     """The result of checking all seals. `broken`: the id of the first seal that does not match, or None.
 
-    `seals`, `events`: how many match. `unsealed`: how many events have no seal yet. `digest`: of the last seal.
+    `seals`, `events`: how many match. `unsealed`: how many events have no seal yet. `last`, `digest`: the id and the
+    digest of the last seal.
     """
 
     seals: int
     events: int
     unsealed: int
+    last: int | None
     digest: str | None
     broken: int | None
 
 
-def verify(s: Session) -> Verified:
-    """Calculate the digest of each seal anew, in order, and compare it with the stored digest."""
+def verify(s: Session, logged: Mapping[int, str] | None = None) -> Verified:
+    """Calculate the digest of each seal anew, in order, and compare it with the stored digest.
+
+    `logged`: digests by the id of their seal, from the log of a sweeper. They must be stored too.
+    """
     unsealed = s.scalar(select(func.count()).select_from(AuditEvent).where(AuditEvent.seal_id.is_(None))) or 0
-    seals, count, before = 0, 0, ""
+    missing = dict(logged or {})
+    seals, count, last, before = 0, 0, None, ""
     for made in s.scalars(select(AuditSeal).order_by(AuditSeal.id).execution_options(yield_per=1000)):
         events = list(s.scalars(select(AuditEvent).where(AuditEvent.seal_id == made.id).order_by(AuditEvent.id)))
-        if len(events) != made.events or _digest(before, events) != made.digest:
-            return Verified(seals, count, unsealed, before or None, made.id)
+        is_logged = missing.pop(made.id, made.digest) == made.digest
+        if not is_logged or len(events) != made.events or _digest(before, events) != made.digest:
+            return Verified(seals, count, unsealed, last, before or None, made.id)
         s.expunge_all()
-        seals, count, before = seals + 1, count + len(events), made.digest
-    return Verified(seals, count, unsealed, before or None, None)
+        seals, count, last, before = seals + 1, count + len(events), made.id, made.digest
+    return Verified(seals, count, unsealed, last, before or None, min(missing, default=None))

@@ -101,13 +101,9 @@ def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
     return s.scalar(select(Job).where(Job.owner_id == owner.id, Job.idempotency_key == key))
 
 
-def visible_job(s: Session, job_id: str, user: User) -> Job | None:
-    """Return the job if this user may see it, or None. Admins may see all jobs, others only their own.
-
-    Nobody may see a deleted job.
-    """
-    job = s.get(Job, job_id)
-    return job if job and job.deleted_at is None and (user.is_admin or job.owner_id == user.id) else None
+def may_see(job: Job, user: User) -> bool:
+    """Return whether this user may see the job while it is not deleted. Admins may see all jobs, others their own."""
+    return user.is_admin or job.owner_id == user.id
 
 
 def cancel_job(s: Session, job: Job) -> bool:

@@ -35,7 +35,7 @@ class AuditEvent(Base):
     __tablename__ = "audit_event"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=from_now())
+    at: Mapped[datetime] = mapped_column(default=from_now(), index=True)
     actor: Mapped[str | None] = mapped_column(index=True)
     via: Mapped[str]
     address: Mapped[str | None]

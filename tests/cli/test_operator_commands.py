@@ -1,6 +1,8 @@
 """Operators' commands against a real database: accounts, tokens, model versions, migrations, and the doctor."""
 
 import json
+import os
+import pwd
 import shutil
 import socket
 from datetime import UTC, datetime
@@ -375,15 +377,30 @@ def test_audit_lists_what_operators_did(operate, database):
     assert vias == {operator_name()}
 
 
-def test_audit_verify_finds_a_change(operate, ann):
+def test_audit_verify_finds_a_change(operate, ann, tmp_path):
     assert "1 events are not sealed yet" in operate("audit", "verify").stderr
     with session_scope() as session:
         sealed = audit.seal(session)
     assert sealed is not None
     found = json.loads(operate("audit", "verify", "--json").stdout)
-    assert found == {"seals": 1, "events": 1, "unsealed": 0, "digest": sealed.digest}
+    assert found == {"seals": 1, "events": 1, "unsealed": 0, "last": sealed.id, "digest": sealed.digest}
+    log = tmp_path / "sweep.log"
+    line = 'sweep | level=info event="audit trail sealed" seal={} events=1 digest={}'
+    log.write_text("other\n" + line.format(sealed.id, sealed.digest))
+    assert "1 seals match the log" in operate("audit", "verify", "--log", log).stderr
+    log.write_text(line.format(sealed.id, "0" * 64))
+    assert operate("audit", "verify", "--log", log).returncode == 1
     with session_scope() as session:
         session.execute(update(AuditEvent).values(actor="somebody else"))
     refused = operate("audit", "verify")
     assert refused.returncode == 1
     assert "seal 1 does not match its events" in refused.stderr
+
+
+def test_operator_has_the_name_of_the_account_whatever_the_environment_says(operate, ctbatch, database):
+    env = {"CTBATCH_HOME": str(database.home), "DATABASE_URL": database.database, "LOGNAME": "DOE^JANE", "USER": "x"}
+    assert ctbatch("users", "add", "ann", "--no-password", env=env).returncode == 0
+    (event,) = json.loads(operate("audit", "ls", "--json", "--user", operator_name()).stdout)
+    assert event["via"] == f"{pwd.getpwuid(os.getuid()).pw_name} at the command line"
+    assert operate("audit", "ls", "--json", "--until", "2020-01-01").stdout == "[]\n"
+    assert operate("audit", "ls", "--since", "2020-01-01").stdout.count("user.add") == 1

@@ -94,11 +94,11 @@ def test_seals_match_what_was_written(database: Settings) -> None:
     assert first.events == 2
     assert seal() is None
     add("job c")
-    assert verified() == audit.Verified(1, 2, 1, first.digest, None)
+    assert verified() == audit.Verified(1, 2, 1, first.id, first.digest, None)
     second = seal()
     assert second is not None
     assert second.digest != first.digest
-    assert verified() == audit.Verified(2, 3, 0, second.digest, None)
+    assert verified() == audit.Verified(2, 3, 0, second.id, second.digest, None)
 
 
 @pytest.mark.parametrize("column", ["at", "actor", "via", "address", "action", "object", "detail"])
@@ -128,6 +128,29 @@ def test_missing_event_or_seal_is_found(database: Settings) -> None:
         s.execute(delete(AuditEvent).where(AuditEvent.seal_id == first.id))
         s.execute(delete(AuditSeal).where(AuditSeal.id == first.id))
     assert verified().broken == second.id
+
+
+def test_seals_that_were_made_anew_do_not_match_the_log(database: Settings) -> None:
+    add("job a", "job b")
+    first = seal()
+    assert first is not None
+    with session_scope() as s:
+        s.execute(update(AuditEvent).values(seal_id=None))
+        s.execute(delete(AuditSeal))
+        s.execute(delete(AuditEvent).where(AuditEvent.object == "job a"))
+    again = seal()
+    assert again is not None
+    with read_scope() as s:
+        assert audit.verify(s).broken is None
+        assert audit.verify(s, {again.id: again.digest}).broken is None
+        assert audit.verify(s, {first.id: first.digest}).broken == first.id
+        assert audit.verify(s, {again.id: again.digest, 7: "0" * 64}).broken == 7
+
+
+def test_events_are_listed_by_what_the_actor_was_signed_in_with(database: Settings) -> None:
+    add("user x", actor=Actor(None, "root at the command line"))
+    add("job a")
+    assert listed(Filter(actor="root at the command line")) == ["user x"]
 
 
 def test_one_seal_covers_a_limited_number_of_events(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
 from db.database import read_scope, session_scope
-from db.ledger.jobs import visible_job
+from db.ledger.jobs import may_see
 from db.models import Job
 from web.errors import not_found
 from web.security.audit import note_look, note_refusal
-from web.security.auth import POLL, SAFE_METHODS, require_user
+from web.security.auth import SAFE_METHODS, require_user
 
 T = TypeVar("T")
 
@@ -24,19 +24,26 @@ ROW_IDS = range(1, 2**63)
 SMALL_IDS = range(1, MAX_INTEGER + 1)
 """Ids of all other tables. PostgreSQL refuses to look for a larger id."""
 
+ROW_OF_LIST = "jobs.row"
+"""The endpoint of a row of the list of jobs. The list does not open its jobs."""
+
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
 
 def own_job(s: Session, job_id: str) -> Job:
     """Return the job if this request's user may see it. Raises Problem 404."""
-    job = visible_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
-    if job is None:
-        if known := s.get(Job, job_id):
-            note_refusal(f"job {known.id}")
+    user = require_user()
+    known = s.get(Job, job_id) if _JOB_ID.fullmatch(job_id) else None
+    if known is None:
         raise not_found()
-    if request.method in SAFE_METHODS and POLL not in request.args:
-        note_look(f"job {job.id}")
-    return job
+    if not may_see(known, user):
+        note_refusal(f"job {known.id}")
+        raise not_found()
+    if known.deleted_at is not None:
+        raise not_found()
+    if request.method in SAFE_METHODS and request.endpoint != ROW_OF_LIST:
+        note_look(f"job {known.id}")
+    return known
 
 
 def row_of(s: Session, model: type[T], row_id: int) -> T:

@@ -2,7 +2,7 @@
 
 from apiflask import APIBlueprint
 
-from db.access.audit import Filter, list_events
+from db.access.audit import list_events
 from db.database import read_scope
 from web.api import PREFIX
 from web.api.openapi import problems
@@ -23,7 +23,4 @@ def list_all(query_data: AuditQuery) -> AuditPage:
     Newest first. To get the next page, send `next_cursor` as `cursor`, with the same filters. For admins.
     """
     with read_scope() as s:
-        page = list_events(
-            s, Filter(query_data.actor, query_data.action, query_data.object), query_data.cursor, query_data.limit
-        )
-        return AuditPage.model_validate(page)
+        return AuditPage.model_validate(list_events(s, query_data.filter(), query_data.cursor, query_data.limit))

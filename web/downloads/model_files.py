@@ -11,7 +11,7 @@ from db.registry.export import export_package, export_size
 from db.registry.manifest import OF_SLICES
 from db.storage import storage
 from web.errors import not_found
-from web.security.audit import note_export
+from web.security.audit import record_export
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 REPORT_CSP = (
@@ -107,7 +107,7 @@ def _file(version: ModelVersion, name: str, content_type: str) -> Response:
 
 def export_response(version: ModelVersion, *, with_slices: bool) -> Response:
     """Stream the version as one file, with or without pictures of slices. Raises storage's FileMissing, FileDamaged."""
-    note_export(Action.MODEL_EXPORT, f"model {version.label}", WITH_SLICES if with_slices else "")
+    record_export(Action.MODEL_EXPORT, f"model {version.label}", WITH_SLICES if with_slices else "")
     response = Response(export_package(version, with_slices=with_slices), content_type="application/x-tar")
     response.content_length = export_size(version, with_slices=with_slices)
     name = f"{version.name}-{version.number}.ctbatch.tar"

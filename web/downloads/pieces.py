@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from db import RESEARCH_USE_ONLY
 from db.access.audit import Action
 from db.ledger.job_view import JobView
-from web.security.audit import note_export
+from web.security.audit import record_export
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 ROWS_A_PIECE = 200
@@ -63,7 +63,7 @@ def download(
     job's name in safe characters. `X-Notice` says: for research only. `X-Incomplete` says what an export of an open job
     lacks.
     """
-    note_export(Action.JOB_EXPORT, f"job {job.id}", f"{(ending or '-results')[1:]}.{kind}")
+    record_export(Action.JOB_EXPORT, f"job {job.id}", f"{(ending or '-results')[1:]}.{kind}")
     response = Response(pieces, content_type=content_type)
     end = f"-{job.id}{ending}{'-partial' if job.is_open else ''}.{kind}"
     response.headers.set("Content-Disposition", "attachment", **_file_names(job.name, end))

@@ -10,14 +10,15 @@ from db.access import audit
 from db.access.audit import Action, Actor
 from db.database import session_scope
 from web.security.auth import current_user
-from web.security.proxies import client_address
+from web.security.proxies import address_text
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 3600  # an open page requests the same again and again, and is recorded once in this time
+TRY_AGAIN_SECONDS = 60  # after an event that could not be written
 MOST_KEPT = 10_000
 
-_recorded: dict[tuple[str, ...], float] = {}
+_due: dict[tuple[str, ...], float] = {}  # when the same event is recorded again
 
 
 def install(app: Flask) -> None:
@@ -29,57 +30,51 @@ def install(app: Flask) -> None:
 
 def actor() -> Actor:
     """Return who acts by this request."""
-    user, address = current_user(), client_address()
-    return Actor(user.name if user else None, g.get("via", ""), str(address) if address else None)
+    user = current_user()
+    return Actor(user.name if user else None, g.get("via", ""), address_text())
 
 
 def note_look(object_: str) -> None:
     """Record that the user of this request opened something, if the answer is no error.
 
-    Each web process records it once an hour for each user.
+    Each web process records it once an hour for each user, token and address.
     """
     g.opened = object_
 
 
-def note_export(action: Action, object_: str, detail: str) -> None:
-    """Record each export that is answered without an error."""
-    g.exported = (action, object_, detail)
-
-
 def note_refusal(object_: str) -> None:
-    """Record that the user of this request was not allowed to see or do something, once an hour."""
+    """Record that this request was refused, as often as `note_look` does."""
     g.refused = object_
+
+
+def record_export(action: Action, object_: str, detail: str) -> None:
+    """Record an export before it is sent. Raises OperationalError: the database cannot be written to."""
+    if request.method == "GET":
+        with session_scope() as s:
+            audit.record(s, action, object_, detail)
+        g.pop("opened", None)
 
 
 def _record_noted(response: Response) -> Response:
     if refused := g.pop("refused", None):
         _record_once(Action.REFUSED, refused, f"{request.method} {request.url_rule}")
-    exported, opened = g.pop("exported", None), g.pop("opened", None)
-    if response.status_code < 400:
-        if exported:
-            _record(actor(), *exported)
-        elif opened:
-            _record_once(Action.JOB_OPEN, opened, "")
+    if (opened := g.pop("opened", None)) and response.status_code < 400:
+        _record_once(Action.JOB_OPEN, opened, "")
     return response
 
 
 def _record_once(action: Action, object_: str, detail: str) -> None:
     who = actor()
-    key, now = (who.name or "", who.via, action, object_, detail), time.monotonic()
-    if now - _recorded.get(key, -PAUSE_SECONDS) < PAUSE_SECONDS:
+    key, now = (who.name or "", who.via, who.address or "", action, object_, detail), time.monotonic()
+    if now < _due.get(key, now):
         return
-    if _record(who, action, object_, detail):
-        if len(_recorded) >= MOST_KEPT:
-            _recorded.clear()
-        _recorded[key] = now
-
-
-def _record(who: Actor, action: Action, object_: str, detail: str) -> bool:
+    if len(_due) >= MOST_KEPT:
+        _due.clear()
+    _due[key] = now + PAUSE_SECONDS
     try:
-        with session_scope() as s:
+        with session_scope(patient=False) as s:
             audit.record(s, action, object_, detail, actor=who)
-    except OperationalError as error:  # on a full disk, people can still read pages
+    except OperationalError as error:  # people can still read pages on a full disk, and while a long job is written
+        _due[key] = now + TRY_AGAIN_SECONDS
         facts = {"action": action, "object": object_, "error": type(error.orig).__name__}
         log.warning("not recorded in the audit trail", extra=facts)
-        return False
-    return True

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from wtforms.validators import ValidationError
 
 from db.access import accounts, tokens
-from db.access.audit import Action, record
+from db.access.audit import Action, Actor, record
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
 from web.security import known_devices
 from web.security.csrf import check_token
+from web.security.proxies import address_text
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def _find_user() -> User | None:
     with read_scope() as s:
         known = tokens.signed_in(s, secret)
     if known is None:
+        if _is_bearer():
+            g.refused = "a token that is not valid"
         return None
     g.via = known.via
     if known.touch_due and not _is_bearer() and _is_activity():
@@ -176,12 +179,12 @@ def _check_parameters() -> None:
 def sign_in(user: User, via: str) -> None:
     """Start a new session for the browser of this request. The old session and its id are dropped.
 
-    `via`: what the user signed in with.
+    `via`: what the user signed in with, for the audit trail.
     """
     sign_out()
     with session_scope() as s:
         secret = tokens.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
-        record(s, Action.SIGN_IN, f"user {user.name}", f"by {via}")
+        record(s, Action.SIGN_IN, f"user {user.name}", actor=Actor(user.name, via, address_text()))
     session[_SESSION_KEY] = secret
     session.permanent = True
     after_this_request(lambda response: known_devices.remember(response, user.name))

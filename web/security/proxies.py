@@ -42,6 +42,12 @@ def client_address() -> IPv4Address | IPv6Address | None:
         return None
 
 
+def address_text() -> str | None:
+    """Return the IP address that the request comes from as text, or None."""
+    address = client_address()
+    return None if address is None else str(address)
+
+
 def install(app: Flask, settings: Settings) -> None:
     """Take the client's address, scheme and host from the headers of trusted proxies.
 

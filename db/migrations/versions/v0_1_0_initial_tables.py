@@ -69,6 +69,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("audit_event", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_audit_event_actor"), ["actor"], unique=False)
+        batch_op.create_index(batch_op.f("ix_audit_event_at"), ["at"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_event_object"), ["object"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_event_seal_id"), ["seal_id"], unique=False)
 

@@ -3,7 +3,7 @@
 from apiflask import APIBlueprint
 from flask import render_template, request
 
-from db.access.audit import Action, Filter, list_events
+from db.access.audit import Action, list_events
 from db.database import read_scope
 from web.schemas.audit import AuditQuery
 from web.security.guards import guard_admin_pages
@@ -18,6 +18,9 @@ def index() -> str:
     """List the events, newest first."""
     query = parsed(AuditQuery, request.args)
     with read_scope() as s:
-        page = list_events(s, Filter(query.actor, query.action, query.object), query.cursor, query.limit)
+        page = list_events(s, query.filter(), query.cursor, query.limit)
     kinds = sorted({action.partition(".")[0] for action in Action})
-    return render_template("account/audit.html", page=page, query=query, actions=list(Action), kinds=kinds)
+    chosen = query.model_dump(mode="json", exclude={"cursor", "limit"}, exclude_none=True)
+    return render_template(
+        "account/audit.html", page=page, query=query, chosen=chosen, actions=list(Action), kinds=kinds
+    )

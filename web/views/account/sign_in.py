@@ -15,6 +15,7 @@ from db.access.sign_in_counts import TooManyFailures
 from db.database import in_transaction, read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in, respond, sentence
+from web.security.audit import note_refusal
 from web.security.auth import check_again, current_user, local_path, require_user, sign_in, sign_out
 from web.security.guards import guard_forms
 from web.security.sign_in_limits import limits_of
@@ -51,6 +52,7 @@ def submit() -> ResponseReturnValue:
 def wait(error: TooManyFailures) -> ResponseReturnValue:
     """Show how long to wait. The answer is the same for a name that does not exist."""
     seconds = max(1, math.ceil(error.seconds))
+    note_refusal("too many wrong passwords")
     where = "from your network" if error.limit.key.startswith("network:") else "for this name"
     detail = f"There were too many wrong passwords {where}. Wait {duration(seconds)}, then try again."
     show = password_form if request.endpoint == "sign_in.change_password" else _form
@@ -93,6 +95,7 @@ def by_link(secret: str) -> ResponseReturnValue:
 
 
 def _dead_link() -> ResponseReturnValue:
+    note_refusal("a sign-in link that is not valid")
     return redirect("/", 303) if current_user() is not None else _form(not_signed_in(USED_LINK))
 
 
