@@ -231,7 +231,8 @@ class Identity(Document):
 
     `largest`: the number of slices in the largest group, which come from `largest_studies` studies. `folders`: how many
     groups the folders of these slices would give. `problem`: `each_slice_a_patient` or `one_patient_for_all` if a split
-    by these groups would not keep patients apart, or else None.
+    by these groups would not keep patients apart, or else None. `several_births`: how many patient IDs have several
+    birth dates, so that they may stand for several patients.
     """
 
     slices: int = 0
@@ -240,6 +241,7 @@ class Identity(Document):
     largest_studies: int = 0
     folders: int = 0
     problem: str | None = None
+    several_births: int = 0
 
 
 class DatasetReport(Document):

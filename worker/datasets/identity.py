@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 
 from db.datasets.slices import EACH_SLICE
 from db.models.documents import Identity
+from worker.imaging.recipe import SeriesInfo
 
 ONE_FOR_ALL = "one_patient_for_all"
 
@@ -22,12 +23,14 @@ class HeaderGroups:
     def __init__(self) -> None:
         self._slices: Counter[str] = Counter()
         self._studies: dict[str, set[str]] = defaultdict(set)
+        self._births: dict[str, set[str]] = defaultdict(set)
         self._folders: dict[str, set[str]] = defaultdict(set)
 
-    def add(self, group: str, study_uid: str, folder: str) -> None:
+    def add(self, group: str, series: SeriesInfo, folder: str) -> None:
         """Count a slice. `folder`: the group that the slice's folders name, or ""."""
         self._slices[group] += 1
-        self._studies[group].add(study_uid)
+        self._studies[group].add(series.study_uid)
+        self._births[group].update([series.birth_date] if series.birth_date else [])
         self._folders[group].update([folder] if folder else [])
 
     def identity(self) -> Identity:
@@ -41,6 +44,7 @@ class HeaderGroups:
             largest=slices,
             largest_studies=len(self._studies[largest]),
             folders=len(set().union(*self._folders.values())),
+            several_births=sum(len(births) > 1 for births in self._births.values()),
             problem=self._problem(largest),
         )
 
@@ -58,9 +62,15 @@ class HeaderGroups:
 
 def warning_of(identity: Identity) -> str | None:
     """Return a sentence that says what is wrong and what to do. Return None if headers keep patients apart."""
-    if identity.problem is None:
+    if identity.problem is None and not identity.several_births:
         return None
-    if identity.problem == EACH_SLICE:
+    if identity.problem is None:
+        count = identity.several_births
+        what = (
+            f"{count} {'patient ID has' if count == 1 else 'patient IDs have'} several birth dates: different patients"
+            " may count as one"
+        )
+    elif identity.problem == EACH_SLICE:
         what = (
             f"by their headers, {identity.slices} DICOM slices are of {identity.groups} patients, nearly one a slice:"
             " slices of one patient may be in several parts of a split, and metrics may be too good"

@@ -64,7 +64,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
         else:
             pixels = slice_pixels(review.array_sha256, slice_.array_row or 0, slice_.pixels_sha256 or "")
             if origin == BY_HEADER and series:
-                collector.headers.add(group, series.study_uid, folder)
+                collector.headers.add(group, series, folder)
             collector.take(item, pixels, origin)
             collector.blind_labels += review.blind
             collector.shared_labels += review.is_shared

@@ -337,7 +337,7 @@ def _collect(
             pages = file_item.name if len(result) > 1 else ""
             group, origin = group_of(labels, groups.of(prepared.series), pages, folders_first=folders_first)
             if origin == BY_HEADER and prepared.series:
-                collector.headers.add(group, prepared.series.study_uid, labels.folder)
+                collector.headers.add(group, prepared.series, labels.folder)
             stated = None if folders_first else series_key(prepared.series)
             item = replace(
                 file_item,

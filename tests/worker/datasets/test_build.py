@@ -567,6 +567,17 @@ def test_one_id_for_all_patients_is_reported_and_folders_can_be_taken(make: Make
     assert (found.report.identity.largest, found.report.identity.largest_studies) == (12, 6)
 
 
+def test_id_with_several_birth_dates_is_reported(make: Make) -> None:
+    def stated(n: int) -> dict[str, str]:
+        born = "19600101" if n // 2 == 1 else "19500101"
+        return {"PatientID": f"P{max(n // 2, 1)}", "StudyInstanceUID": f"1.{n // 2}", "PatientBirthDate": born}
+
+    found = make(of_anonymiser(stated))
+    assert (found.report.identity.groups, found.report.identity.several_births) == (5, 1)
+    assert found.report.identity.problem is None
+    assert found.report.warnings[0].startswith("1 patient ID has several birth dates: different patients may count as")
+
+
 def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> None:
     found = make(of_anonymiser(lambda n: {"PatientID": f"P{n // 2}", "StudyInstanceUID": f"1.{n // 2}"}))
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
