@@ -53,13 +53,6 @@ def test_journey_of_a_job(api: Api) -> None:
     ]
 
 
-def test_request_for_the_headers_only_is_not_an_export(api: Api) -> None:
-    job = submitted(api)
-    for address in (f"/jobs/{job}/results.csv", f"/jobs/{job}/results.json"):
-        assert api.client.head(f"/api/v1{address}", headers=api.headers).status_code == 200
-    assert events("job.export") == []
-
-
 def test_no_name_of_a_file_is_kept(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
     job = submitted(api)
     anns_browser.get(f"/jobs/{job}?find=DOE")

@@ -42,9 +42,8 @@ def note_look(object_: str) -> None:
 
 
 def note_export(action: Action, object_: str, detail: str) -> None:
-    """Record each export that is answered without an error. A request for the headers only is not an export."""
-    if request.method == "GET":
-        g.exported = (action, object_, detail)
+    """Record each export that is answered without an error."""
+    g.exported = (action, object_, detail)
 
 
 def note_refusal(object_: str) -> None:
