@@ -47,7 +47,8 @@ class CheckResult:
 def doctor(tune: bool, as_json: bool) -> None:
     """Check this installation, from Python to the server. Print what is wrong, and what to do.
 
-    Without --tune, this changes nothing. The exit code is 4 if a check fails.
+    Writes a small file to the storage, to check that it can be written to. Without --tune, nothing else changes. The
+    exit code is 4 if a check fails.
     """
     from db.database import current
 

@@ -68,9 +68,9 @@ class GroupMetrics(Metrics):
 
     A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs. `no_verdict`: the
     groups to which the rule gives no verdict, because too many of their slices are out of distribution. Neither are in
-    `n`. `tuned_slices`: how many of the slices the rule was tuned on, or on groups with their names. If any, the
-    metrics may be too good. `tuned_on`: the hash of the dataset on which the rule was tuned, or None if that dataset
-    was not in the database.
+    `n`. If `n` is 0, all metrics are None. `tuned_slices`: how many of the slices the rule was tuned on, or on groups
+    with their names. If any, the metrics may be too good. `tuned_on`: the hash of the dataset on which the rule was
+    tuned, or None if that dataset was not in the database.
     """
 
     rule: FindingRule

@@ -12,6 +12,7 @@ from db import NAME, broker
 from db.access.audit import Action, record
 from db.broker import Queue
 from db.clock import from_now
+from db.database import lock_row
 from db.datasets.datasets import lock_kept
 from db.ledger import leases
 from db.ledger.leases import Claim
@@ -23,6 +24,7 @@ from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 DEMO = "demo"
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 PACE = ("step", "steps", "rate", "eta_seconds")  # of the live progress: true only while a worker trains
+_REQUESTED = {Action.RUN_CANCEL: TrainingRun.cancel_requested_at, Action.RUN_STOP: TrainingRun.stop_requested_at}
 
 
 class RunError(Exception):
@@ -226,12 +228,10 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
 
 def cancel_run(s: Session, run: TrainingRun) -> bool:
     """Cancel a run, which then keeps nothing. Return False if it has ended already. A waiting run ends at once."""
-    waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
-    if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
-        record(s, Action.RUN_CANCEL, f"run {run.id}")
-        return True
-    return _ask(s, run, Action.RUN_CANCEL, cancel_requested_at=from_now())
+    return _ask(s, run, Work.READY, Action.RUN_CANCEL, **ended) or _ask(
+        s, run, Work.RUNNING, Action.RUN_CANCEL, cancel_requested_at=from_now()
+    )
 
 
 def waiting_although_cancelled(s: Session) -> list[TrainingRun]:
@@ -251,21 +251,22 @@ def stop_run(s: Session, run: TrainingRun) -> bool:
     A waiting run with a checkpoint is due at once. Workers that died before do not count any more, because making the
     version may need less memory than training.
     """
-    waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
-    if run.checkpoint:
-        due = {**TrainingRun.WHEN_QUEUED, "stop_requested_at": from_now(), "lease_until": None, "attempts": 0}
-        if s.scalar(update(TrainingRun).where(*waiting).values(**due).returning(TrainingRun.id)):
-            record(s, Action.RUN_STOP, f"run {run.id}")
-            broker.wake_after_commit(s, Queue.TRAINING)
-            return True
-    return _ask(s, run, Action.RUN_STOP, stop_requested_at=from_now(), attempts=1)
+    due = {**TrainingRun.WHEN_QUEUED, "stop_requested_at": from_now(), "lease_until": None, "attempts": 0}
+    if run.checkpoint and _ask(s, run, Work.READY, Action.RUN_STOP, **due):
+        broker.wake_after_commit(s, Queue.TRAINING)
+        return True
+    return _ask(s, run, Work.RUNNING, Action.RUN_STOP, stop_requested_at=from_now(), attempts=1)
 
 
-def _ask(s: Session, run: TrainingRun, action: Action, **values: Any) -> bool:
-    mine = (TrainingRun.id == run.id, TrainingRun.state == Work.RUNNING)
+def _ask(s: Session, run: TrainingRun, now_in: Work, action: Action, **values: Any) -> bool:
+    """Change a run that is in this state. Return False if it is in another. Record the first such request."""
+    lock_row(s, TrainingRun, run.id)
+    is_first = s.scalar(select(_REQUESTED[action].is_(None)).where(TrainingRun.id == run.id))
+    mine = (TrainingRun.id == run.id, TrainingRun.state == now_in)
     if s.scalar(update(TrainingRun).where(*mine).values(values).returning(TrainingRun.id)) is None:
         return False
-    record(s, action, f"run {run.id}")
+    if is_first:
+        record(s, action, f"run {run.id}")
     return True
 
 

@@ -222,4 +222,5 @@ def test_groups_without_a_verdict_are_not_counted(
     with session_scope() as s:
         s.get_one(ModelVersion, version.id).ood = {"threshold": 0.5}
     refused = run("tune", "lung/1", "--dataset", "site")
-    assert (refused.exit_code, "no group of the dataset is non-COVID" in refused.output) == (1, True), refused.output
+    assert (refused.exit_code, "no group that counts is non-COVID" in refused.output) == (1, True), refused.output
+    assert "groups without a verdict" in refused.output

@@ -367,18 +367,28 @@ def test_damaged_demo_model_says_which_command_makes_it_anew(
     assert "make demo-model" in result.output
 
 
-def test_check_states_the_share_out_of_distribution_once(
-    run: Run, add_version: AddVersion, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def far_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test engine gives each slice the distance 2."""
     predict = FakeEngine.predict
 
     def with_distance(self: FakeEngine, slices: NDArray[np.uint8]) -> Scores:
         return replace(predict(self, slices), distance=np.full(len(slices), 2.0, np.float32))
 
     monkeypatch.setattr(FakeEngine, "predict", with_distance)
+
+
+def test_check_states_the_share_out_of_distribution_once(run: Run, add_version: AddVersion, far_slices: None) -> None:
     add_version("far", ood={"threshold": 1.0})
     add_version("near", ood={"threshold": 3.0})
     add_dataset("clinic", 180, 60, seed=3)
     for name, share in (("far", "100%"), ("near", "0.0%")):
         printed = run("check", f"{name}/1", "--on", "clinic").stderr
         assert [line.split()[0] for line in printed.splitlines() if "of the slices" in line] == [share], printed
+
+
+def test_check_says_that_no_group_has_a_verdict(run: Run, add_version: AddVersion, far_slices: None) -> None:
+    add_version("far", ood={"threshold": 1.0})
+    add_dataset("clinic", 180, 60, seed=3)
+    printed = run("check", "far/1", "--on", "clinic").stderr
+    assert "no metrics of groups (patients): 60 groups without a verdict" in printed

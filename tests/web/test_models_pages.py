@@ -490,6 +490,21 @@ def test_site_check_is_queued_and_its_verdict_shown(admin: Api, roots_browser: B
     assert roots_browser.client.post(f"/models/{version_id}/check", data=unknown).status_code == 422
 
 
+def test_pages_say_that_no_group_has_a_verdict(admin: Api, roots_browser: Browser, version_id: int) -> None:
+    no_group = {"n": 0, "no_verdict": 10, "rule": BY_GROUP["rule"]}
+    ready_dataset("other")
+    asked = admin.post(f"/models/{version_id}/checks", json={"dataset": "other"})
+    carry_out()
+    with session_scope() as s:
+        version = s.get_one(ModelVersion, version_id)
+        version.metrics = version.metrics | {"by_group": no_group}
+        check = s.get_one(Evaluation, asked.json["id"])
+        check.result = {**check.result, "by_group": no_group}
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert page.count("No metrics of groups (patients): 10 groups without a verdict") == 2
+    assert "Each group gets one verdict" not in page
+
+
 def test_two_versions_are_compared_over_the_api(admin: Api, version_id: int, split_id: int, tmp_path: Path) -> None:
     add_version(tmp_path / "third", split_id, "third")
     url, asked = f"/models/{version_id}/comparisons", {"with_model": "third/1"}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from db.evaluation.result import GroupMetrics
+from db.evaluation.result import GroupMetrics, Metrics
 from db.findings.rules import LEAST_LUNG, MOST_OOD, score_of
-from db.metrics import OF_PROBABILITIES
+from db.metrics import METRICS, OF_PROBABILITIES
 from db.models.documents import FindingRule
 from training.evaluation.metrics import with_intervals
 from worker.imaging.lungs import lung_fraction
@@ -99,16 +99,18 @@ def measure_groups(
     unit_of: Mapping[str, str] | None = None,
     tuned_slices: int = 0,
     tuned_on: str | None = None,
-) -> GroupMetrics | None:
-    """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group.
+) -> GroupMetrics:
+    """Return the metrics of a rule on groups, with intervals by resampling groups.
 
-    The score of a group is not a probability, so the metrics of probabilities are None.
+    The score of a group is not a probability, so the metrics of probabilities are None. If no group counts, all metrics
+    and intervals are None.
 
     `unit_of`: see `with_intervals`. `tuned_slices`, `tuned_on`: see `GroupMetrics`.
     """
-    if not groups.names:
-        return None
-    metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold, unit_of=unit_of)
+    if groups.names:
+        metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold, unit_of=unit_of)
+    else:
+        metrics = Metrics(n=0, groups=0, named_groups=0, intervals=dict.fromkeys(METRICS))
     intervals = {name: ends for name, ends in metrics.intervals.items() if name not in OF_PROBABILITIES}
     not_measured = dict.fromkeys(OF_PROBABILITIES)
     return GroupMetrics(

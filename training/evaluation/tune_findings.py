@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from db import CLASSES
 from db.findings.rules import DEFAULT_K, RULES, default_rule, rule_named
+from db.metrics import groups_not_counted
 from db.models.documents import FindingRule, Rate, Tuning
 from training.evaluation.calibrate import choose_threshold
 from training.evaluation.group_level import ScoredGroups
@@ -77,7 +78,7 @@ def tune(
     """
     unit_of = np.asarray(units, np.intp)
     counts = _counts(groups.labels, unit_of)
-    _check_classes(counts)
+    _check_classes(counts, groups_not_counted(groups.left_out, groups.no_verdict))
     scores = np.stack([groups.scores(rule) for rule in tried])
     verdicts = np.zeros(len(groups.labels))
     chosen = []
@@ -112,13 +113,16 @@ def _counts(labels: NDArray[np.uint8], units: Indices) -> dict[str, int]:
     return {name: len(np.unique(units[labels == label])) for label, name in CLASSES.items()}
 
 
-def _check_classes(counts: Mapping[str, int]) -> None:
+def _check_classes(counts: Mapping[str, int], apart: str) -> None:
+    """Raise CannotTune if a class has too few groups. `apart`: which groups of the dataset are not in `counts`."""
+    not_counted = f". Not counted: {apart}" if apart else ""
     if missing := [name for name, count in counts.items() if not count]:
-        raise CannotTune(f"no group of the dataset is {missing[0]}; a rule needs groups of both classes")
+        which = "group that counts" if apart else "group of the dataset"
+        raise CannotTune(f"no {which} is {' or '.join(missing)}; a rule needs groups of both classes{not_counted}")
     if few := [f"{count} of {name}" for name, count in counts.items() if count < LEAST_UNITS]:
         raise CannotTune(
             f"there are too few groups (patients): {' and '.join(few)}; at least {LEAST_UNITS} of each class are"
-            " needed. A group counts if a slice shows the lungs. Groups that share slices count as one"
+            f" needed. Groups that share slices count as one{not_counted}"
         )
 
 

@@ -123,9 +123,11 @@ def _group_metrics(groups: GroupMetrics | None) -> list[str]:
     """Return the metrics of groups (patients). Each group gets one verdict."""
     if groups is None:
         return []
+    apart = groups_not_counted(groups.left_out, groups.no_verdict)
+    if groups.n == 0:
+        return ["", f"No metrics of groups (patients): {apart}."]
     shown = metric_rows(groups)
     rows = [[shown[key].word, shown[key].value, shown[key].interval or "–"] for key in GROUP_METRICS]
-    apart = groups_not_counted(groups.left_out, groups.no_verdict)
     kinds = ", ".join(f"{size:,} {name}" for name, size in groups.class_groups.items())
     return [
         "",

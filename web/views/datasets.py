@@ -1,7 +1,7 @@
 """The pages of datasets: the list, the form that makes one, and a page with a report and splits. For admins."""
 
 from apiflask import APIBlueprint
-from flask import Response, flash, redirect, render_template, request, url_for
+from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from db.database import current, read_scope
@@ -19,7 +19,7 @@ from web.schemas.common import ListQuery
 from web.schemas.datasets import SplitIn
 from web.security.auth import require_admin
 from web.security.guards import guard_admin_pages
-from web.views.forms import form_errors, form_values, page_response, parsed
+from web.views.forms import flash_deleted, form_errors, form_values, page_response, parsed
 
 blueprint = APIBlueprint("datasets", __name__, url_prefix="/datasets", enable_openapi=False)
 guard_admin_pages(blueprint)
@@ -90,8 +90,7 @@ def split(dataset_id: int) -> ResponseReturnValue:
 def delete(dataset_id: int) -> ResponseReturnValue:
     """Delete a dataset, and return to the list."""
     datasets.delete(dataset_id)
-    days = days_until_files_are_gone()
-    flash(f"The dataset is deleted. Its files leave the disk after about {days} days, unless something else uses them.")
+    flash_deleted("dataset")
     return redirect(url_for("datasets.index"), 303)
 
 

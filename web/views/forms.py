@@ -1,14 +1,15 @@
-"""Checks form fields and query parameters by the schemas of the API. Makes pages that show what is wrong."""
+"""Checks form fields and query parameters by the schemas of the API. Makes pages that say what is wrong or was done."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from flask import Response, make_response, render_template
+from flask import Response, flash, make_response, render_template
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
 
+from db.datasets.deletion import days_until_files_are_gone
 from web.errors import Problem, as_problem
 
 P = ParamSpec("P")
@@ -24,6 +25,12 @@ def page_response(template: str, problem: Problem | None = None, **values: Any) 
     if problem is not None:
         response.status_code = problem.status
     return response
+
+
+def flash_deleted(what: str) -> None:
+    """Say on the next page that a job or a dataset is deleted, and when its files leave the disk."""
+    days = days_until_files_are_gone()
+    flash(f"The {what} is deleted. Its files leave the disk after about {days} days, unless something else uses them.")
 
 
 def form_errors(

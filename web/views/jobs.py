@@ -3,7 +3,7 @@
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response, flash, redirect, render_template, request, url_for
+from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -19,7 +19,7 @@ from web.schemas.jobs import JobListQuery
 from web.security.auth import require_user
 from web.security.guards import guard_pages
 from web.views.findings.part import PartQuery, findings_part
-from web.views.forms import page_response, parsed
+from web.views.forms import flash_deleted, page_response, parsed
 from web.views.results import Switches, asked, kept, results_part, slice_part, switches_blind
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
@@ -121,8 +121,7 @@ def retry(job_id: str) -> ResponseReturnValue:
 def delete(job_id: str) -> ResponseReturnValue:
     """Delete an ended job, and return to the list."""
     jobs.delete(job_id)
-    days = days_until_files_are_gone()
-    flash(f"The job is deleted. Its files leave the disk after about {days} days, unless something else uses them.")
+    flash_deleted("job")
     return redirect(url_for("jobs.index"), 303)
 
 

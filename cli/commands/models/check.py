@@ -81,7 +81,9 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         say(f"  {reason}")
     if said["ood_share"] is not None and said["ood_share"] <= MUCH_OOD:  # a larger share is one of the reasons
         say(f"  {said['ood_share']:.1%} of the slices are out of distribution")
-    if of_groups is not None:
+    if of_groups is not None and of_groups.n == 0:
+        say(f"no metrics of groups (patients): {groups_not_counted(of_groups.left_out, of_groups.no_verdict)}")
+    elif of_groups is not None:
         rule = of_groups.rule
         say(f"{of_groups.n} groups (patients) by {rule.name}: COVID if the score is at least {written(rule.threshold)}")
         if of_groups.groups != of_groups.n:

@@ -3,11 +3,12 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import inspect, update
+from sqlalchemy import inspect, select, update
 
+from db.access.audit import Action
 from db.database import session_scope
 from db.ledger import leases
-from db.models import Dataset, TrainingRun, Work
+from db.models import AuditEvent, Dataset, TrainingRun, Work
 from db.training import runs
 from db.training.progress import EpochRecord, StoredCheckpoint
 from db.training.runs import BadName, NewRun, RunError
@@ -232,3 +233,40 @@ def test_dataset_that_is_not_built_is_refused(dataset, split):
         dataset = s.get_one(Dataset, dataset.id)
         with pytest.raises(RunError, match="an empty class"):
             runs.check_split(s, dataset, split, None, [])
+
+
+def requests_recorded(run):
+    with session_scope() as s:
+        query = select(AuditEvent.action).where(AuditEvent.object == f"run {run.id}").order_by(AuditEvent.id)
+        return [action for action in s.scalars(query) if action != Action.RUN_LAUNCH]
+
+
+def test_each_request_to_end_a_run_is_recorded_once(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    for _ in range(2):
+        with session_scope() as s:
+            assert runs.stop_run(s, s.get_one(TrainingRun, run.id))
+    for _ in range(2):
+        with session_scope() as s:
+            assert runs.cancel_run(s, s.get_one(TrainingRun, run.id))
+    with session_scope() as s:
+        leases.put_off(s, TrainingRun, held)
+    with session_scope() as s:
+        [waiting] = runs.waiting_although_cancelled(s)
+        assert runs.cancel_run(s, waiting)
+    assert view(run).state == "cancelled"
+    assert requests_recorded(run) == [Action.RUN_STOP, Action.RUN_CANCEL]
+
+
+def test_stop_of_a_waiting_run_is_recorded_once(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0))
+    with session_scope() as s:
+        leases.put_off(s, TrainingRun, held)
+    for _ in range(2):
+        with session_scope() as s:
+            assert runs.stop_run(s, s.get_one(TrainingRun, run.id))
+    assert requests_recorded(run) == [Action.RUN_STOP]

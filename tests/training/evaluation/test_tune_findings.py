@@ -55,7 +55,7 @@ def test_the_estimate_on_noise_is_chance_although_the_best_candidate_looks_bette
     rules = [tuned(groups) for groups in noise]
     on_itself = [measure_groups(groups, rule) for groups, rule in zip(noise, rules, strict=True)]
     honest = np.mean([rule.tuned.held_out["accuracy"].value for rule in rules if rule.tuned])
-    flattered = np.mean([metrics.accuracy for metrics in on_itself if metrics and metrics.accuracy])
+    flattered = np.mean([metrics.accuracy for metrics in on_itself if metrics.accuracy])
     assert abs(honest - 0.5) < 0.06
     assert flattered > honest + 0.08
 
@@ -130,13 +130,30 @@ def test_group_whose_series_are_out_of_distribution_gets_no_verdict() -> None:
     assert (groups.names, groups.left_out, groups.no_verdict) == (["b"], 0, 1)
     assert [list(one) for one in groups.probabilities[0]] == [[0.1]], "the series that is out of distribution has none"
     metrics = measure_groups(groups, MEAN)
-    assert metrics is not None
     assert (metrics.n, metrics.no_verdict, metrics.recall) == (1, 1, None)
+
+
+def test_groups_are_stated_although_none_has_a_verdict() -> None:
+    groups = ScoredGroups.of([0.9, 0.1], [1, 0], ["a", "b"], with_lung(2), [None] * 2, [None] * 2, np.ones(2, np.bool_))
+    metrics = measure_groups(groups, MEAN)
+    assert (metrics.n, metrics.groups, metrics.no_verdict, metrics.left_out) == (0, 0, 2, 0)
+    assert (metrics.accuracy, metrics.rule) == (None, MEAN)
+    with pytest.raises(CannotTune, match="2 groups without a verdict"):
+        tuned(groups)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_refusal_to_tune_names_the_groups_that_do_not_count(kept: int) -> None:
+    names, labels = [f"{number:02d}" for number in range(40)], [1] * 20 + [0] * 20
+    ood = np.array([label == 1 and number >= kept for number, label in enumerate(labels)])
+    groups = ScoredGroups.of([0.5] * 40, labels, names, with_lung(40), [None] * 40, [None] * 40, ood)
+    with pytest.raises(CannotTune, match=f"{20 - kept} groups without a verdict") as refusal:
+        tuned(groups)
+    assert "no group of the dataset" not in str(refusal.value)
 
 
 def test_score_of_a_group_is_no_probability() -> None:
     metrics = measure_groups(one_ill_slice(), MEAN)
-    assert metrics is not None
     assert (metrics.ece, metrics.brier) == (None, None)
     assert not {"ece", "brier"} & metrics.intervals.keys()
 

@@ -44,7 +44,9 @@ def test_groups_are_measured_beside_slices():
     assert (found.by_group.n, found.by_group.accuracy, found.by_group.recall) == (4, 0.75, 0.5)
     assert found.by_group.rule.name == "top-k-mean (k 10)"
     data.pixels[:] = 0
-    assert measure_test(data, scores, Calibration(1.0, 0.6, 2.0)).by_group is None
+    without_lung = measure_test(data, scores, Calibration(1.0, 0.6, 2.0)).by_group
+    assert without_lung is not None
+    assert (without_lung.n, without_lung.left_out, without_lung.accuracy) == (0, 4, None)
 
 
 def test_mistake_is_named_by_its_row_not_its_file():

@@ -356,6 +356,13 @@ def test_card_gives_metrics_of_groups():
     assert "| Accuracy | 0.875 | – |" in card
 
 
+def test_card_says_that_no_group_has_a_verdict():
+    rule = FindingRule(rule="max", version=2, threshold=0.4)
+    card = model_card(content(by_group=GroupMetrics(n=0, no_verdict=10, rule=rule)))
+    assert "No metrics of groups (patients): 10 groups without a verdict" in card
+    assert "Metric of groups" not in card
+
+
 def test_card_gives_metrics_with_intervals_and_how_to_reproduce_the_version():
     made = content(ood_threshold=1.3)
     card = model_card(made)

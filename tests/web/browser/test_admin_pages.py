@@ -7,6 +7,8 @@ import pytest
 from apiflask import APIFlask
 from flask import render_template_string
 
+from db.access import audit
+from db.access.audit import Action, Actor
 from db.database import session_scope
 from db.evaluation.result import PairedMetric
 from db.ledger.leases import Claim
@@ -82,6 +84,29 @@ def test_comparison_hides_nothing_on_a_phone(admin_page: Any, app: APIFlask) -> 
     assert {'"95 % interval"', '"Meaning"'} <= set(labels)
     inside = "document.querySelector('table').getBoundingClientRect().right <= innerWidth"
     assert admin_page.evaluate(inside)
+
+
+CELLS_THAT_RUN_OVER = """[...document.querySelectorAll("td")].filter((cell) => {
+    const content = document.createRange();
+    content.selectNodeContents(cell);
+    const right = Math.min(cell.getBoundingClientRect().right, cell.closest(".panel").getBoundingClientRect().right);
+    return content.getBoundingClientRect().right > right + 1;
+}).map((cell) => cell.textContent)"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 360, 700, 800, 1000, 1280])
+def test_audit_trail_keeps_each_text_in_its_cell(admin_page: Any, width: int) -> None:
+    eve = Actor("eve.whose.name.is.long@hospital.example", "token 12", "2001:db8:85a3:8d3:1319:8a2e:370:7348")
+    with session_scope() as s:
+        audit.record(s, Action.SIGN_IN_REFUSED, "an unknown user", actor=Actor(None, "", "192.0.2.7"))
+        audit.record(s, Action.REFUSED, "job igegamyy7uctkgw6", "GET /api/v1/jobs/<job_id>/results", actor=eve)
+        audit.record(s, Action.MODEL_ROLL_BACK, "model resnet50_without_a_place_to_break_its_name/12", actor=eve)
+        audit.record(s, Action.LABEL_SET, "job igegamyy7uctkgw6", "slice 123456: non-COVID", actor=eve)
+    admin_page.set_viewport_size({"width": width, "height": 740})
+    admin_page.goto("/audit")
+    assert admin_page.evaluate(CELLS_THAT_RUN_OVER) == []
+    assert admin_page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.slow
