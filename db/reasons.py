@@ -148,6 +148,10 @@ SERIES_NOTES = {
         "Slices from several folders cover the same part of the body. One Series Instance UID may stand for several"
         " scans."
     ),
+    "in_turn": (
+        "The folders hold slices in turn. They may be one scan that was spread over folders, or scans of several people"
+        " with one Series Instance UID."
+    ),
     "no_position": "Some slices do not state their position. They come last, by number and name.",
     "by_location": (
         "The slices do not state usable positions. They are ordered by SliceLocation, from the feet or from the head."
