@@ -51,10 +51,13 @@ def tracking_slices(places: Sequence[Place]) -> list[int]:
 
     These are the slices at places with at least five different pictures. If a series has more than two such places, it
     is a series over time: return []. Copies of a picture count once. If the slices of a place differ much in how much
-    lung they show, they were taken at several places, and the stated position is wrong.
+    lung they show, they were taken at several places, and the stated position is wrong. It may be a dummy too if all
+    slices state one position, but not all an orientation, which every scanner states.
     """
-    crowded = [group for group in _by_place(places) if len({place.pixels for place in group}) >= TRACKED]
-    if len(crowded) > TRACKED_PLACES:
+    groups = list(_by_place(places))
+    crowded = [group for group in groups if len({place.pixels for place in group}) >= TRACKED]
+    is_dummy = len(groups) == 1 and not all(place.orientation for place in groups[0])
+    if is_dummy or len(crowded) > TRACKED_PLACES:
         return []
     return [place.slice_id for group in crowded if _lung_range(group) <= ONE_PLACE for place in group]
 

@@ -151,14 +151,14 @@ def _series(s: Session, series_ids: Sequence[int]) -> Iterator[tuple[int, list[P
 def _are_located(positions: Sequence[float | None], locations: Sequence[float | None]) -> bool:
     """Return whether the locations of a series count in place of its positions, because its positions are not usable.
 
-    All slices state a location. No slice states a position. Or some do not, or all state one position, and the
-    locations span at least 1 mm. Positions and locations of a series are never mixed: their zeros and their directions
-    may differ.
+    All slices state a location, and the locations span at least 1 mm. Some or all slices state no position, or all
+    state one position. Positions and locations of a series are never mixed: their zeros and their directions may
+    differ.
     """
     if len(positions) < 2 or None in locations:
         return False
     is_usable = SAME_PLACE <= _span(positions) < math.inf
-    return set(positions) == {None} or (not is_usable and _span(locations) >= MOVED)
+    return not is_usable and _span(locations) >= MOVED
 
 
 def _span(places: Sequence[float | None]) -> float:

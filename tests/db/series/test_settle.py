@@ -620,9 +620,14 @@ def test_positions_and_locations_are_never_mixed(ann: User, locations: list[floa
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_many_slices_at_one_location_without_a_position_are_bolus_tracking(ann: User) -> None:
-    tracking = [ct(f"{n}", location=5.0) for n in range(TRACKED)]
-    assert set(outcomes(read_job(ann, tracking)).values()) == {"bolus_tracking"}
+def test_dummy_in_place_of_all_positions_or_locations_is_not_bolus_tracking(ann: User) -> None:
+    locations = [ct(f"location {n}", location=5.0 + n / 100, series_uid="1") for n in range(TRACKED)]
+    positions = [ct(f"position {n}", 0.0, series_uid="2", orientation="") for n in range(TRACKED)]
+    tracking = [ct(f"track {n}", 3.0 if n < TRACKED else n, series_uid="3", orientation="") for n in range(2 * TRACKED)]
+    found = outcomes(read_job(ann, locations, positions, tracking))
+    assert [name for name, outcome in found.items() if outcome == "bolus_tracking"] == [
+        f"track {n}" for n in range(TRACKED)
+    ]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
