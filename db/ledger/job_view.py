@@ -104,7 +104,8 @@ class JobView(View):
     )
     one_patient_for_all: bool = Field(
         description="Half of the studies of an ended job or more, and at least three, have one patient ID. An "
-        "anonymiser may have given all patients the same ID. The finding on this patient then rests on several people."
+        "anonymiser may have given all patients the same ID. The finding on this patient then rests on several people. "
+        "If the files state no Study Instance UID, each series counts as a study."
     )
     several_scans: bool = Field(
         description="A series of an ended job has slices from several folders that cover the same part of the body. An "
