@@ -144,6 +144,10 @@ SLICE_NOTES = {
 """Notes on what was odd about a slice that was read."""
 
 SERIES_NOTES = {
+    "no_uid": (
+        "The files do not state a Series Instance UID, or only a text. So the slices of their folder or file count as"
+        " one series, which may mix several."
+    ),
     "gap": "Slices are missing: the distance between some slices is much larger than usual.",
     "uneven": "The distances between slices are not equal.",
     "doubled": "Several slices are at the same position.",

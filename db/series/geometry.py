@@ -63,7 +63,7 @@ def tracking_slices(places: Sequence[Place]) -> list[int]:
 
 
 def notes_of(places: Sequence[Place]) -> list[str]:
-    """Return the codes of the notes on a series, in the order of `db.reasons.SERIES_NOTES`."""
+    """Return the codes of the notes on what slices of a series show, in the order of `db.reasons.SERIES_NOTES`."""
     groups = list(_by_place(places))
     notes = _spacing_notes(_positions(places))
     if any(len(group) > 1 for group in groups):

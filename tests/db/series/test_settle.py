@@ -282,6 +282,17 @@ def test_scan_that_was_dealt_to_folders_in_turn_keeps_its_verdict(
     assert ("patient_unclear" in reasons) == (expected == "several_scans")
 
 
+@pytest.mark.parametrize(
+    ("uid", "format", "expected"), [("folder:a", "DICOM", ["no_uid"]), ("folder:a", "PNG", []), ("1.2", "DICOM", [])]
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_dicom_slices_that_only_their_folder_joins_are_noted(
+    ann: User, uid: str, format: str, expected: list[str]
+) -> None:
+    job = read_job(ann, [replace(row, series_uid=uid, format=format) for row in scan("a", range(4))])
+    assert notes(job) == expected
+
+
 @pytest.mark.parametrize("name", ["all", "zz_all"])
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_copies_in_another_folder_do_not_hide_several_scans(ann: User, name: str) -> None:
