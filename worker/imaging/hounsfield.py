@@ -18,12 +18,14 @@ HU_RANGE = (-32768, 32767)
 _AIR, _TISSUE = (-1200, LOWEST_AIR), (HIGHEST_TISSUE, 200)  # lower values than those of air are padding
 _LEAST_AIR, _LEAST_TISSUE = 0.01, 0.02
 """Least shares of a slice. 138 different slices of real CT, from the neck to the pelvis, have at least 0.14 of each.
-With 1,024 subtracted, they have at most 0.0192 of soft tissue. With 1,024 added, they have no air."""
+112 of them are of one scan. With 1,024 subtracted, they have at most 0.0192 of soft tissue.
+With 1,024 added, they have no air."""
 _FAT, _LEAST_FAT = (-1200, -20), 0.01
 _DENSE, _MOST_DENSE = 400, 0.25
 """Limits for a slice without air, such as one of a small field. Of the squares of 110 mm in the 138 slices, 10,379 show
 no air. Two of these have a share of fat (and lower values) below the limit, and none has more than 0.107 of dense bone.
-No square of 137 mm or more passes a limit. With 1,024 added, the 138 slices have no fat, or too much above 400 HU."""
+No square of 137 mm or more without air is beyond a limit. With 1,024 added, all slices but one are: its padding of
+-2,000 then looks like air."""
 
 
 def looks_odd(hu: NDArray[np.number[Any]]) -> bool:
