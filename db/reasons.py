@@ -127,7 +127,10 @@ SLICE_NOTES = {
     "no_rescale_type": "The rescale type is missing. The values were taken as Hounsfield units.",
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
-    "odd_hu": "The slice shows almost no air or almost no soft tissue. Its values may not be Hounsfield units.",
+    "odd_hu": (
+        "The slice shows almost no soft tissue, or no air and almost no fat or very much dense bone. Its values may not"
+        " be Hounsfield units."
+    ),
     "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
     "axial_assumed": "The file does not state the orientation of the slice. The slice was taken as axial.",
     "projection": "The slice is a projection: the maximum or minimum of several slices.",
@@ -141,12 +144,20 @@ SLICE_NOTES = {
 """Notes on what was odd about a slice that was read."""
 
 SERIES_NOTES = {
+    "no_uid": (
+        "The files do not state a Series Instance UID, or only a text. So the slices of their folder or file count as"
+        " one series, which may mix several."
+    ),
     "gap": "Slices are missing: the distance between some slices is much larger than usual.",
     "uneven": "The distances between slices are not equal.",
     "doubled": "Several slices are at the same position.",
     "several_scans": (
         "Slices from several folders cover the same part of the body. One Series Instance UID may stand for several"
         " scans."
+    ),
+    "in_turn": (
+        "The folders hold slices in turn. They may be one scan that was spread over folders, or scans of several people"
+        " with one Series Instance UID."
     ),
     "no_position": "Some slices do not state their position. They come last, by number and name.",
     "by_location": (
@@ -170,8 +181,8 @@ OF_FINDINGS = {
     "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
     "missing": "More than a quarter of the slices, or of one series, were rejected, quarantined or cancelled.",
     "odd_hu": (
-        "Most slices show almost no air or almost no soft tissue, so their values may not be Hounsfield units. Check"
-        " the rescale intercept of the files."
+        "Most slices show almost no soft tissue, or no air and almost no fat or very much dense bone. So their values"
+        " may not be Hounsfield units. Check the rescale intercept of the files."
     ),
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",

@@ -111,6 +111,17 @@ def about_left_out(labelled_files: Mapping[str, Mapping[str, int]]) -> list[str]
     return [f"{by_class} were left out: the remaining files may not be typical of their class; look at the reasons"]
 
 
+def about_odd_hu(odd: Mapping[str, int], counts: Mapping[str, int]) -> list[str]:
+    """Return a line about slices with the note `odd_hu`, if there are any. Both arguments: slices by class."""
+    if not any(odd.values()):
+        return []
+    by_class = " and ".join(f"{count:,} of {counts[name]:,} slices of {name}" for name, count in odd.items())
+    return [
+        f"the values of {by_class} may not be HU: a model may learn this and not the disease; check the rescale"
+        " intercept of the files"
+    ]
+
+
 def about_contested(contested: int, shared: int) -> str:
     """Return a line about readers who disagree on slices, or an empty text. `shared`: slices of several readers."""
     if not contested:
@@ -127,7 +138,7 @@ def doubts_about(dataset: Dataset) -> list[str]:
         doubts.append(f"{count:,} {labels} of readers who may have seen a model's answers: metrics may be too good")
     if line := about_contested(report.contested_labels, report.shared_labels):
         doubts.append(line)
-    return doubts + about_left_out(report.labelled_files)
+    return doubts + about_left_out(report.labelled_files) + about_odd_hu(report.odd_hu, report.counts)
 
 
 def names_patients(dataset: Dataset) -> bool:

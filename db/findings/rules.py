@@ -15,8 +15,7 @@ first of these that holds:
   seems to hold several scans, so the ID or the series may stand for several people;
 - `upload_failed`: a file with some of its slices was not unpacked to its end, so nobody knows what is missing;
 - `missing`: more than a quarter of the slices were rejected (also for a conflict), quarantined or cancelled;
-- `odd_hu`: more than half of the predicted slices show almost no air or almost no soft tissue, so their values may not
-  be Hounsfield units;
+- `odd_hu`: more than half of the predicted slices have the note `odd_hu`, so their values may not be Hounsfield units;
 - `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
   twenty slices is flagged so.

@@ -104,11 +104,13 @@ class JobView(View):
     )
     one_patient_for_all: bool = Field(
         description="Half of the studies of an ended job or more, and at least three, have one patient ID. An "
-        "anonymiser may have given all patients the same ID. The finding on this patient then rests on several people."
+        "anonymiser may have given all patients the same ID. The finding on this patient then rests on several people. "
+        "If the files state no Study Instance UID, each series counts as a study."
     )
     several_scans: bool = Field(
         description="A series of an ended job has slices from several folders that cover the same part of the body. An "
-        "anonymiser may have given several scans one Series Instance UID. Without a patient ID, there is no verdict."
+        "anonymiser may have given several scans one Series Instance UID. Without a patient ID, a series with the note "
+        "several_scans has no verdict."
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")

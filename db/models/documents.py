@@ -252,7 +252,7 @@ class DatasetReport(Document):
     `groups_from`: slices by the origin of their group.
     `sizes`, `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code.
     `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`. Text files
-    and other documents are not counted.
+    and other documents are not counted. `odd_hu`: slices by class whose values may not be HU.
     `identical_to`: the earlier dataset with the same slices. `warnings`: what a person should read first.
     """
 
@@ -273,6 +273,7 @@ class DatasetReport(Document):
     largest_cluster: LargestCluster = LargestCluster()
     left_out: dict[str, LeftOut] = Field(default_factory=dict)
     labelled_files: dict[str, dict[str, int]] = Field(default_factory=dict)
+    odd_hu: dict[str, int] = Field(default_factory=dict)
     shortcuts: Shortcuts | None = None
     identical_to: str | None = None
     warnings: list[str] = Field(default_factory=list)

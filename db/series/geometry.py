@@ -1,8 +1,8 @@
 """Derives what the positions and orientations of slices show: notes on a series, bolus tracking, a known order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ STEEPEST = 45.0  # degrees; a slice with a larger angle is not axial, and the ga
 TURNED = 0.05  # difference of a direction cosine: about 3 degrees
 TRACKED = 5  # so many different slices at a place mean bolus tracking; a scan has one or two
 TRACKED_PLACES = 2  # bolus tracking has at most so many crowded places; a series over time has more
-SEVERAL_SCANS = "several_scans"
+SEVERAL_SCANS, IN_TURN = "several_scans", "in_turn"
+SCAN = 4  # a folder of fewer positions is not a scan; few positions are often regular by chance
 ONE_PLACE = 0.1  # largest difference in the share of lung at one place; scans of a chest differ by 0.10 to 0.20
 
 
@@ -50,22 +51,24 @@ def tracking_slices(places: Sequence[Place]) -> list[int]:
 
     These are the slices at places with at least five different pictures. If a series has more than two such places, it
     is a series over time: return []. Copies of a picture count once. If the slices of a place differ much in how much
-    lung they show, they were taken at several places, and the stated position is wrong.
+    lung they show, they were taken at several places, and the stated position is wrong. It may be a dummy too if all
+    slices state one position, but not all an orientation, which every scanner states.
     """
-    crowded = [group for group in _by_place(places) if len({place.pixels for place in group}) >= TRACKED]
-    if len(crowded) > TRACKED_PLACES:
+    groups = list(_by_place(places))
+    crowded = [group for group in groups if len({place.pixels for place in group}) >= TRACKED]
+    is_dummy = len(groups) == 1 and not all(place.orientation for place in groups[0])
+    if is_dummy or len(crowded) > TRACKED_PLACES:
         return []
     return [place.slice_id for group in crowded if _lung_range(group) <= ONE_PLACE for place in group]
 
 
 def notes_of(places: Sequence[Place]) -> list[str]:
-    """Return the codes of the notes on a series, in the order of `db.reasons.SERIES_NOTES`."""
+    """Return the codes of the notes on what slices of a series show, in the order of `db.reasons.SERIES_NOTES`."""
     groups = list(_by_place(places))
     notes = _spacing_notes(_positions(places))
     if any(len(group) > 1 for group in groups):
         notes.append("doubled")
-    if _are_several_scans(places):
-        notes.append(SEVERAL_SCANS)
+    notes += _of_several_folders(places)
     if any(place.position is None for place in places if place.is_dicom):
         notes.append("no_position")
     if any(place.is_located for place in places):
@@ -113,26 +116,57 @@ def _by_place(places: Sequence[Place]) -> Iterator[list[Place]]:
         yield group
 
 
-def _are_several_scans(places: Sequence[Place]) -> bool:
-    """Return whether two folders cover the same part of the body, each with slices of its own.
+def _of_several_folders(places: Sequence[Place]) -> list[str]:
+    """Return a note if two folders of a series are regular by themselves and cover the same part of the body.
 
     Each range of positions then overlaps the other by half of the shorter one or more. An export may also spread one
-    scan over folders, in any order. Then the positions of all folders together are regular, and those of a folder are
-    not. Copies of a slice count once.
+    scan over folders in any order. Its folders are then not regular, except a few by chance. If a folder holds all
+    slices of another, it is a copy and does not count. All folders are taken whole, so their names do not matter.
     """
-    own: dict[tuple[int, str], list[Place]] = {}
-    seen = set()
-    for place in sorted((place for place in places if place.position is not None), key=lambda place: place.folder):
-        if (place.position, place.pixels) not in seen:
-            seen.add((place.position, place.pixels))
-            own.setdefault(place.folder, []).append(place)
-    folders = [positions for group in own.values() if len(positions := _positions(group)) > 1]
-    ranges = sorted((float(positions[0]), float(positions[-1])) for positions in folders)
+    held: dict[tuple[int, str], set[tuple[float | None, str | None]]] = {}
+    of_folder: dict[tuple[int, str], list[Place]] = {}
+    for place in places:
+        if place.position is not None:
+            held.setdefault(place.folder, set()).add((place.position, place.pixels))
+            of_folder.setdefault(place.folder, []).append(place)
+    if len(held) < 2:
+        return []
+    regular: dict[frozenset[Any], NDArray[np.float64]] = {}
+    for folder, slices in held.items():
+        positions = _positions(of_folder[folder])
+        if len(positions) >= SCAN and not _spacing_notes(positions):
+            regular[frozenset(slices)] = positions
+    together = set().union(*regular)
+    if 2 * len(together) < len(set().union(*held.values())):
+        return []
+    copies = _that_hold_another(regular)
+    scans = [positions for slices, positions in regular.items() if slices not in copies]
+    ranges = sorted((float(positions[0]), float(positions[-1])) for positions in scans)
     if not any(_overlap(one, other) for one, other in pairwise(ranges)):
+        return []
+    return [IN_TURN if _are_in_turn(scans, len(held)) else SEVERAL_SCANS]
+
+
+def _that_hold_another(folders: Collection[frozenset[Any]]) -> set[frozenset[Any]]:
+    """Return the folders that hold all slices of another one."""
+    holders: dict[Any, list[frozenset[Any]]] = {}
+    for folder in folders:
+        for one in folder:
+            holders.setdefault(one, []).append(folder)
+    fewest = ((folder, min((holders[one] for one in folder), key=len)) for folder in folders)
+    return {other for folder, others in fewest for other in others if folder < other}
+
+
+def _are_in_turn(scans: Sequence[NDArray[np.float64]], folders: int) -> bool:
+    """Return whether these positions may be those of one regular scan that was dealt to `folders` folders in turn."""
+    spacing = float(np.median([np.median(np.diff(positions)) for positions in scans]))
+    spacings = np.diff(np.sort(np.concatenate(scans)))
+    between = spacings[spacings < (1 - UNEVEN) * spacing]
+    step = float(np.quantile(between, 0.25)) if len(between) else 0.0
+    if step < SAME_PLACE or round(spacing / step) > folders:
         return False
-    kept = [place for group in own.values() for place in group]
-    is_even = len(_positions(kept)) == len(kept) and "uneven" not in _spacing_notes(_positions(kept))
-    return not is_even or not any(map(_spacing_notes, folders))
+    steps = between / step
+    return float(np.abs(steps - np.maximum(1, np.round(steps))).mean()) <= UNEVEN
 
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -21,7 +21,7 @@ from db.models.slices import folder_of
 from db.reasons import DAMAGED
 from db.series.batches import series_batches
 from db.series.geometry import BOLUS_TRACKING, HAS_PLACE, SAME_PLACE, Place, notes_of, tracking_slices
-from db.series.rows import LOOSE
+from db.series.rows import FOLDER, LOOSE
 
 Step = Callable[[Session], None]
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
@@ -55,13 +55,16 @@ def _settle_series(s: Session, series_ids: Sequence[int]) -> None:
     """Reject the bolus tracking slices of these series, rank their slices, and write the notes."""
     notes: dict[int, list[str]] = {}
     unplaced: list[int] = []
+    of_folders = set(s.scalars(select(Series.id).where(Series.id.in_(series_ids), Series.uid.startswith(FOLDER))))
     for series_id, places, is_unplaced in _series(s, series_ids):
         if is_unplaced:
             unplaced.append(series_id)
         tracking = tracking_slices(places) if BOLUS_TRACKING in current().set_apart else []
         _reject_those(s, Slice.id, tracking, BOLUS_TRACKING, HELD_OR_CANCELLED)
         left_out = set(tracking)
-        notes[series_id] = notes_of([place for place in places if place.slice_id not in left_out])
+        kept = [place for place in places if place.slice_id not in left_out]
+        has_no_uid = series_id in of_folders and any(place.is_dicom for place in kept)
+        notes[series_id] = [*(["no_uid"] if has_no_uid else []), *notes_of(kept)]
     _note(s, series_ids, notes)
     _rank(s, series_ids, unplaced)
 
@@ -151,14 +154,14 @@ def _series(s: Session, series_ids: Sequence[int]) -> Iterator[tuple[int, list[P
 def _are_located(positions: Sequence[float | None], locations: Sequence[float | None]) -> bool:
     """Return whether the locations of a series count in place of its positions, because its positions are not usable.
 
-    All slices state a location. No slice states a position. Or some do not, or all state one position, and the
-    locations span at least 1 mm. Positions and locations of a series are never mixed: their zeros and their directions
-    may differ.
+    All slices state a location, and the locations span at least 1 mm. Some or all slices state no position, or all
+    state one position. Positions and locations of a series are never mixed: their zeros and their directions may
+    differ.
     """
     if len(positions) < 2 or None in locations:
         return False
     is_usable = SAME_PLACE <= _span(positions) < math.inf
-    return set(positions) == {None} or (not is_usable and _span(locations) >= MOVED)
+    return not is_usable and _span(locations) >= MOVED
 
 
 def _span(places: Sequence[float | None]) -> float:

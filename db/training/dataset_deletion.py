@@ -154,6 +154,7 @@ def _nameless(report: DatasetReport) -> DatasetReport:
         shared_labels=report.shared_labels,
         contested_labels=report.contested_labels,
         labelled_files=report.labelled_files,
+        odd_hu=report.odd_hu,
         groups_from=report.groups_from,
         counts=report.counts,
         groups=report.groups.model_copy(update={"slices": {}}),

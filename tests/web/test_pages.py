@@ -379,9 +379,10 @@ def test_page_of_a_job_notes_the_dicomdirs_that_were_passed_over(anns_browser: B
         ({"scanned": 99}, "Nearly every slice is a patient of its own"),
         ({"series": 99}, "Nearly every slice is a series of its own"),
         ({"studies": 99, "largest": 99}, "Most studies have one patient ID"),
+        ({"studies": 99, "largest": 99}, "each series counts as a study"),
         ({"several_scans": 1}, "A series seems to hold several scans"),
     ],
-    ids=["patients", "series", "one patient", "several scans"],
+    ids=["patients", "series", "one patient", "no study UID", "several scans"],
 )
 def test_page_of_a_job_warns_of_what_anonymisers_do(
     anns_browser: Browser, job_id: str, counts: dict[str, int], caution: str

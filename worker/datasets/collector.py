@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from db import CLASSES
 from db.datasets.slices import BY_PIXELS
+from db.findings.rules import ODD_HU
 from db.models.datasets import ARRAY_SLICES
 from db.reasons import REASONS
 from db.storage import storage
@@ -71,7 +72,7 @@ class Collector:
     how many slices got their group from each origin. `headers`: the slices whose group comes from their DICOM header.
     `blind_labels`, `shared_labels`, `contested_labels`: how many slices have a blind label, labels of several readers,
     and labels of readers who disagree.
-    `label_warnings`: what a person should check about the labels.
+    `odd_hu`: slices with the note `odd_hu`, by label. `label_warnings`: what a person should check about the labels.
     """
 
     def __init__(self) -> None:
@@ -82,6 +83,7 @@ class Collector:
         self.headers = HeaderGroups()
         self.labels_from = ""
         self.blind_labels = self.shared_labels = self.contested_labels = 0
+        self.odd_hu: Counter[int | None] = Counter()
         self.label_warnings: Sequence[str] = ()
         self._waiting: list[NDArray[np.uint8]] = []
         self._pictures = Pictures()  # keyed by the SHA-256 of their pixels
@@ -96,11 +98,12 @@ class Collector:
         item.reason, item.detail = reason, detail or REASONS[reason]
         self.items.append(item)
 
-    def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:
+    def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str, notes: Collection[str]) -> None:
         """Add a labelled slice, and give it a row. `pixels`: uint8[224, 224]. `item` has the SHA-256 of the pixels.
 
-        `group_from`: the origin of the slice's group.
+        `group_from`: the origin of the slice's group. `notes`: the codes of the slice's notes.
         """
+        self.odd_hu[item.label] += ODD_HU in notes
         place = self._pictures.place(item.pixels_sha256 or "", pixels)
         item.row, item.perceptual_hash = self.size, f"{self._pictures.hashes[place]:016x}"
         self.items.append(item)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import BY_JOB, SplitCandidate, about_contested, about_left_out, count_unknown
+from db.datasets.slices import BY_JOB, SplitCandidate, about_contested, about_left_out, about_odd_hu, count_unknown
 from db.training.splits import gap_in_given, joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.identity import warning_of
@@ -42,7 +42,8 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
     `blind_labels`, `shared_labels`, `contested_labels`: numbers of reviewed slices. `counts`, `groups`, `sizes`,
     `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of another slice.
     `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
-    `labelled_files`: files by class, and how many of them were left out. `identical_to`: the identical earlier dataset.
+    `labelled_files`: files by class, and how many of them were left out. `odd_hu`: slices whose values may not be HU,
+    by class. `identical_to`: the identical earlier dataset.
     `largest_cluster`: the largest number of groups that similar slices connect. `identity`: how well DICOM headers keep
     patients apart. `warnings`: what a person should read first.
     """
@@ -65,6 +66,7 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "largest_cluster": _largest_cluster(slices),
         "left_out": collector.left_out(),
         "labelled_files": collector.labelled_files(),
+        "odd_hu": {name: collector.odd_hu[label] for label, name in CLASSES.items()},
         "shortcuts": check_shortcuts(slices),
         "identical_to": twin,
     }
@@ -169,7 +171,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(
             f"{contested}: the newest label of an admin counts, or else the owner's; look at these slices again"
         )
-    warnings += about_left_out(report["labelled_files"])
+    warnings += about_left_out(report["labelled_files"]) + about_odd_hu(report["odd_hu"], report["counts"])
     if both := report["groups"]["both"]:
         warnings.append(f"{both} {'group has' if both == 1 else 'groups have'} slices of both classes")
     if report["shortcuts"]["found"]:

@@ -65,7 +65,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
             pixels = slice_pixels(review.array_sha256, slice_.array_row or 0, slice_.pixels_sha256 or "")
             if origin == BY_HEADER and series:
                 collector.headers.add(group, series, folder)
-            collector.take(item, pixels, origin)
+            collector.take(item, pixels, origin, slice_.notes)
             collector.blind_labels += review.blind
             collector.shared_labels += review.is_shared
             collector.contested_labels += review.is_contested

@@ -349,7 +349,7 @@ def _collect(
                 pixels_sha256=prepared.sha256_pixels,
                 **{name: getattr(prepared, name) for name in PICTURE},
             )
-            collector.take(item, prepared.pixels, origin)
+            collector.take(item, prepared.pixels, origin, prepared.notes)
 
 
 def group_of(labels: FileLabels, dicom: str, pages: str, *, folders_first: bool) -> tuple[str, str]:

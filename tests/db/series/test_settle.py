@@ -16,7 +16,7 @@ from db import database as base
 from db.database import read_scope, session_scope
 from db.ledger import job_view, jobs
 from db.ledger.recording import ReadSlice
-from db.models import Job, JobState, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
+from db.models import Finding, Job, JobState, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
 from db.series.geometry import TRACKED, placed_series
 from db.settings import Settings
 from tests.builders.series import ct, predict_all, read_job, read_upload, submit_uploads
@@ -210,9 +210,9 @@ def scan(folder: str, places: Sequence[float], **facts: Any) -> list[ReadSlice]:
 SCANS = {
     "doubled": (scan("a", range(6)) + scan("b", range(6)), True),
     "uneven": (scan("a", range(6)) + scan("b", [n + 0.3 for n in range(6)]), True),
-    "halves of spacings": (scan("a", range(6)) + scan("b", [n + 0.5 for n in range(6)]), True),
+    "quarters of spacings": (scan("a", range(6)) + scan("b", [n + 0.25 for n in range(6)]), True),
     "three": (
-        scan("a", range(9)) + scan("b", [20 + n for n in range(9)]) + scan("c", [21.5 + n for n in range(9)]),
+        scan("a", range(9)) + scan("b", [20 + n for n in range(9)]) + scan("c", [21.3 + n for n in range(9)]),
         True,
     ),
     "one folder": (scan("a", [n // 2 for n in range(12)]), False),
@@ -220,6 +220,15 @@ SCANS = {
     "overlapping parts": (scan("a", range(6)) + scan("b", range(5, 12)), False),
     "spread": (scan("a", [0, 3, 4, 7, 9]) + scan("b", [1, 2, 5, 6, 8]), False),
     "copies": (scan("a", range(6), pixels_sha256="p") + scan("b", range(6), pixels_sha256="p"), False),
+    "uneven spread": (scan("a", [0, 3, 4, 7.5, 9.5]) + scan("b", [1, 2, 5.5, 6.5, 8.5]), False),
+    "doubled spread": (scan("a", [0, 3, 4, 7, 9]) + scan("b", [1, 2, 4, 6, 8]), False),
+    "two slices a folder": (scan("a", [0, 9]) + scan("b", [1, 8]) + scan("c", [4, 6]) + scan("d", [3, 5]), False),
+    "few regular": (
+        scan("a", range(0, 12, 3))
+        + scan("b", [0.5 + n for n in range(0, 12, 3)])
+        + scan("c", [n**1.5 for n in range(9)]),
+        False,
+    ),
     "single slices": (scan("a", [1]) + scan("b", [1]), False),
     "unplaced": ([ct(f"{folder}/{n}.dcm") for folder in "ab" for n in range(6)], False),
 }
@@ -248,6 +257,49 @@ def test_series_of_several_folders_that_cover_the_same_positions_is_noted(
     assert ("several_scans" in notes(job)) == expected
     predict_all()
     assert check_sums(job).several_scans == expected
+
+
+@pytest.mark.parametrize(
+    ("offsets", "expected"),
+    [([0, 0.5], "in_turn"), ([0, 0.25, 0.5, 0.75], "in_turn"), ([0, 0.25, 0.75], "several_scans")],
+    ids=["two", "four", "three"],
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_scan_that_was_dealt_to_folders_in_turn_keeps_its_verdict(
+    ann: User, offsets: list[float], expected: str
+) -> None:
+    rows = [
+        replace(row, patient="")
+        for k, start in enumerate(offsets)
+        for row in scan("abcd"[k], [n + start for n in range(8)])
+    ]
+    job = read_job(ann, rows)
+    predict_all()
+    assert {"in_turn", "several_scans"} & set(notes(job)) == {expected}
+    assert check_sums(job).several_scans
+    with read_scope() as s:
+        reasons = set(s.scalars(select(Finding.reason).where(Finding.job_id == job.id)))
+    assert ("patient_unclear" in reasons) == (expected == "several_scans")
+
+
+@pytest.mark.parametrize(
+    ("uid", "format", "expected"), [("folder:a", "DICOM", ["no_uid"]), ("folder:a", "PNG", []), ("1.2", "DICOM", [])]
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_dicom_slices_that_only_their_folder_joins_are_noted(
+    ann: User, uid: str, format: str, expected: list[str]
+) -> None:
+    job = read_job(ann, [replace(row, series_uid=uid, format=format) for row in scan("a", range(4))])
+    assert notes(job) == expected
+
+
+@pytest.mark.parametrize("name", ["all", "zz_all"])
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_copies_in_another_folder_do_not_hide_several_scans(ann: User, name: str) -> None:
+    rows = scan("p1", range(6)) + scan("p2", [n + 0.3 for n in range(6)])
+    copies = [replace(row, name=f"{name}/{row.name.replace('/', '_')}") for row in rows]
+    assert "several_scans" in notes(read_job(ann, rows + copies))
+    assert "several_scans" in notes(read_job(ann, copies, rows))
 
 
 @pytest.mark.parametrize(
@@ -579,9 +631,14 @@ def test_positions_and_locations_are_never_mixed(ann: User, locations: list[floa
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_many_slices_at_one_location_without_a_position_are_bolus_tracking(ann: User) -> None:
-    tracking = [ct(f"{n}", location=5.0) for n in range(TRACKED)]
-    assert set(outcomes(read_job(ann, tracking)).values()) == {"bolus_tracking"}
+def test_dummy_in_place_of_all_positions_or_locations_is_not_bolus_tracking(ann: User) -> None:
+    locations = [ct(f"location {n}", location=5.0 + n / 100, series_uid="1") for n in range(TRACKED)]
+    positions = [ct(f"position {n}", 0.0, series_uid="2", orientation="") for n in range(TRACKED)]
+    tracking = [ct(f"track {n}", 3.0 if n < TRACKED else n, series_uid="3", orientation="") for n in range(2 * TRACKED)]
+    found = outcomes(read_job(ann, locations, positions, tracking))
+    assert [name for name, outcome in found.items() if outcome == "bolus_tracking"] == [
+        f"track {n}" for n in range(TRACKED)
+    ]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -161,6 +161,7 @@ def test_names_of_files_groups_and_pixels_are_erased_from_every_table_and_result
             "shared_labels": 0,
             "contested_labels": 0,
             "labelled_files": {},
+            "odd_hu": {},
             "groups_from": {"CSV": SLICES},
             "counts": {"COVID": 3, "non-COVID": 3, "rejected": 1},
             "groups": {"count": 2, "COVID": 1, "non-COVID": 1, "slices": {}},

@@ -611,6 +611,18 @@ def test_file_that_may_be_a_scan_is_counted_if_it_cannot_be_read(make: Make, nam
     assert [line for line in found.report.warnings if line.startswith("1 of 5 files of COVID")]
 
 
+@pytest.mark.parametrize("odd", [["COVID"], ["COVID", "normal"], []], ids=["one class", "both", "none"])
+def test_report_counts_slices_whose_values_may_not_be_hu(make: Make, odd: list[str]) -> None:
+    files = {
+        f"{folder}/{n}": ct(n + at, PatientID=f"{folder}{n}", **({"RescaleIntercept": 0} if folder in odd else {}))
+        for folder, at in (("COVID", 0), ("normal", 40))
+        for n in range(3)
+    }
+    report = make(files).report
+    assert report.odd_hu == {"COVID": 3 * ("COVID" in odd), "non-COVID": 3 * ("normal" in odd)}
+    assert sum("may not be HU" in line for line in report.warnings) == bool(odd)
+
+
 def test_row_34_slice_with_text_burned_in_is_left_out(make: Make) -> None:
     files = {
         "COVID/1": ct(0),

@@ -97,7 +97,7 @@ def _slices(
         check_place(dataset, groups["type"], groups["orientation"], rules)
         check_values(dataset, groups["type"], _items(dataset, place, "RealWorldValueMappingSequence"))
         meaning = _meaning(dataset, groups, allocated, is_lossy="lossy" in notes)
-        hu = meaning.hu(cells[::STEP, ::STEP].astype(np.int64))
+        hu = meaning.sample(cells[::STEP, ::STEP].astype(np.int64))
         check_wrapped(hu)
         grey = Image.fromarray(_grey_of(cells, meaning))
         odd = in_order(notes.union(frame_notes(dataset, groups, cells, hu)), SLICE_NOTES)
@@ -140,14 +140,21 @@ class _Meaning:
 
     def grey(self, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the grey levels of cells, which are read as unsigned numbers."""
-        values = self._values(cells)
         grey = lung_window(self.hu(cells))
         if self.is_inverted:
             grey = 255 - grey
-        # a padding value may use more bits than the stored ones
-        for numbers in (values, self._numbers(cells, self.bits)):
-            grey[(numbers >= self.padding.start) & (numbers < self.padding.stop)] = 0
+        grey[self._is_padding(cells)] = 0
         return grey
+
+    def sample(self, cells: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Return the HU of cells that are not padding, float[n]. The cells are read as unsigned numbers."""
+        return self.hu(cells[~self._is_padding(cells)])
+
+    def _is_padding(self, cells: NDArray[np.int64]) -> NDArray[np.bool_]:
+        low, high = self.padding.start, self.padding.stop
+        # a padding value may use more bits than the stored ones
+        both = (self._values(cells), self._numbers(cells, self.bits))
+        return np.logical_or(*((numbers >= low) & (numbers < high) for numbers in both))
 
     def _values(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         return self._numbers(cells & ((1 << self.stored) - 1), self.stored)

@@ -44,7 +44,7 @@ def frame_notes(
     """Yield the notes of one frame.
 
     `groups`: the data sets that state the frame's rescale, position, orientation and type. `cells`: the frame's stored
-    values as unsigned numbers. `hu`: the HU of a sample of its pixels.
+    values as unsigned numbers. `hu`: the HU of a sample of its pixels without padding.
     """
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):

@@ -150,6 +150,41 @@ def test_slice_whose_values_are_not_hu_is_noted(stored: Any, header: dict[str, A
     assert notes(dicom(stored.astype(np.int16), **states | header)) == ("odd_hu",)
 
 
+def body(muscle: float, fat: float) -> Any:
+    """HU of a field without air, with these shares of muscle and fat. The rest is dense bone."""
+    random = np.random.default_rng(3)
+    means = random.choice([50, -90, 700], (96, 96), p=[muscle, fat, round(1 - muscle - fat, 9)])
+    return means + random.integers(-25, 26, means.shape)
+
+
+@pytest.mark.parametrize(
+    ("hu", "is_odd"),
+    [
+        (body(0.85, 0.05), False),
+        (body(0.62, 0.2), False),
+        (body(0.85, 0.05) + 1024, True),
+        (body(0.9, 0.0), True),
+        (body(0.5, 0.2), True),
+        (np.where(body(0.9, 0.1) < 0, -3000, body(0.9, 0.1)), True),
+    ],
+    ids=["abdomen", "spine", "1024 added", "no fat", "mostly bone", "padding is not fat"],
+)
+def test_slice_of_a_small_field_without_air_is_noted_only_if_it_lacks_fat_or_is_dense(hu: Any, is_odd: bool) -> None:
+    assert ("odd_hu" in notes(dicom((hu + 1024).astype(np.int16)))) == is_odd
+
+
+@pytest.mark.parametrize("padding", [0.45, 0.55, 0.9, 1.0])
+def test_padding_does_not_count_when_values_are_judged(padding: float) -> None:
+    stored = np.full((200, 200), 63536, np.uint16)
+    side = round(200 * (1 - padding) ** 0.5)
+    chest = Image.fromarray((CHEST + 1024).astype(np.int32)).resize((side, side)) if side else []
+    stored[:side, :side] = np.asarray(chest, np.uint16).reshape(side, side)
+    assert notes(dicom(stored, PixelRepresentation=0, PixelPaddingValue=63536)) == ()
+    if side:
+        stored[:side, :side] += 1024
+        assert notes(dicom(stored, PixelRepresentation=0, PixelPaddingValue=63536)) == ("odd_hu",)
+
+
 def test_negative_hu_stored_as_unsigned_numbers_are_rejected() -> None:
     data = dicom(CHEST.astype(np.int16), PixelRepresentation=0, RescaleIntercept=0)
     with pytest.raises(SliceRejected, match="negative numbers stored as unsigned") as rejected:
