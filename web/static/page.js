@@ -153,7 +153,9 @@
     event.preventDefault();
     isRenewing = true;
     const action = form.getAttribute("action");
+    submitter?.setAttribute("aria-busy", "true");
     const problem = await renewToken();
+    submitter?.removeAttribute("aria-busy");
     isRenewing = false;
     if (!form.isConnected || form.getAttribute("action") !== action) return; // a poll made another form of it
     if (problem) failures.set("form", {sentence: problem.join(". ")});
@@ -189,11 +191,11 @@
   const metaOf = (page, name) => page.querySelector(`meta[name=${name}]`);
 
   // Give this page and all its forms the token of the present session, which differs after a new sign-in. Return null, or
-  // a title and a sentence if the user of this page is not signed in any more, or the server does not answer.
+  // a title and a sentence if the user of this page is not signed in any more, or the server does not answer in time.
   async function renewToken() {
     let fresh;
     try {
-      const answer = await fetch(location.pathname);
+      const answer = await fetch(location.pathname, {signal: AbortSignal.timeout(htmx.config.defaultTimeout)});
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (answer.status >= 500 || !metaOf(fresh, "csrf-token")) throw new Error("not a page of ctbatch");
     } catch {

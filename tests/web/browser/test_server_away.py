@@ -141,3 +141,22 @@ def test_slice_of_a_closed_dialog_is_not_asked_for_again(
     playwright.expect(signed_in.locator("#slice-poll")).to_have_count(0)
     playwright.expect(signed_in.locator("#refused")).to_be_hidden()
     signed_in.faults.clear()  # the browser itself logs the request without an answer
+
+
+@pytest.mark.slow
+def test_form_is_busy_while_the_server_is_slow_and_then_says_that_nothing_was_sent(signed_in: Any) -> None:
+    signed_in.goto("/tokens")
+    signed_in.evaluate("htmx.config.defaultTimeout = 1000")
+    held: list[Any] = []
+    signed_in.route("**/tokens", lambda route: held.append(route))
+    signed_in.get_by_label("Purpose").fill("night")
+    button = signed_in.get_by_role("button", name="Make")
+    button.click()
+    playwright.expect(button).to_have_attribute("aria-busy", "true")
+    alert = signed_in.get_by_role("alert").filter(has_text="The server does not answer. Nothing was sent.")
+    alert.wait_for()
+    playwright.expect(button).not_to_have_attribute("aria-busy", "true")
+    assert [route.request.method for route in held] == ["GET"]
+    signed_in.unroute("**/tokens")
+    button.click()
+    signed_in.locator("#secret").wait_for()
