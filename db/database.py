@@ -80,13 +80,26 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
 def _refused(context: ExceptionContext) -> OperationalError | None:
     """Return the OperationalError to raise if the server refuses for now, or None for another error.
 
-    All connections are dropped, because a new one may lead to the present primary.
+    All connections are dropped, because a new one may lead to the present primary. A write in `read_scope` and a
+    statement that PostgreSQL does not support have the same states, but are faults of the program.
     """
     error = context.original_exception
-    if getattr(error, "sqlstate", None) not in PG_REFUSES:
+    state = getattr(error, "sqlstate", None)
+    if state not in PG_REFUSES or _is_fault(context, state):
         return None
     context.is_disconnect = True
     return OperationalError(context.statement, None, error, hide_parameters=True)
+
+
+def _is_fault(context: ExceptionContext, state: str) -> bool:
+    connection = context.connection
+    if connection is None or state not in ("25006", "0A000"):
+        return False
+    if state == "25006":
+        return bool(connection.get_execution_options().get("postgresql_readonly"))
+    pg_connection: Any = connection.connection.dbapi_connection
+    is_begun = pg_connection.info.transaction_status.name != "IDLE"  # so the server did not refuse BEGIN
+    return is_begun and not (context.statement or "").startswith("SET TRANSACTION ")
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

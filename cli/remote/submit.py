@@ -9,6 +9,7 @@ from cli.files.parts import gather
 from cli.output import progress_bar, say
 from cli.remote.client import Client, Json
 from cli.remote.part_file import BUFFER, PartFile
+from worker.imaging.display_names import display_name
 
 
 def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: int, key: str) -> Json:
@@ -24,7 +25,7 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
     with progress_bar("sending", sum(part.size for part in parts), unit="bytes") as update:
         readers = [PartFile(part, lambda: update(sum(reader.sent for reader in readers), "")) for part in parts]
         files = [
-            (part.filename.encode("utf-8", "backslashreplace").decode(), io.BufferedReader(reader, BUFFER))
+            (display_name(part.filename), io.BufferedReader(reader, BUFFER))
             for part, reader in zip(parts, readers, strict=True)
         ]
         try:

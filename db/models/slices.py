@@ -36,16 +36,12 @@ def _sortable(digits: str) -> str:
     return f"{min(len(digits), 99):02d}{digits}"
 
 
-_BACKSLASH = re.compile(
-    r"\\(?!u(?:00(?:[0189][0-9a-f]|7f|a0|ad)|1680|180e|20[0-6][0-9a-f]|3000|[d-f][0-9a-f]{3})|U000[0-9a-f]{5})"
-)
-"""A backslash that separates folders. It does not begin one of the frequent escapes of a display name: a control
-character, a space of another script, invisible formatting, or a byte that is not UTF-8."""
-
-
 def slashed(name: str) -> str:
-    """Return a display name with `/` between folders. Some tools on Windows write a backslash there."""
-    return _BACKSLASH.sub("/", name) if "\\" in name else name
+    """Return a display name with `/` between folders. Some tools on Windows write a backslash there.
+
+    No backslash belongs to an escape, because the escapes of display names have none.
+    """
+    return name.replace("\\", "/")
 
 
 def folder_of(name: str) -> str:

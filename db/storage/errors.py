@@ -25,7 +25,7 @@ class RaisingOSError:
     the server, and the others have no number. For a refusal of the server, s3fs raises OSErrors with many numbers, also
     with those of a fault in the program. The new error has the number EREMOTEIO. Its text is the server's code, such as
     ExpiredToken, or the name of the old error, because the old text may name a server or a file. Errors of this
-    machine's disk stay as they are, and so does FileNotFoundError.
+    machine's disk stay as they are, and so does FileNotFoundError, unless there is no such bucket.
     """
 
     def __init__(self, fs: Any) -> None:
@@ -43,7 +43,7 @@ class RaisingOSError:
             except Exception as error:
                 code = _code_of(error)
                 is_local = isinstance(error, OSError) and error.errno is not None and code is None
-                if is_local or isinstance(error, FileNotFoundError):
+                if is_local or (isinstance(error, FileNotFoundError) and code != "NoSuchBucket"):
                     raise
                 text = type(error).__name__ if code is None else f"the object store answers {code}"
                 raise OSError(errno.EREMOTEIO, text) from error

@@ -277,14 +277,15 @@ def test_file_system_of_a_folder_with_a_blank_in_its_name(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("calls", [CALLS, ("pipe_file",)], ids=["all", "writing"])
-def test_doctor_says_why_the_storage_cannot_be_used(settings, tmp_path, calls):
+@pytest.mark.parametrize("code", ["ExpiredToken", "NoSuchBucket"])
+def test_doctor_says_why_the_storage_cannot_be_used(settings, tmp_path, calls, code):
     base.use(settings.model_copy(update={"storage_url": f"bucket://{tmp_path.name}"}))
     with session_scope() as s:
         claim_storage(s)
-    with bucket_away("ExpiredToken", calls):
+    with bucket_away(code, calls):
         results = {result.check: result for result in doctor.database(settings)}
     assert results["storage"].state == "fail"
-    assert "ExpiredToken" in results["storage"].detail
+    assert code in results["storage"].detail
     assert results["model version"].state == "warn"
 
 

@@ -639,7 +639,9 @@ def test_process_without_a_cache_keeps_no_copy_of_what_it_puts_into_a_bucket(
     assert (store.read(received.sha256), store.read(stored)) == (b"an upload", b"pixels")
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "400", "403", "InvalidAccessKeyId", "SlowDown", "XMinioStorageFull"])
+@pytest.mark.parametrize(
+    "code", ["ExpiredToken", "400", "403", "InvalidAccessKeyId", "NoSuchBucket", "SlowDown", "XMinioStorageFull"]
+)
 def test_refusal_of_a_bucket_is_an_os_error_with_its_code(tmp_path: Path, code: str) -> None:
     store = Storage(f"bucket://{tmp_path.name}", tmp_path / "cache")
     with bucket_away(code):

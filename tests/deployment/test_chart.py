@@ -133,6 +133,38 @@ def test_caches_and_the_largest_upload_fit_into_each_home() -> None:
         assert files_and_models + largest < size_of(home), name
 
 
+def test_numbers_of_a_values_file_may_stand_without_quotes(tmp_path: Path) -> None:
+    numbers = {
+        "web": {"maxUploadBytes": 34359738368, "trustedProxies": 2, "secureCookies": False},
+        "environment": {"CTBATCH_MAX_UNPACKED_BYTES": 68719476736, "CTBATCH_DECODER_SECONDS": 0.5},
+        "workers": {"ingest": {"environment": {"CTBATCH_CACHE_BYTES": 42949672960}}},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(numbers))
+    command = [helm(), "template", "demo", str(CHART), *STORAGE, "-f", str(tmp_path / "values.yaml")]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    documents = [document for document in yaml.safe_load_all(result.stdout) if document]
+    assert values_of(documents, "web", "CTBATCH_MAX_UPLOAD_BYTES", "CTBATCH_TRUSTED_PROXIES") == ["34359738368", "2"]
+    assert values_of(documents, "web", "CTBATCH_SECURE_COOKIES", "CTBATCH_DECODER_SECONDS") == ["false", "0.5"]
+    assert values_of(documents, "ingest", "CTBATCH_CACHE_BYTES") == ["42949672960"]
+    assert values_of(documents, "ingest", "CTBATCH_MAX_UNPACKED_BYTES") == ["68719476736"]
+
+
+def values_of(documents: list[dict[str, Any]], name: str, *keys: str) -> list[str]:
+    """The values of these variables in the Deployment of this name."""
+    (own,) = (one for one in documents if (one["kind"], one["metadata"]["name"]) == ("Deployment", f"demo-{name}"))
+    (container,) = own["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    return [environment[key] for key in keys]
+
+
+@pytest.mark.parametrize("key", ["CTBATCH_MAX_UPLOAD_BYTES", "CTBATCH_CACHE_BYTES"])
+def test_setting_of_every_pod_that_web_would_ignore_is_refused(key: str) -> None:
+    command = [helm(), "template", "demo", str(CHART), *STORAGE, "--set-string", f"environment.{key}=999"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert f"environment.{key}" in result.stderr
+
+
 def test_ingress_waits_as_long_as_the_proxy_of_compose() -> None:
     (ingress,) = of_kind("all", "Ingress").values()
     proxy = (PROJECT / ".docker/nginx.conf").read_text()

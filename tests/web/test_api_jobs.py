@@ -163,7 +163,7 @@ def test_job_is_named_after_the_folder_that_holds_all_files(api: Api, files: lis
 
 def test_name_loses_control_and_direction_characters(api: Api) -> None:
     job = api.submit(("1.png", png()), name=" a\tb\u202egnp.exe\x00 ").json
-    assert job["name"] == "a b\\u202egnp.exe\\u0000"
+    assert job["name"] == "a b<U+202E>gnp.exe<U+0000>"
 
 
 def test_jobs_are_listed_by_pages_newest_first(api: Api) -> None:

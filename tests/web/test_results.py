@@ -134,6 +134,9 @@ def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
         ("Lübeck", "Lübeck", "Lubeck"),
         ("płuca ℀", "płuca", "puca-a-c"),
         ("日本", "日本", "ctbatch"),
+        pytest.param("Mu\u0308ller Ma\u0308rz", "M\u00fcller-M\u00e4rz", "Muller-Marz", id="decomposed"),
+        pytest.param("हिन्दी फेफड़े", "हिन्दी-फेफड़े", "ctbatch", id="vowel-signs"),
+        pytest.param("\u2764\ufe0f ward", "ward", None, id="mark-of-a-sign"),
         ("../..", "ctbatch", None),
     ],
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from apiflask import APIFlask
 from flask import request
@@ -26,6 +27,7 @@ from db.storage import storage
 from tests.builders.files import png, zip_of
 from tests.builders.versions import fake_package
 from tests.web.actors import Api, Browser
+from tests.worker.imaging.builders import dicom
 from training.errors import MAX_WEIGHTS_BYTES
 from worker.received_files import inspect_received
 
@@ -107,6 +109,26 @@ def test_different_loose_files_with_the_same_name_are_refused(admin: Api, settin
     assert "'1.png'" in answer.json["detail"]
     assert list(answer.json["errors"]["form"]) == ["files"]
     assert stored_files(settings) == before
+
+
+def test_advice_on_files_of_one_name_fits_programs_that_send_from_memory(api: Api) -> None:
+    answer = api.submit(("upload", png(1)), ("upload", png(2)))
+    [advice] = answer.json["errors"]["form"]["files"]
+    assert "'upload'" in answer.json["detail"]
+    assert "filename='p1/1.png'" in advice
+    assert api.submit(("p1/1.png", png(1)), ("p2/1.png", png(2))).status_code == 202
+
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
+def test_dicom_files_that_state_a_series_may_have_one_name_in_a_job(admin: Api, implicit: bool) -> None:
+    def named_alike(**uids: str) -> list[tuple[str, bytes]]:
+        files = (dicom(np.full((8, 8), n, np.int16), implicit=implicit, PatientID=str(n), **uids) for n in range(2))
+        return [("IM-0001-0001.dcm", file) for file in files]
+
+    assert admin.submit(*named_alike()).status_code == 202
+    assert admin.submit(*named_alike(SeriesInstanceUID="")).status_code == 422
+    parts = [part("name", b"site"), *(part("files", data, name) for name, data in named_alike())]
+    assert post_raw(admin, b"".join(parts) + END, path="/datasets").status_code == 422
 
 
 def test_files_that_can_be_told_apart_are_taken(api: Api) -> None:

@@ -19,6 +19,7 @@ from web.actions.lookup import row_of
 from web.actions.uploads import (
     FIELD,
     check_multipart,
+    check_names,
     check_parts,
     file_parts,
     inspect_parts,
@@ -87,6 +88,7 @@ def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
     if len(tables) > 1:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send at most one.")
     files = inspect_parts(parts)
+    check_names(files)
     labels = _labels(tables[0]) if tables else None
     if labels is None:
         for part in filter(lambda part: is_label_name(part.filename or ""), parts):

@@ -1,5 +1,6 @@
 """Receives a submission. Parts stream to storage, and are kept only if every part is accepted."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -20,6 +21,10 @@ FIELD = "files"
 MAX_PARTS = 1000
 MAX_FIELD_BYTES = 500_000
 NAME_LENGTH = 200
+
+_DICOM_HEAD = 65536
+_STATED_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI)?+[^\0]")
+"""A SeriesInstanceUID that is not empty: its tag (0020,000E), its VR unless it is implicit, its length (PS3.5 7.1)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def receive() -> Submission:
         raise Problem(422, "no-files", "There is no file in this submission. Send at least one part named 'files'.")
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
     files = inspect_parts(parts)
+    check_names([file for file, part in zip(files, parts, strict=True) if not _is_of_series(part)])
     publish(parts)
     return Submission(files, name, priority)
 
@@ -97,12 +103,8 @@ def only_part(what: str) -> FileStorage:
 
 
 def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
-    """Inspect each archive or image.
-
-    Raises Problem 422: a file is refused, two loose files differ but have the same name, or no file can hold an image.
-    """
+    """Inspect each archive or image. Raises Problem 422: a file is refused, or no file can hold an image."""
     files = [_inspect(part) for part in parts]
-    _check_names(files)
     try:
         check_for_images(files)
     except ArchiveRefused as refused:
@@ -110,18 +112,25 @@ def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
     return files
 
 
-def _check_names(files: list[ReceivedFile]) -> None:
+def check_names(files: list[ReceivedFile]) -> None:
     """Raise Problem 422 if two loose files differ but have the same name, because they come from different folders.
 
-    Many programs send only the last part of a path. Without its folders, a file may join the slices of another patient.
+    Many programs send only the last part of a path, or one name for all that they send from memory. Without its folder,
+    a file may join the slices of another patient.
     """
     hashes: dict[str, str] = {}
     for file in files:
-        name = file.filename
-        if file.kind == "file" and hashes.setdefault(name, file.sha256) != file.sha256:
-            advice = f"Send names with folders, such as filename={f'FOLDER/{name}'!r}, or send an archive."
-            detail = f"Two different files are named {name!r}. {advice}"
+        if file.kind == "file" and hashes.setdefault(file.filename, file.sha256) != file.sha256:
+            advice = "Give each part a name with its folder, such as filename='p1/1.png', or send an archive."
+            detail = f"Two different files are named {file.filename!r}. {advice}"
             raise Problem(422, "invalid", detail, errors={"form": {FIELD: [advice]}})
+
+
+def _is_of_series(part: FileStorage) -> bool:
+    """Return whether a part is a DICOM file whose beginning states its series, so that it needs no folder."""
+    with part_path(part).open("rb") as file:
+        head = file.read(_DICOM_HEAD)
+    return head[128:132] == b"DICM" and _STATED_SERIES.search(head) is not None
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:

@@ -81,4 +81,8 @@ def _file_names(name: str, end: str) -> dict[str, str]:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.]+", "-", name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
+    kept = ""
+    for c in unicodedata.normalize("NFC", name):
+        is_mark = unicodedata.category(c).startswith("M") and kept[-1:].strip("-")  # such as a vowel sign
+        kept += c if c.isalnum() or c in "_." or is_mark else "-"
+    return re.sub("-+", "-", kept)[:NAME_IN_FILE].strip("-.") or "ctbatch"

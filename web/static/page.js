@@ -34,7 +34,7 @@
     const dialog = byId("slice-dialog");
     if (!dialog) return;
     const inDialog = event.detail.ctx.sourceElement?.closest(".slice");
-    if (inDialog && !dialog.open) return; // an answer that came after the dialog was closed does not open it again
+    if (inDialog && !dialog.open) return stopPoll(); // an answer that came late does not open the dialog again
     if (!dialog.open) dialog.showModal();
     showFailures();
     nameSlice(`#slice-${slice().dataset.id}`);
@@ -45,8 +45,11 @@
     history.replaceState(history.state, "", location.pathname + location.search + hash);
   }
 
+  const stopPoll = () => byId("slice-poll")?.remove(); // the slice is not seen any more
+
   byId("slice-dialog")?.addEventListener("close", () => {
-    byId("slice-poll")?.remove(); // the slice is not seen any more
+    stopPoll();
+    failures.delete(SLICE);
     nameSlice("");
     showFailures();
     showLabels();
@@ -150,7 +153,9 @@
     event.preventDefault();
     isRenewing = true;
     const action = form.getAttribute("action");
+    submitter?.setAttribute("aria-busy", "true");
     const problem = await renewToken();
+    submitter?.removeAttribute("aria-busy");
     isRenewing = false;
     if (!form.isConnected || form.getAttribute("action") !== action) return; // a poll made another form of it
     if (problem) failures.set("form", {sentence: problem.join(". ")});
@@ -186,11 +191,11 @@
   const metaOf = (page, name) => page.querySelector(`meta[name=${name}]`);
 
   // Give this page and all its forms the token of the present session, which differs after a new sign-in. Return null, or
-  // a title and a sentence if the user of this page is not signed in any more, or the server does not answer.
+  // a title and a sentence if the user of this page is not signed in any more, or the server does not answer in time.
   async function renewToken() {
     let fresh;
     try {
-      const answer = await fetch(location.pathname);
+      const answer = await fetch(location.pathname, {signal: AbortSignal.timeout(htmx.config.defaultTimeout)});
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (answer.status >= 500 || !metaOf(fresh, "csrf-token")) throw new Error("not a page of ctbatch");
     } catch {
@@ -215,13 +220,13 @@
 
   // --- A request fails ----------------------------------------------------------------------------------------------
   // The failures that are shown, by purpose: each goes when a request of the same purpose succeeds. A label is for its
-  // slice, and any other request is for the place where its answer is shown.
+  // slice, and any other request, by a person or a poll, is for the place where its answer is shown.
   const failures = new Map(); // purpose -> {sentence, byPoll, name: of the slice whose label was sent}
   const isPoll = ({sourceElement}) => sourceElement.matches("[hx-trigger^=every]");
   const isPost = ({request}) => request.method === "POST";
-  const purposeOf = (ctx) => (
-    isPost(ctx) ? ctx.request.action.split("?")[0] : `${isPoll(ctx) ? "poll" : "look"} ${ctx.target.id}`
-  );
+  const SLICE = "slice-body";
+  const placeOf = ({target}) => (target.id === "slice" ? SLICE : target.id);
+  const purposeOf = (ctx) => (isPost(ctx) ? ctx.request.action.split("?")[0] : placeOf(ctx));
 
   // Show the failures where they are seen. What a person did matters more than what a poll did.
   function showFailures() {
@@ -244,11 +249,12 @@
   // Report a failed request. The page may show another slice by now, so name the one whose label was sent. If there was
   // no answer, the server may have kept the label.
   function failed(ctx, sentence, isAnswered) {
+    if (isPoll(ctx) && placeOf(ctx) === SLICE && byId("slice-dialog")?.open === false) return; // nobody waits for it
     const name = isPost(ctx) ? ctx.target.querySelector(".slice-title")?.textContent : undefined;
     const label = isAnswered ? "did not change" : "may not have changed";
     failures.set(purposeOf(ctx), {sentence: name ? `${label}. ${sentence}` : sentence, byPoll: isPoll(ctx), name});
     if (ctx.sourceElement.matches("#filters")) ctx.sourceElement.reset(); // to what the list shows
-    if (ctx.target.id === "results") labelled = true; // the list may still lack labels
+    if (ctx.target.id === "results" && !isPoll(ctx)) labelled = true; // the list may still lack labels
     showFailures();
   }
 

@@ -16,9 +16,10 @@ def display_name(raw: str) -> str:
     """Return a name in a form that can be shown and stored: at most `MAX_NAME` printable characters.
 
     Control characters, NUL, unpaired surrogates and invisible formatting (such as the bidirectional overrides that make
-    `gnp.exe` look like `exe.png`) become escapes: `\\u0000`, `\\u202e`. Everything else stays, also `../` and `C:\\`.
+    `gnp.exe` look like `exe.png`) become escapes: `<U+0000>`, `<U+202E>`. An escape has no backslash, because a
+    backslash separates folders, and Windows allows no file name with `<`. Everything else stays, also `../` and `C:\\`.
     """
-    name = raw if raw.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in raw)
+    name = raw if raw.isprintable() else "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in raw)
     return name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
 
 
@@ -44,8 +45,3 @@ def is_ignored(name: str) -> bool:
 def is_dicomdir(name: str) -> bool:
     """Return whether the file has the name that the DICOM standard requires for the list of a medium's files."""
     return _SEPARATORS.split(name.lower())[-1] == _DICOMDIR
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # no short escapes: `\\n` may be a folder `n`

@@ -64,7 +64,7 @@ securityContext:
 - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
 {{- end }}
 {{- range $key, $value := merge (dict) (.environment | default dict) .root.Values.environment }}
-- {name: {{ $key }}, value: {{ $value | quote }}}
+- {name: {{ $key }}, value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}} {{- /* not 3.4e+10 */}}
 {{- end }}
 {{- with .coresAs }}
 - name: {{ . }}

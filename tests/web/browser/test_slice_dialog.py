@@ -227,6 +227,30 @@ def test_list_shows_a_label_that_arrives_after_the_dialog_is_closed(signed_in: A
 
 
 @pytest.mark.slow
+def test_last_label_of_each_slice_counts_however_slowly_the_server_answers(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    held: list[Any] = []
+    is_slow = True
+    signed_in.route("**/review?*", lambda route: held.append(route) if is_slow else route.continue_())
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    for name, keys in {"0.png": "221", "1.png": "112"}.items():
+        dialog.get_by_role("heading", name=name).wait_for()
+        with signed_in.expect_request("**/review?*"):
+            signed_in.keyboard.press(keys[0])
+        for key in (*keys[1:], "ArrowRight"):
+            signed_in.keyboard.press(key)
+    dialog.get_by_role("heading", name="2.png").wait_for()
+    is_slow = False
+    for route in held:
+        route.continue_()
+    signed_in.keyboard.press("Escape")
+    own = signed_in.locator("tr.slice-row td[data-title='Your label']")
+    playwright.expect(own.first).to_have_text("COVID")
+    playwright.expect(own.nth(1)).to_have_text("non-COVID")
+
+
+@pytest.mark.slow
 def test_reader_goes_through_the_slices_that_are_not_labelled(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}?blind=1&sort=name")
     signed_in.get_by_label("Your label").select_option("Not labelled")

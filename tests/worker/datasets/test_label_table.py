@@ -100,7 +100,7 @@ def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes)
         (HEAD + b'a.png,1,"g\nb.png,1,g\n', "line 3 of the labels file is broken"),
         (b"file,label,split\na.png,1,exam\n", "line 2 .* the split 'exam' is not train"),
         (b"file,label,split\na.png,1,test\nb.png,0,\n", "line 3 of the labels file has no split, others have"),
-        (HEAD + b"a.png,\x1b[2J,g\n", r"the label '\\\\x1b\[2J' is neither"),
+        (HEAD + b"a.png,\x1b[2J,g\n", r"the label '<U\+001B>\[2J' is neither"),
     ],
 )
 def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, why: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from db.models.slices import folder_of, slashed
 from db.reasons import REASONS
 from tests.builders.files import tar_of, zip_of
 from tests.worker.imaging.builders import RawEntry, dicom, image, png, raw_zip
@@ -142,3 +143,24 @@ def test_every_name_becomes_printable(name: str) -> None:
     assert len(shown) <= MAX_NAME
     assert shown.encode().decode() == shown
     assert display_name(shown) == shown
+
+
+PLAIN_NAMES = st.lists(
+    st.one_of(
+        st.text(
+            st.characters(exclude_characters='<>:"/\\|?*'), min_size=1, max_size=12
+        ),  # Windows has no such characters
+        st.from_regex(r"[uUxnrt0]?\{?[0-9a-fA-F]{1,8}\}?\.png", fullmatch=True),
+        st.characters(categories=["Cc", "Cf", "Cs", "Zs", "Co"]).map(lambda sign: f"u{ord(sign):04x}{sign}"),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@quick
+@given(PLAIN_NAMES)
+def test_backslashes_separate_folders_in_every_name_that_windows_allows(parts: list[str]) -> None:
+    by_slash, by_backslash = (display_name(separator.join(parts)) for separator in "/\\")
+    assert slashed(by_backslash) == by_slash
+    assert folder_of(by_backslash) == folder_of(by_slash) == "/".join(map(display_name, parts[:-1]))

@@ -71,18 +71,30 @@ def test_backslashes_separate_folders_as_slashes_do(ann: User, submit: Any) -> N
         ("p\\x01.png", "p"),
         ("p\\001.png", "p"),
         ("p\\new1.png", "p"),
+        ("p1\\u0001.png", "p1"),
+        ("p1\\u{0001}.png", "p1"),
+        ("p1\\x0a.png", "p1"),
+        ("p1\\0001.png", "p1"),
+        ("p1\\U0001f600.png", "p1"),
         ("p/1\u3000a.png", "p"),
         ("p/1\xa0a.png", "p"),
         ("p/1\u202ea.png", "p"),
         ("p/1\na.png", "p"),
         ("p/1\x7f\x00\t\x85.png", "p"),
-        ("p\ta/1.png", "p\\u0009a"),
+        ("p\ta/1.png", "p<U+0009>a"),
         ("p\\nurse\\1.png", "p/nurse"),
         ("p/1\udce9.png", "p"),  # a byte that is not UTF-8
     ],
 )
 def test_folder_of_a_name_as_it_is_shown(raw: str, folder: str) -> None:
     assert folder_of(display_name(raw)) == folder
+
+
+def test_two_patients_of_windows_stay_two_if_their_slices_look_like_escapes(ann: User, submit: Any) -> None:
+    job = submit(ann, {f"p{patient}\\u000{n}.png": png(10 * patient + n) for patient in (1, 2) for n in (1, 2, 3)})
+    work()
+    assert {label: len(slices) for label, slices in series_of(job).items()} == {"p1": 3, "p2": 3}
+    assert Counter(level for level, *_ in told(job).elements())["patient"] == 2
 
 
 def test_each_file_of_several_pages_is_a_series(ann: User, submit: Any) -> None:

@@ -147,7 +147,7 @@ def test_row_07_names_are_labels_and_nothing_is_written(upload: Path) -> None:
     names = ["../x.png", "/etc/x.png", "C:\\x.png", "nul\x00.png"]
     entries = [RawEntry(name.encode(), png()) for name in names]
     upload.write_bytes(raw_zip(entries))
-    assert [entry.name for entry, _ in read_all(upload)] == [*names[:3], "nul\\u0000.png"]
+    assert [entry.name for entry, _ in read_all(upload)] == [*names[:3], "nul<U+0000>.png"]
     upload.write_bytes(tar_of(dict.fromkeys(names[:3], png())))
     assert [entry.name for entry, _ in read_all(upload)] == names[:3]
     assert list(upload.parent.iterdir()) == [upload]
@@ -214,13 +214,13 @@ def test_row_13_names_in_any_encoding_are_shown_escaped(upload: Path) -> None:
     raw = {
         b"\x81\x94.png": "üö.png",  # cp437
         "Größe.png".encode(): "Größe.png",  # UTF-8 without its flag
-        "a\u202egnp.exe".encode(): "a\\u202egnp.exe",
-        b"line\nbreak\x1b[31m": "line\\u000abreak\\u001b[31m",
+        "a\u202egnp.exe".encode(): "a<U+202E>gnp.exe",
+        b"line\nbreak\x1b[31m": "line<U+000A>break<U+001B>[31m",
     }
     upload.write_bytes(raw_zip([RawEntry(name, png()) for name in raw]))
     assert [entry.name for entry, _ in read_all(upload)] == list(raw.values())
     upload.write_bytes(raw_zip([RawEntry(b"bad\xff.png", png(), flags=0x800)]))
-    assert [entry.name for entry, _ in read_all(upload)] == ["bad\\udcff.png"]
+    assert [entry.name for entry, _ in read_all(upload)] == ["bad<U+DCFF>.png"]
     upload.write_bytes(raw_zip([RawEntry(b"n" * 5000 + b".png", png())]))
     (entry, _), *_ = read_all(upload)
     assert (len(entry.name), entry.name[0], entry.name[-5:]) == (500, "…", "n.png")

@@ -68,7 +68,7 @@ def test_slices_and_rejections_are_read_back() -> None:
     for series in (None, whole.series):
         rejection = read_reply(pack_reply(SliceRejected("pixels", "line\nbreak", series)), 1)
         assert isinstance(rejection, SliceRejected)
-        assert (rejection.code, rejection.detail, rejection.series) == ("pixels", "line\\u000abreak", series)
+        assert (rejection.code, rejection.detail, rejection.series) == ("pixels", "line<U+000A>break", series)
 
 
 def test_an_honest_header_is_accepted() -> None:
