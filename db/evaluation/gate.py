@@ -144,7 +144,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
         done.append(result)
     gate = _measured(gate, version, done[0])
     notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
-    notes += uneven_groups(done[0].class_groups, done[0].effective_groups)
+    notes += uneven_groups(done[0])
     if champion is None:
         reasons = below_floors(done[0], floors_of(version))
         return gate.but(REFUSED if reasons else NOTHING, reasons or ["there is no champion"], notes=notes)

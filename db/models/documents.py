@@ -27,6 +27,13 @@ class Document(Kept):
         return cls.model_validate(value)
 
 
+class LargestGroup(Kept):
+    """The group with the most slices of a class: its share of these slices, and the number of groups that it joins."""
+
+    share: float
+    joined: int = 1
+
+
 class Measured(Kept):
     """The values of metrics on `n` slices of `groups` groups. Groups that share near-identical slices count as one.
 
@@ -34,7 +41,8 @@ class Measured(Kept):
     join groups.
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
     how many groups have a slice of each class. A group with slices of both classes counts in both. `effective_groups`:
-    for each class, how many groups with equal numbers of slices would say as much. Older results do not state it.
+    for each class, how many groups with equal numbers of slices would say as much. `largest_groups`: the largest group
+    of each class. Older results do not state these two.
     """
 
     accuracy: float | None = None
@@ -51,6 +59,7 @@ class Measured(Kept):
     named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
     effective_groups: dict[str, float] = Field(default_factory=dict)
+    largest_groups: dict[str, LargestGroup] = Field(default_factory=dict)
     confusion_matrix: list[list[int]] = Field(default_factory=list)
 
 

@@ -409,7 +409,8 @@ def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: 
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | uneven
     assert (
-        "The 40 groups of COVID have very unequal numbers of slices" in roots_browser.get(f"/models/{version_id}").text
+        "The 40 groups of COVID have unequal numbers of slices, and count like about 10 groups of equal size."
+        in roots_browser.get(f"/models/{version_id}").text
     )
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | {"class_groups": {"COVID": "many"}}
