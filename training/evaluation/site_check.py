@@ -20,6 +20,9 @@ These kinds of slices are not evidence:
 If one of these kinds makes up more than 1 % of the slices, there is not enough evidence. If a dataset was deleted that
 the model was trained on, nobody can find out whether its slices are among these. Then the check never says that the
 model may be used, and suggests no further groups.
+
+If most groups (patients) get no verdict by the rule of findings, because too many of their slices are out of
+distribution, the check never says that the model may be used either.
 """
 
 import math
@@ -27,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from db import CLASSES
-from db.evaluation.result import Metrics, SiteCheck
+from db.evaluation.result import GroupMetrics, Metrics, SiteCheck
 from db.evaluation.rule import (
     CLEARLY_FEWER,
     FLOORED,
@@ -45,6 +48,8 @@ from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # a check reports a larger share of slices out of distribution; training allows the same share
+MUCH_NO_VERDICT = 0.05  # a check reports a larger share of groups without a verdict
+MOST_NO_VERDICT = 0.5  # with a larger share of groups without a verdict, there is not enough evidence
 ROUNDING = 1e-6  # of the end of an interval
 MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
 DELETED = "slices that the model learned from were deleted: this check can only show that the model may not be used"
@@ -57,10 +62,10 @@ class Evidence:
     `seen`: the model was trained on these slices, or its threshold was chosen on these slices. `named`: other slices,
     whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
     series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
-    distribution, or None. `doubts`: a line for each doubt about the labels and the choice of the slices. `gone`: how
-    many slices that the model learned from are gone. `deleted`: somebody deleted some of them. `unknown`: a line for
-    each reason why slices that the model learned from are not in this database. If slices are gone or unknown, `seen`
-    may be too low.
+    distribution, or None. `by_group`: the metrics of groups, which count the groups without a verdict, or None.
+    `doubts`: a line for each doubt about the labels and the choice of the slices. `gone`: how many slices that the
+    model learned from are gone. `deleted`: somebody deleted some of them. `unknown`: a line for each reason why slices
+    that the model learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -68,6 +73,7 @@ class Evidence:
     without_patient: float = 0.0
     lack: str = "have no known patient"
     ood: float | None = None
+    by_group: GroupMetrics | None = None
     doubts: Sequence[str] = field(default_factory=list)
     gone: int = 0
     deleted: bool = False
@@ -84,12 +90,15 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
     few = few_groups(groups)
     more = None
     uneven = uneven_groups(metrics)
+    without_verdict, no_verdict = _without_verdict(evidence.by_group)
     if reasons := _no_evidence(evidence):
         verdict = UNKNOWN
     elif below:
         verdict, reasons = MAY_NOT, [_line(n, bounds[n], wanted[n]) for n in below]
     elif evidence.deleted:
         verdict, reasons = UNKNOWN, [DELETED, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
+    elif without_verdict > MOST_NO_VERDICT:
+        verdict, reasons = UNKNOWN, [no_verdict, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
     elif short or few:
         verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short)]
         effective = {**groups, **metrics.effective_groups}
@@ -103,6 +112,8 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
             reasons += _advice(more, known=known)
     else:
         verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
+    if without_verdict > MUCH_NO_VERDICT and no_verdict not in reasons:
+        reasons.append(no_verdict)
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     reasons += uneven
@@ -118,6 +129,16 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         more_groups=more,
         ood_share=evidence.ood,
     )
+
+
+def _without_verdict(groups: GroupMetrics | None) -> tuple[float, str]:
+    """Return the share of groups that get no verdict, of those that show the lungs, and a line that says so."""
+    if groups is None or not groups.no_verdict:
+        return 0.0, ""
+    number = groups.no_verdict
+    count = number + (groups.n or 0)
+    line = f"{number:,} of {count:,} groups (patients) get no verdict: too many of their slices are out of distribution"
+    return number / count, line
 
 
 def _no_evidence(evidence: Evidence) -> list[str]:

@@ -411,6 +411,7 @@ def test_share_of_slices_out_of_distribution_is_stated(
         pass
     assert seen(known).result["ood_share"] == pytest.approx(0.25, abs=0.02)
     assert "out of distribution" in seen(known).result["site_check"]["reasons"][-1]
+    assert seen(known).result["site_check"]["reasons"][-2].startswith("4 of 12 groups (patients) get no verdict")
     assert seen(unknown).result["ood_share"] is None
     groups = seen(known).result["by_group"]
     assert (groups["n"], groups["no_verdict"]) == (8, 4), "groups with 2 of 5 slices out of distribution"

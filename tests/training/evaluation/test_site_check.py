@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db.evaluation.result import Metrics, SiteCheck
+from db.evaluation.result import GroupMetrics, Metrics, SiteCheck
 from db.evaluation.rule import Floors
+from db.findings.rules import default_rule
 from training.evaluation.metrics import count_groups, with_intervals
 from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Evidence, check_site
 
@@ -159,6 +160,25 @@ def test_slices_that_cannot_be_compared_with_lost_ones_are_mentioned():
 def test_sources_of_training_slices_that_are_not_known_here_are_mentioned():
     found = check_site(result(), Floors(), Evidence(unknown=["the training slices are elsewhere"]))
     assert (found.verdict, found.reasons[3:]) == (MAY, ["the training slices are elsewhere"])
+
+
+def of_groups(counted: int, no_verdict: int) -> GroupMetrics:
+    return GroupMetrics(n=counted, left_out=50, no_verdict=no_verdict, rule=default_rule(0.5))
+
+
+@pytest.mark.parametrize(("counted", "no_verdict"), [(0, 60), (29, 31)], ids=["all", "most"])
+def test_model_that_gives_most_groups_no_verdict_is_never_said_to_be_usable(counted, no_verdict):
+    evidence = Evidence(by_group=of_groups(counted, no_verdict))
+    found = check_site(result(), Floors(), evidence)
+    line = f"{no_verdict} of 60 groups (patients) get no verdict: too many of their slices are out of distribution"
+    assert (found.verdict, found.reasons, found.more_groups) == (UNKNOWN, [line, *check().reasons], None)
+    assert check_site(result(recall=(0.6, 0.5, 0.7)), Floors(), evidence).verdict == MAY_NOT
+
+
+@pytest.mark.parametrize(("counted", "no_verdict", "lines"), [(30, 30, 4), (57, 3, 3), (0, 0, 3)])
+def test_groups_without_a_verdict_are_mentioned_if_they_are_many(counted, no_verdict, lines):
+    found = check_site(result(), Floors(), Evidence(by_group=of_groups(counted, no_verdict)))
+    assert (found.verdict, len(found.reasons)) == (MAY, lines)
 
 
 def test_doubts_about_the_labels_are_mentioned():
