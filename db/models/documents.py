@@ -137,8 +137,9 @@ class Tuning(Document):
     """How a rule of findings was tuned: the dataset, and how well the procedure works on unseen groups.
 
     `engine`: the engine that gave the scores. `groups`: the number of groups of each class. Groups that share slices
-    count as one. `named_groups`: the number of groups of both classes before they are joined like that, or None for an
-    older rule, whose groups were not joined. `left_out`: groups without a slice of the lungs. `no_verdict`: groups
+    count as one. Such a group may count in both classes. `joined_groups`: the number of groups of both classes, each
+    counted once, or None for an older rule. `named_groups`: their number before they are joined like that, or None for
+    an older rule, whose groups were not joined. `left_out`: groups without a slice of the lungs. `no_verdict`: groups
     without a verdict, because too many of their slices are out of distribution. `held_out`: accuracy, recall,
     specificity, precision and negative_precision by groups. Each group is judged by a rule that was chosen without this
     group. `by_default`: the same metrics of the default rule. A metric is missing if no group got a verdict that it
@@ -150,6 +151,7 @@ class Tuning(Document):
     engine: str
     seed: int
     groups: dict[str, int]
+    joined_groups: int | None = None
     named_groups: int | None = None
     left_out: int = 0
     no_verdict: int = 0
@@ -158,6 +160,11 @@ class Tuning(Document):
     chosen: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     created_at: str = ""
+
+    @property
+    def all_groups(self) -> int:
+        """Return the number of groups of both classes. For an older rule, it is the sum over the classes."""
+        return sum(self.groups.values()) if self.joined_groups is None else self.joined_groups
 
 
 class FindingRule(Document):
