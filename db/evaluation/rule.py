@@ -129,6 +129,23 @@ def uneven_groups(metrics: Measured, limit: float = MUCH_FEWER, then: str = "") 
     return [*lines, f"for narrower intervals, use about the same number of slices of each group{then}"] if lines else []
 
 
+def few_for_margin(metrics: Measured, margin: float) -> list[str]:
+    """Return a line if the test part has so few effective groups that an equally good candidate can hardly pass.
+
+    If two models agree on all g groups, the interval of their difference still reaches about 2/g below it.
+    """
+    if margin <= 0:
+        return []
+    numbers = {name: metrics.effective_groups.get(name, count) for name, count in metrics.class_groups.items()}
+    few = [f"{number:.0f} of {name}" for name, number in numbers.items() if number < 2 / margin]
+    if not few:
+        return []
+    return [
+        f"about {2 / margin:.0f} groups of equal size of each class are needed to pass with the margin of {margin:g};"
+        f" the test part counts like about {' and '.join(few)}"
+    ]
+
+
 def _largest(group: LargestGroup | None) -> str:
     if group is None:
         return ""
