@@ -203,7 +203,7 @@ def test_text_on_what_was_measured_says_what_training_may_have_seen():
     files = {"COVID": {"files": 60, "left_out": 54}, "non-COVID": {"files": 60, "left_out": 0}}
     assert "never saw, but 54 of 60 files of COVID and 0 of 60" in text(report={"labelled_files": files})
     reviewed = text(report={"labels_from": "reviews", "blind_labels": 20, "contested_labels": 20})
-    assert reviewed.endswith("never saw, but 20 slices have labels of readers who disagree")
+    assert reviewed.endswith("never saw, but readers disagree on 20 slices")
     by_slice = text(report={"identity": {"slices": 240, "problem": "each_slice_a_patient"}})
     assert "240 slices of the dataset have no known patient (DICOM headers" in by_slice
     assert text(report={"identity": {"slices": 240, "problem": "one_patient_for_all"}}) == text()
