@@ -20,7 +20,7 @@ from db.datasets.slices import DatasetGone
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.findings.rules import RULES, UnknownRule, rule_of
-from db.metrics import groups_not_counted, written, written_interval
+from db.metrics import counted_groups, groups_not_counted, written, written_interval
 from db.models import Evaluation
 from db.models.documents import FindingRule, Rate
 from db.registry.versions import keep_finding_rule
@@ -166,10 +166,9 @@ def _print_rule(rule: FindingRule, as_json: bool, calibration: Mapping[str, Mapp
     tuned = rule.tuned
     columns = ("of groups", "this rule, on groups it was not chosen on", "95 %", "the default rule", "95 %")
     print_table(columns, [_rates(name, tuned.held_out[name], tuned.by_default.get(name)) for name in tuned.held_out])
-    counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
-    if tuned.named_groups not in (None, sum(tuned.groups.values())):
-        counted += f" ({tuned.named_groups} before joining those that share slices)"
-    say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
+    kinds = ", ".join(f"{count} {name}" for name, count in tuned.groups.items())
+    counted = f"{counted_groups(tuned.all_groups, tuned.named_groups)} ({kinds})"
+    say(f"tuned on {tuned.dataset}: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
     if apart := groups_not_counted(tuned.left_out, tuned.no_verdict):
         say(f"  not counted: {apart}")
     say(f"  the outer folds chose: {'; '.join(tuned.chosen)}")

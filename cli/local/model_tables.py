@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
 from db.evaluation.result import PairedMetrics
-from db.metrics import METRICS, difference_of, written, written_interval
+from db.metrics import METRICS, OF_PROBABILITIES, difference_of, written, written_interval
 from db.models import ModelVersion
 from db.registry import versions
 
@@ -44,13 +44,14 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
 def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]:
     """Return nested members as pairs: a name such as `a.b`, and a value.
 
-    A metric gets its interval. A list of names becomes one text.
+    A metric gets its interval. A list of names becomes one text. Metrics of probabilities of groups are left out. Older
+    versions have them, although the score of a group is not a probability.
     """
     intervals = value.get("intervals")
     intervals = intervals if isinstance(intervals, dict) else {}
     lines: list[tuple[str, object]] = []
     for name, member in value.items():
-        if name == "intervals":
+        if name == "intervals" or (name in OF_PROBABILITIES and before.endswith("by_group.")):
             continue
         if isinstance(member, dict):
             lines += flat(member, f"{before}{name}.")

@@ -126,6 +126,8 @@ def about_contested(contested: int, shared: int) -> str:
     """Return a line about readers who disagree on slices, or an empty text. `shared`: slices of several readers."""
     if not contested:
         return ""
+    if shared < contested:  # an older report does not state it
+        return f"readers disagree on {contested:,} slices"
     return f"readers disagree on {contested:,} of the {shared:,} slices that several of them labelled"
 
 

@@ -141,7 +141,7 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     if pair.precision is None and result.engine != other_result.engine:
         engines = f"{pair.version.label} by {result.engine}, {pair.other.label} by {other_result.engine}"
         notes = [f"they were measured by different engines, since none runs both: {engines}", *notes]
-    notes += uneven_groups(result.class_groups, result.effective_groups)
+    notes += uneven_groups(result)
     measured = {name: getattr(result, name) for name in ("groups", "named_groups", "class_groups", "engine")}
     done = {"state": "finished", "slices": result.n, "figures": metrics, "notes": notes, **measured}
     return comparison.model_copy(update=done)

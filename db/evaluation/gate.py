@@ -30,10 +30,12 @@ from db.evaluation.evaluations import result_of
 from db.evaluation.result import EvaluationResult, Interval, PairedMetric
 from db.evaluation.rule import (
     FLOORED,
+    NOT_SHOWN,
     REFUSED,
     Floors,
     Seen,
     below_floors,
+    few_for_margin,
     rule,
     uneven_groups,
     worst_metric,
@@ -144,7 +146,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
         done.append(result)
     gate = _measured(gate, version, done[0])
     notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
-    notes += uneven_groups(done[0].class_groups, done[0].effective_groups)
+    notes += uneven_groups(done[0])
     if champion is None:
         reasons = below_floors(done[0], floors_of(version))
         return gate.but(REFUSED if reasons else NOTHING, reasons or ["there is no champion"], notes=notes)
@@ -156,6 +158,8 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
     known = 0 if gate.dataset_deleted else known_in_test(s, version, split)
     seen = Seen(known, done[0].n or 0, why_unknown(s, version, split))
     ruling = rule(done[0], pairs, floors_of(version), current().promotion_margin, seen)
+    if ruling.verdict == NOT_SHOWN:
+        notes += few_for_margin(done[0], current().promotion_margin)
     return gate.but(ruling.verdict, ruling.reasons, notes=notes, figures=pairs)
 
 

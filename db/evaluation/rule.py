@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from db import CLASSES
 from db.evaluation.result import Metrics, PairedMetric, PairedMetrics
 from db.metrics import METRICS, Difference, digits_beside, missing_slice, written, written_interval
+from db.models.documents import LargestGroup, Measured
 
 PASSED, REFUSED, NOT_SHOWN = "passed", "refused", "not shown"
 NO_EVIDENCE = "not enough evidence"
 
 LEAST_GROUPS = 20  # of each class; with fewer, an interval by resampling groups is too rough
 MUCH_FEWER = 0.5  # report if the effective number of groups is below this share of their number
+CLEARLY_FEWER = 0.9  # the same, if an interval does not reach its floor
 TOLERATED = 0.01  # share of slices that a version may have seen
 COMPARED = ("auc", "accuracy", "recall", "specificity")
 CHANCE = 0.025  # the chance of refusing an equally good candidate, for all compared metrics together
@@ -111,17 +113,44 @@ def few_groups(groups: Mapping[str, int]) -> list[str]:
     ]
 
 
-def uneven_groups(groups: Mapping[str, int], effective: Mapping[str, float]) -> list[str]:
-    """Return a line for each class in which a few groups have most of the slices.
+def uneven_groups(metrics: Measured, limit: float = MUCH_FEWER, then: str = "") -> list[str]:
+    """Return a line for each class whose effective number of groups is below a share of their number, and what to do.
 
-    `groups`: the number of groups by class. `effective`: the effective number of groups by class.
+    `limit`: this share. `then`: the end of the line that says what to do.
     """
-    return [
-        f"the {groups[name]:,} groups of {name} have very unequal numbers of slices: intervals are as wide as for about"
+    groups, effective = metrics.class_groups, metrics.effective_groups
+    lines = [
+        f"the {groups[name]:,} groups of {name} have unequal numbers of slices, and count like about"
         f" {effective[name]:.0f} {'group' if round(effective[name]) == 1 else 'groups'} of equal size"
+        f"{_largest(metrics.largest_groups.get(name))}"
         for name in CLASSES.values()
-        if name in groups and name in effective and effective[name] < MUCH_FEWER * groups[name]
+        if name in groups and name in effective and effective[name] < limit * groups[name]
     ]
+    return [*lines, f"for narrower intervals, use about the same number of slices of each group{then}"] if lines else []
+
+
+def few_for_margin(metrics: Measured, margin: float) -> list[str]:
+    """Return a line if the test part has so few effective groups that an equally good candidate can hardly pass.
+
+    If two models agree on all g groups, the interval of their difference still reaches about 2/g below it.
+    """
+    if margin <= 0:
+        return []
+    numbers = {name: metrics.effective_groups.get(name, count) for name, count in metrics.class_groups.items()}
+    few = [f"{number:.0f} of {name}" for name, number in numbers.items() if number < 2 / margin]
+    if not few:
+        return []
+    return [
+        f"about {2 / margin:.0f} groups of equal size of each class are needed to pass with the margin of {margin:g};"
+        f" the test part counts like about {' and '.join(few)}"
+    ]
+
+
+def _largest(group: LargestGroup | None) -> str:
+    if group is None:
+        return ""
+    joined = f" and was joined from {group.joined:,} groups that share slices" if group.joined > 1 else ""
+    return f": the largest one has {group.share:.0%} of the slices{joined}"
 
 
 def _seen(seen: Seen) -> list[str]:

@@ -27,6 +27,13 @@ class Document(Kept):
         return cls.model_validate(value)
 
 
+class LargestGroup(Kept):
+    """The group with the most slices of a class: its share of these slices, and the number of groups that it joins."""
+
+    share: float
+    joined: int = 1
+
+
 class Measured(Kept):
     """The values of metrics on `n` slices of `groups` groups. Groups that share near-identical slices count as one.
 
@@ -34,7 +41,8 @@ class Measured(Kept):
     join groups.
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
     how many groups have a slice of each class. A group with slices of both classes counts in both. `effective_groups`:
-    for each class, how many groups with equal numbers of slices would say as much. Older results do not state it.
+    for each class, how many groups with equal numbers of slices would say as much. `largest_groups`: the largest group
+    of each class. Older results do not state these two.
     """
 
     accuracy: float | None = None
@@ -51,6 +59,7 @@ class Measured(Kept):
     named_groups: int | None = None
     class_groups: dict[str, int] = Field(default_factory=dict)
     effective_groups: dict[str, float] = Field(default_factory=dict)
+    largest_groups: dict[str, LargestGroup] = Field(default_factory=dict)
     confusion_matrix: list[list[int]] = Field(default_factory=list)
 
 
@@ -128,8 +137,9 @@ class Tuning(Document):
     """How a rule of findings was tuned: the dataset, and how well the procedure works on unseen groups.
 
     `engine`: the engine that gave the scores. `groups`: the number of groups of each class. Groups that share slices
-    count as one. `named_groups`: the number of groups of both classes before they are joined like that, or None for an
-    older rule, whose groups were not joined. `left_out`: groups without a slice of the lungs. `no_verdict`: groups
+    count as one. Such a group may count in both classes. `joined_groups`: the number of groups of both classes, each
+    counted once, or None for an older rule. `named_groups`: their number before they are joined like that, or None for
+    an older rule, whose groups were not joined. `left_out`: groups without a slice of the lungs. `no_verdict`: groups
     without a verdict, because too many of their slices are out of distribution. `held_out`: accuracy, recall,
     specificity, precision and negative_precision by groups. Each group is judged by a rule that was chosen without this
     group. `by_default`: the same metrics of the default rule. A metric is missing if no group got a verdict that it
@@ -141,6 +151,7 @@ class Tuning(Document):
     engine: str
     seed: int
     groups: dict[str, int]
+    joined_groups: int | None = None
     named_groups: int | None = None
     left_out: int = 0
     no_verdict: int = 0
@@ -149,6 +160,11 @@ class Tuning(Document):
     chosen: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     created_at: str = ""
+
+    @property
+    def all_groups(self) -> int:
+        """Return the number of groups of both classes. For an older rule, it is the sum over the classes."""
+        return sum(self.groups.values()) if self.joined_groups is None else self.joined_groups
 
 
 class FindingRule(Document):

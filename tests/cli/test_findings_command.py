@@ -69,6 +69,7 @@ def test_tuned_rule_is_kept_until_it_is_reset(run: Run, version: ModelVersion, p
     again = read_json(run("tune", "lung/1", "--dataset", "site", "--json"))
     assert [again["rule"], again["k"], again["threshold"]] == [tuned["rule"], tuned["k"], tuned["threshold"]]
     assert "on groups it was not chosen on" in run("rule", "lung/1").output
+    assert "tuned on site/1: 40 groups (20 COVID, 20 non-COVID)" in run("rule", "lung/1").output
     assert read_json(run("reset", "lung/1", "--json"))["tuned"] is None
     assert rule_now(version).tuned is None
 

@@ -84,6 +84,13 @@ def test_a_version_shows_its_lineage_figures_files_and_jobs(run: Run, add_versio
     assert run("show", "nosuch/1").exit_code == 3
 
 
+def test_metrics_of_probabilities_are_not_shown_for_groups(run: Run, add_version: AddVersion) -> None:
+    of_groups = {"auc": 0.97, "brier": 0.1, "ece": 0.05, "intervals": {"brier": [0.05, 0.15]}}
+    add_version("new", metrics={"brier": 0.2, "by_group": of_groups})
+    shown = rows(run("show", "new/1").stdout)
+    assert [key for key in shown if key.startswith("metrics.")] == ["metrics.brier", "metrics.by_group.auc"]
+
+
 def test_promote_evaluates_both_versions_and_prints_the_comparison(run: Run, add_version: AddVersion) -> None:
     add_version("old"), add_version("new")
     first = run("promote", "old/1", "--reason", "the first")

@@ -146,13 +146,15 @@ def test_page_shows_metrics_of_groups_and_the_rule_of_findings(anns_browser: Bro
     assert "40 groups (20 COVID, 20 non-COVID)" in of_groups
     assert "This is the default" in page
     right = Rate(value=0.9, low=0.8, high=0.95)
-    tuning = Tuning(dataset="site/9", engine="fake", seed=7, groups={"COVID": 20}, held_out={"precision": right})
+    counts = {"groups": {"COVID": 30, "non-COVID": 30}, "joined_groups": 30, "named_groups": 60}
+    tuning = Tuning(dataset="site/9", engine="fake", seed=7, held_out={"precision": right}, **counts)
     with session_scope() as s:
         rule = FindingRule(rule="noisy-or", version=2, threshold=0.3, tuned=tuning)
         s.get_one(ModelVersion, version_id).finding_rule = rule
     page = anns_browser.get(f"/models/{version_id}").text
     for text in ("noisy-or, version 2", "site/9", "COVID verdicts that are right", "0.800 – 0.950"):
         assert text in page
+    assert "60 groups; 30 after joining those that share slices (30 COVID, 30 non-COVID)" in page
 
 
 @pytest.mark.slow
@@ -409,7 +411,8 @@ def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: 
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | uneven
     assert (
-        "The 40 groups of COVID have very unequal numbers of slices" in roots_browser.get(f"/models/{version_id}").text
+        "The 40 groups of COVID have unequal numbers of slices, and count like about 10 groups of equal size."
+        in roots_browser.get(f"/models/{version_id}").text
     )
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | {"class_groups": {"COVID": "many"}}

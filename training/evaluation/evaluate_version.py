@@ -136,6 +136,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
             without_patient=without_patient(evaluation.dataset) / len(rows),
             lack=lack_of_patient(evaluation.dataset),
             ood=result.ood_share,
+            by_group=result.by_group,
             doubts=doubts_about(evaluation.dataset),
             gone=learned_from.gone,
             deleted=bool(learned_from.deleted),

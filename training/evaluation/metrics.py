@@ -27,6 +27,7 @@ from scipy import stats
 from db import CLASSES
 from db.evaluation.result import Metrics, PairedMetric
 from db.metrics import METRICS
+from db.models.documents import LargestGroup
 from training.evaluation.intervals import SHARES, TAIL, interval_of
 
 Array = NDArray[np.float64]
@@ -86,6 +87,7 @@ def with_intervals(
         "named_groups": len(set(groups)),
         "class_groups": count_groups(labels, units),
         "effective_groups": {name: _effective(index, scored.positive == label) for label, name in CLASSES.items()},
+        "largest_groups": _largest_groups(scored, index, groups),
         "confusion_matrix": scored.confusion_matrix(),
     }
     return Metrics.model_validate({**values, **sizes, "intervals": intervals})
@@ -297,6 +299,17 @@ def _effective(index: NDArray[np.intp], counted: NDArray[np.bool_]) -> float:
     """
     sizes = np.bincount(index[counted]).astype(np.float64)
     return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1.0))
+
+
+def _largest_groups(scored: ScoredSlices, index: NDArray[np.intp], named: Sequence[str]) -> dict[str, LargestGroup]:
+    """Return the largest group of each class that has slices. `named`: the n names of groups before they are joined."""
+    largest: dict[str, LargestGroup] = {}
+    for label, name in CLASSES.items():
+        sizes = np.bincount(index[scored.positive == label])
+        if len(sizes):
+            joined = len(np.unique(np.asarray(named)[index == sizes.argmax()]))
+            largest[name] = LargestGroup(share=float(sizes.max() / sizes.sum()), joined=joined)
+    return largest
 
 
 def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, float]:

@@ -7,7 +7,8 @@ Sensitivity, specificity and AUC each have a floor. The verdict is one of three:
 - The model may not be used if the upper end of one interval is below its floor.
 - Otherwise there is not enough evidence. Then ctbatch estimates with how many further groups, like those of the
   dataset, a clear verdict would be as likely as not. An interval gets narrower with the root of the number of groups.
-  An interval that begins at the limit of groups without a mistake gets narrower with that limit.
+  An interval that begins at the limit of groups without a mistake gets narrower with that limit. If the groups have
+  unequal numbers of slices, ctbatch also estimates this for groups of equal size, and says if that needs fewer groups.
 
 These kinds of slices are not evidence:
 
@@ -19,6 +20,9 @@ These kinds of slices are not evidence:
 If one of these kinds makes up more than 1 % of the slices, there is not enough evidence. If a dataset was deleted that
 the model was trained on, nobody can find out whether its slices are among these. Then the check never says that the
 model may be used, and suggests no further groups.
+
+If most groups (patients) get no verdict by the rule of findings, because too many of their slices are out of
+distribution, the check never says that the model may be used either.
 """
 
 import math
@@ -26,14 +30,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from db import CLASSES
-from db.evaluation.result import Metrics, SiteCheck
-from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups, uneven_groups
+from db.evaluation.result import GroupMetrics, Metrics, SiteCheck
+from db.evaluation.rule import (
+    CLEARLY_FEWER,
+    FLOORED,
+    LEAST_GROUPS,
+    MUCH_FEWER,
+    NO_EVIDENCE,
+    TOLERATED,
+    Floors,
+    few_groups,
+    uneven_groups,
+)
 from db.metrics import METRICS, digits_beside, missing_slice
 from training.data.seen_slices import gone_note
 from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # a check reports a larger share of slices out of distribution; training allows the same share
+MUCH_NO_VERDICT = 0.05  # a check reports a larger share of groups without a verdict
+MOST_NO_VERDICT = 0.5  # with a larger share of groups without a verdict, there is not enough evidence
 ROUNDING = 1e-6  # of the end of an interval
 MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
 DELETED = "slices that the model learned from were deleted: this check can only show that the model may not be used"
@@ -46,10 +62,10 @@ class Evidence:
     `seen`: the model was trained on these slices, or its threshold was chosen on these slices. `named`: other slices,
     whose group has the name of a group that the model was trained or calibrated on. `without_patient`: no patient,
     series or folder is known. `lack`: what the slices without a patient lack, as the end of a sentence. `ood`: out of
-    distribution, or None. `doubts`: a line for each doubt about the labels and the choice of the slices. `gone`: how
-    many slices that the model learned from are gone. `deleted`: somebody deleted some of them. `unknown`: a line for
-    each reason why slices that the model learned from are not in this database. If slices are gone or unknown, `seen`
-    may be too low.
+    distribution, or None. `by_group`: the metrics of groups, which count the groups without a verdict, or None.
+    `doubts`: a line for each doubt about the labels and the choice of the slices. `gone`: how many slices that the
+    model learned from are gone. `deleted`: somebody deleted some of them. `unknown`: a line for each reason why slices
+    that the model learned from are not in this database. If slices are gone or unknown, `seen` may be too low.
     """
 
     seen: float = 0.0
@@ -57,6 +73,7 @@ class Evidence:
     without_patient: float = 0.0
     lack: str = "have no known patient"
     ood: float | None = None
+    by_group: GroupMetrics | None = None
     doubts: Sequence[str] = field(default_factory=list)
     gone: int = 0
     deleted: bool = False
@@ -72,21 +89,34 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
     short = [n for n, (_, low, _) in bounds.items() if low is None or low < wanted[n]]
     few = few_groups(groups)
     more = None
+    uneven = uneven_groups(metrics)
+    without_verdict, no_verdict = _without_verdict(evidence.by_group)
     if reasons := _no_evidence(evidence):
         verdict = UNKNOWN
     elif below:
         verdict, reasons = MAY_NOT, [_line(n, bounds[n], wanted[n]) for n in below]
     elif evidence.deleted:
         verdict, reasons = UNKNOWN, [DELETED, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
+    elif without_verdict > MOST_NO_VERDICT:
+        verdict, reasons = UNKNOWN, [no_verdict, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
     elif short or few:
         verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short)]
-        more = _more_groups(bounds, wanted, groups, {**groups, **metrics.effective_groups}, short)
-        reasons += _advice(more, known=all(low is not None for _, low, _ in bounds.values()))
+        effective = {**groups, **metrics.effective_groups}
+        needed = _effective_groups_needed(bounds, wanted, effective, short)
+        more, of_equal_size = (_more_groups(needed, groups, number) for number in (effective, groups))
+        if not (known := all(low is not None for _, low, _ in bounds.values())):
+            of_equal_size = None
+        then = _with_equal_sizes(more, of_equal_size)
+        uneven = uneven_groups(metrics, CLEARLY_FEWER if short else MUCH_FEWER, then)
+        if not uneven or of_equal_size != 0:
+            reasons += _advice(more, known=known)
     else:
         verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
+    if without_verdict > MUCH_NO_VERDICT and no_verdict not in reasons:
+        reasons.append(no_verdict)
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
-    reasons += uneven_groups(groups, metrics.effective_groups)
+    reasons += uneven
     reasons += evidence.doubts
     if evidence.gone:
         reasons.append(gone_note(evidence.gone))
@@ -99,6 +129,16 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         more_groups=more,
         ood_share=evidence.ood,
     )
+
+
+def _without_verdict(groups: GroupMetrics | None) -> tuple[float, str]:
+    """Return the share of groups that get no verdict, of those that show the lungs, and a line that says so."""
+    if groups is None or not groups.no_verdict:
+        return 0.0, ""
+    number = groups.no_verdict
+    count = number + (groups.n or 0)
+    line = f"{number:,} of {count:,} groups (patients) get no verdict: too many of their slices are out of distribution"
+    return number / count, line
 
 
 def _no_evidence(evidence: Evidence) -> list[str]:
@@ -133,36 +173,56 @@ def _line(name: str, bounds: tuple[float | None, float | None, float | None], fl
     return f"{metric.name} {value:.{digits}f}{interval}, floor {floor:.{digits}f}"
 
 
-def _more_groups(
+def _effective_groups_needed(
     bounds: Mapping[str, tuple[float | None, float | None, float | None]],
     floors: Mapping[str, float],
-    groups: Mapping[str, int],
     effective: Mapping[str, float],
     short: Sequence[str],
-) -> int | None:
-    """Return how many more groups, of both classes together, would make each undecided interval end at its floor.
+) -> dict[str, float] | None:
+    """Return, by class, with how many effective groups each undecided interval would end at its floor.
 
-    Return None if that is too many to suggest.
+    Return None if that is too many to suggest. `effective`: today's numbers.
     """
-    needed = {kind: max(LEAST_GROUPS, number) for kind, number in groups.items()}
+    needed: dict[str, float] = {}
     for name in short:
         value, low, high = bounds[name]
         if value is None or low is None or high is None:
             continue
         kinds = [CLASSES[label] for label in METRICS[name].classes]
         gap = value - floors[name]
-        if gap > 0 and low >= end_without_a_mistake(min(effective[kind] for kind in kinds)) - ROUNDING:
-            for kind in kinds:
-                like_these = _groups_without_a_mistake(floors[name]) * groups[kind] / effective[kind]
-                needed[kind] = max(needed[kind], math.ceil(like_these - 1e-6))
-            continue
-        near = low if gap > 0 else high
-        times = ((value - near) / gap) ** 2 if gap else math.inf
-        if times > MAX_SUGGESTED_FACTOR:
+        is_at_limit = gap > 0 and low >= end_without_a_mistake(min(effective[kind] for kind in kinds)) - ROUNDING
+        times = ((value - (low if gap > 0 else high)) / gap) ** 2 if gap else math.inf
+        if times > MAX_SUGGESTED_FACTOR and not is_at_limit:
             return None
         for kind in kinds:
-            needed[kind] = max(needed[kind], math.ceil(times * groups[kind] - 1e-6))
-    return sum(needed[kind] - groups[kind] for kind in groups)
+            number = _groups_without_a_mistake(floors[name]) if is_at_limit else times * effective[kind]
+            needed[kind] = max(needed.get(kind, 0), number)
+    return needed
+
+
+def _more_groups(
+    needed: Mapping[str, float] | None, groups: Mapping[str, int], effective: Mapping[str, float]
+) -> int | None:
+    """Return how many more groups are needed, of both classes together, if `groups` count like `effective` groups.
+
+    Return None if `needed` is None.
+    """
+    if needed is None:
+        return None
+    more = 0
+    for kind, count in groups.items():
+        like_these = math.ceil(needed[kind] * count / effective[kind] - 1e-6) if kind in needed else 0
+        more += max(like_these, LEAST_GROUPS, count) - count
+    return more
+
+
+def _with_equal_sizes(more: int | None, of_equal_size: int | None) -> str:
+    """Return what equal numbers of slices would change, as the end of a line, or "" if they would change nothing."""
+    if more is None or of_equal_size is None or of_equal_size >= more:
+        return ""
+    if not of_equal_size:
+        return ": then a clear verdict would be as likely as not"
+    return f": then about {of_equal_size} more {'group' if of_equal_size == 1 else 'groups'} would be enough"
 
 
 def _groups_without_a_mistake(floor: float) -> int:

@@ -96,6 +96,7 @@ def tune(
         engine=engine,
         seed=seed,
         groups=counts,
+        joined_groups=len(np.unique(unit_of)),
         named_groups=len(groups.names),
         left_out=groups.left_out,
         no_verdict=groups.no_verdict,

@@ -112,7 +112,7 @@ def stop_note(content: ReportContent) -> str:
 def few_groups_note(content: ReportContent) -> str:
     """Return sentences that say which classes have few groups, or groups of very unequal size, or "" if none has."""
     counts = content.metrics.class_groups
-    uneven = [f"{line[0].upper()}{line[1:]}." for line in uneven_groups(counts, content.metrics.effective_groups)]
+    uneven = [f"{line[0].upper()}{line[1:]}." for line in uneven_groups(content.metrics)]
     few = [f"{count:,} {'group' if count == 1 else 'groups'} of {name}" for name, count in counts.items()
            if count < LEAST_GROUPS]  # fmt: skip
     if few:

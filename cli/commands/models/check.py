@@ -41,7 +41,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     may not be used: the upper end of an interval is below the floor of
       its metric
     not enough evidence: all other cases. If possible, the command prints
-      how many more groups would give a clear verdict
+      with how many more groups like these a clear verdict is as likely
+      as not
 
     The verdict is also `not enough evidence` if more than 1 % of DATASET's slices are of one of these kinds:
 
@@ -53,7 +54,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
       slices without a known patient
 
     If the training slices of MODEL are not in this database, the command says so. If they were deleted, the verdict is
-    never `may be used`.
+    never `may be used`. It is never `may be used` either if most patients that show the lungs get no verdict by the
+    rule of findings.
     """
     from training.evaluation.site_check import MUCH_OOD
 

@@ -207,6 +207,7 @@ def test_what_is_not_shown_is_promoted_only_with_a_reason(models: Registry) -> N
     promote_first(models, old)
     models.evaluate(new, 0.92, {**EVEN, "specificity": pair(-0.08, 0.05)})
     assert (gate(new).verdict, gate(new).worst) == (NOT_SHOWN, "specificity 0.900, −0.015 (−0.080 to +0.050)")
+    assert gate(new).notes[-1].startswith("about 100 groups of equal size of each class are needed")
     for force in (False, True):
         with pytest.raises(GateClosed, match="needs a reason"):
             promote(new, " ", force=force)

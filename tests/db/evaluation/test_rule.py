@@ -14,6 +14,7 @@ from db.evaluation.rule import (
     Floors,
     Ruling,
     Seen,
+    few_for_margin,
     rule,
     worst_metric,
 )
@@ -128,3 +129,26 @@ def test_slices_that_trained_the_candidate_are_not_evidence() -> None:
 def test_worst_metric_is_the_one_whose_interval_reaches_lowest() -> None:
     assert worst_metric(EVEN | {"recall": pair(-0.1, 0.1), "brier": pair(-0.5, 0)}) == "recall"
     assert worst_metric({}) is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "effective", "margin", "few"),
+    [
+        ({"COVID": 150, "non-COVID": 150}, {"COVID": 55.4, "non-COVID": 150.0}, 0.02, "about 55 of COVID"),
+        ({"COVID": 40, "non-COVID": 60}, {}, 0.02, "about 40 of COVID and 60 of non-COVID"),
+        ({"COVID": 150, "non-COVID": 150}, {"COVID": 100.0, "non-COVID": 150.0}, 0.02, None),
+        ({"COVID": 40, "non-COVID": 60}, {}, 0.05, None),
+        ({"COVID": 40, "non-COVID": 60}, {}, 0.0, None),
+    ],
+)
+def test_test_part_with_too_few_effective_groups_for_the_margin_is_reported(
+    groups: dict[str, int], effective: dict[str, float], margin: float, few: str | None
+) -> None:
+    lines = few_for_margin(Metrics(class_groups=groups, effective_groups=effective), margin)
+    if few is None:
+        assert lines == []
+    else:
+        assert lines == [
+            "about 100 groups of equal size of each class are needed to pass with the margin of 0.02; the test part"
+            f" counts like {few}"
+        ]

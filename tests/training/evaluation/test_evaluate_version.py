@@ -345,9 +345,10 @@ def test_check_mentions_many_files_that_were_left_out(add_version: AddVersion, s
             {"labels_from": "reviews", "blind_labels": 170, "shared_labels": 50, "contested_labels": 20},
             ["10 labels are of readers who may have", "readers disagree on 20 of the 50 slices that several"],
         ),
+        ({"contested_labels": 20}, ["readers disagree on 20 slices"]),
         ({"labels_from": "class folders"}, []),
     ],
-    ids=["none-blind", "all-blind", "some-blind", "files"],
+    ids=["none-blind", "all-blind", "some-blind", "older-report", "files"],
 )
 def test_check_mentions_labels_that_are_not_blind_or_on_which_readers_disagree(
     report: dict[str, Any], lines: list[str], add_version: AddVersion, settings: Settings
@@ -411,6 +412,7 @@ def test_share_of_slices_out_of_distribution_is_stated(
         pass
     assert seen(known).result["ood_share"] == pytest.approx(0.25, abs=0.02)
     assert "out of distribution" in seen(known).result["site_check"]["reasons"][-1]
+    assert seen(known).result["site_check"]["reasons"][-2].startswith("4 of 12 groups (patients) get no verdict")
     assert seen(unknown).result["ood_share"] is None
     groups = seen(known).result["by_group"]
     assert (groups["n"], groups["no_verdict"]) == (8, 4), "groups with 2 of 5 slices out of distribution"

@@ -6,6 +6,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 from db.metrics import METRICS
+from db.models.documents import LargestGroup
 from training.evaluation import metrics as evaluate
 from training.evaluation.metrics import Verdicts, compare, measure, with_intervals
 
@@ -349,3 +350,13 @@ def test_groups_of_unequal_size_count_like_fewer_groups_of_equal_size():
     found = with_intervals(np.where(np.array(labels) == 1, 0.9, 0.1), labels, groups, 0.5)
     assert found.class_groups == {"COVID": 2, "non-COVID": 4}
     assert found.effective_groups == {"COVID": pytest.approx(30**2 / (10**2 + 20**2)), "non-COVID": 4}
+
+
+def test_largest_group_of_each_class_is_stated_with_the_groups_that_it_joins():
+    labels, groups = [1] * 30 + [0] * 4, ["a"] * 10 + ["b"] * 20 + ["c", "d", "e", "f"]
+    joined = dict(zip("abcdef", "abccef", strict=True))
+    found = with_intervals(np.where(np.array(labels) == 1, 0.9, 0.1), labels, groups, 0.5, unit_of=joined)
+    assert found.largest_groups == {
+        "COVID": LargestGroup(share=20 / 30, joined=1),
+        "non-COVID": LargestGroup(share=0.5, joined=2),
+    }

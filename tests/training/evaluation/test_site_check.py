@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from db.evaluation.result import Metrics
+from db.evaluation.result import GroupMetrics, Metrics, SiteCheck
 from db.evaluation.rule import Floors
-from training.evaluation.metrics import count_groups
+from db.findings.rules import default_rule
+from training.evaluation.metrics import count_groups, with_intervals
 from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Evidence, check_site
 
 MANY = {"COVID": 40, "non-COVID": 60}
+EQUAL_SIZES = "for narrower intervals, use about the same number of slices of each group"
 GOOD = {"recall": (0.95, 0.90, 0.98), "specificity": (0.9, 0.86, 0.94), "auc": (0.97, 0.95, 0.99)}
 
 
@@ -159,6 +162,25 @@ def test_sources_of_training_slices_that_are_not_known_here_are_mentioned():
     assert (found.verdict, found.reasons[3:]) == (MAY, ["the training slices are elsewhere"])
 
 
+def of_groups(counted: int, no_verdict: int) -> GroupMetrics:
+    return GroupMetrics(n=counted, left_out=50, no_verdict=no_verdict, rule=default_rule(0.5))
+
+
+@pytest.mark.parametrize(("counted", "no_verdict"), [(0, 60), (29, 31)], ids=["all", "most"])
+def test_model_that_gives_most_groups_no_verdict_is_never_said_to_be_usable(counted, no_verdict):
+    evidence = Evidence(by_group=of_groups(counted, no_verdict))
+    found = check_site(result(), Floors(), evidence)
+    line = f"{no_verdict} of 60 groups (patients) get no verdict: too many of their slices are out of distribution"
+    assert (found.verdict, found.reasons, found.more_groups) == (UNKNOWN, [line, *check().reasons], None)
+    assert check_site(result(recall=(0.6, 0.5, 0.7)), Floors(), evidence).verdict == MAY_NOT
+
+
+@pytest.mark.parametrize(("counted", "no_verdict", "lines"), [(30, 30, 4), (57, 3, 3), (0, 0, 3)])
+def test_groups_without_a_verdict_are_mentioned_if_they_are_many(counted, no_verdict, lines):
+    found = check_site(result(), Floors(), Evidence(by_group=of_groups(counted, no_verdict)))
+    assert (found.verdict, len(found.reasons)) == (MAY, lines)
+
+
 def test_doubts_about_the_labels_are_mentioned():
     found = check_site(result(), Floors(), Evidence(doubts=["readers disagree"]))
     assert (found.verdict, found.reasons[3:]) == (MAY, ["readers disagree"])
@@ -177,9 +199,63 @@ def test_groups_of_very_unequal_size_are_reported():
     found = check_site(uneven, Floors(), Evidence())
     assert found.verdict == MAY, "the intervals are already wide enough"
     assert found.reasons[3:] == [
-        "the 40 groups of COVID have very unequal numbers of slices: intervals are as wide as for about 10 groups of"
-        " equal size"
+        "the 40 groups of COVID have unequal numbers of slices, and count like about 10 groups of equal size",
+        EQUAL_SIZES,
     ]
+
+
+def without_a_mistake(well: list[int], ill: list[int], joined: int = 0) -> SiteCheck:
+    """Check a model without a mistake on patients with these numbers of slices.
+
+    `joined`: how many of the healthy patients share slices.
+    """
+    sizes = {f"well{number}": size for number, size in enumerate(well)}
+    sizes |= {f"ill{number}": size for number, size in enumerate(ill)}
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    unit_of = {name: name for name in sizes} | {f"well{number}": "well0" for number in range(joined)}
+    labels = np.array([name.startswith("ill") for name in groups], int)
+    metrics = with_intervals(np.where(labels, 0.9, 0.1), labels, groups, 0.5, unit_of=unit_of, resamples=100)
+    return check_site(metrics, Floors(), Evidence())
+
+
+def test_check_that_one_large_patient_makes_unclear_does_not_ask_for_more_patients():
+    assert without_a_mistake([30] * 40, [30] * 40).verdict == MAY
+    found = without_a_mistake([30] * 40, [30] * 40 + [600])
+    assert (found.verdict, found.reasons[2:]) == (
+        UNKNOWN,
+        [
+            "the 41 groups of COVID have unequal numbers of slices, and count like about 8 groups of equal size: the"
+            " largest one has 33% of the slices",
+            f"{EQUAL_SIZES}: then a clear verdict would be as likely as not",
+        ],
+    )
+
+
+def test_check_says_that_the_largest_group_was_joined():
+    found = without_a_mistake([5] * 60, [5] * 60, joined=15)
+    assert found.verdict == UNKNOWN
+    assert found.reasons[2].endswith(
+        "the largest one has 25% of the slices and was joined from 15 groups that share slices"
+    )
+
+
+def test_check_states_an_effective_number_above_half_of_the_count_if_an_interval_misses_its_floor():
+    found = without_a_mistake([25] * 29 + [100], [25] * 32)
+    assert found.reasons[1].startswith(
+        "the 30 groups of non-COVID have unequal numbers of slices, and count like about 24"
+    )
+    clear = without_a_mistake([25] * 60 + [200], [25] * 60)
+    assert (clear.verdict, len(clear.reasons)) == (MAY, 3)
+
+
+def test_check_asks_for_fewer_patients_if_they_have_equal_numbers_of_slices():
+    found = without_a_mistake([30] * 25 + [150], [30] * 40)
+    assert (
+        found.reasons[1]
+        == f"with about {found.more_groups} more groups like these, a clear verdict would be as likely as not"
+    )
+    assert found.reasons[3] == f"{EQUAL_SIZES}: then about 3 more groups would be enough"
+    assert found.more_groups > 3
 
 
 def test_sample_of_unequal_groups_without_a_mistake_suggests_more_groups_like_these():

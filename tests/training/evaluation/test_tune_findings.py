@@ -77,6 +77,13 @@ def test_groups_with_slices_in_common_count_as_one() -> None:
         tuned(groups, 7, [number // 10 for number in range(60)])
 
 
+def test_joined_group_with_both_classes_counts_once_among_all_groups() -> None:
+    rule = tuned(one_ill_slice(), 7, [number // 2 for number in range(60)])
+    assert rule.tuned is not None
+    assert rule.tuned.groups == {"COVID": 30, "non-COVID": 30}
+    assert (rule.tuned.all_groups, rule.tuned.named_groups) == (30, 60)
+
+
 @pytest.mark.parametrize(
     ("labels", "why"), [([1] * 60, "non-COVID"), ([0] * 60, "COVID"), ([1] * 55 + [0] * 5, "5 of non-COVID")]
 )
