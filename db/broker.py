@@ -96,10 +96,11 @@ def wake(queue: Queue) -> bool:
     url, now = current().broker_url, time.monotonic()
     if not url or now < _paused_until.get(url, now):
         return False
+    sender, begun = _sender(), time.monotonic()
     try:
-        _sender().send_task(queue, queue=queue, retry=False, ignore_result=True)
+        sender.send_task(queue, queue=queue, retry=False, ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
-        if time.monotonic() - now >= SEND_SECONDS:
+        if time.monotonic() - begun >= SEND_SECONDS:
             _paused_until[url] = time.monotonic() + PAUSE_SECONDS
         log.warning("broker unreachable, message not sent", extra={"queue": queue, "error": type(error).__name__})
         return False

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
 from tests.builders.networks import small_resnet
-from tests.builders.servers import PostgresServer, postgres_binaries
+from tests.builders.servers import running_postgres
 from tests.builders.versions import add_champion
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
@@ -149,15 +148,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A real PostgreSQL server of this test session; gives its URL without a database's name."""
-    binaries = postgres_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL's server binaries are not installed (Debian: postgresql)")
-    # Not in pytest's own folder: each session of pytest that starts closes that to all users but its own.
-    with tempfile.TemporaryDirectory(prefix="ctbatch-postgres-") as name:
-        server = PostgresServer(Path(name), binaries)
-        server.start()
+    with running_postgres() as server:
         yield server.url
-        server.stop()
 
 
 @contextmanager

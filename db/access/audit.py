@@ -113,12 +113,8 @@ def list_events(s: Session, wanted: Filter, cursor: str | None, limit: int) -> P
     if wanted.actor:
         query = query.where(or_(AuditEvent.actor == wanted.actor, AuditEvent.via == wanted.actor))
     if wanted.action:
-        is_whole = "." in wanted.action
-        query = query.where(
-            AuditEvent.action == wanted.action
-            if is_whole
-            else AuditEvent.action.startswith(wanted.action + ".", autoescape=True)
-        )
+        of_kind = AuditEvent.action.startswith(f"{wanted.action}.", autoescape=True)
+        query = query.where(or_(AuditEvent.action == wanted.action, of_kind))
     if wanted.object:
         query = query.where(AuditEvent.object == wanted.object)
     if wanted.since is not None:
@@ -135,7 +131,7 @@ def list_events(s: Session, wanted: Filter, cursor: str | None, limit: int) -> P
 
 
 def seal(s: Session) -> AuditSeal | None:
-    """Seal the events that have no seal yet, at most MOST_SEALED. Return the seal, or None if there are no events.
+    """Seal at most MOST_SEALED events that are not sealed yet. Return the seal, or None if all events are sealed.
 
     The caller logs the digest, so that a log on another machine shows if somebody changed sealed events later.
     """

@@ -255,8 +255,8 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 class ReviewedSlice:
     """A slice of a job, and the label that counts: the newest by an admin, or the owner's if no admin gave one.
 
-    `blind`: the label that counts is blind. `is_shared`: several of the admins and
-    the owner gave a label. `is_contested`: one of them gave the other label.
+    `blind`: the label that counts is blind. `is_shared`: several of the admins and the owner gave a label.
+    `is_contested`: one of them gave the other label.
     """
 
     slice: Slice

@@ -37,12 +37,11 @@ class LargestGroup(Kept):
 class Measured(Kept):
     """The values of metrics on `n` slices of `groups` groups. Groups that share near-identical slices count as one.
 
-    `named_groups`: the number of groups before they are joined like that. Older results do not state it, and did not
-    join groups.
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
-    how many groups have a slice of each class. A group with slices of both classes counts in both. `effective_groups`:
-    for each class, how many groups with equal numbers of slices would say as much. `largest_groups`: the largest group
-    of each class. Older results do not state these two.
+    how many groups have a slice of each class. A group with slices of both classes counts in both. `named_groups`: the
+    number of groups before they are joined. `effective_groups`: for each class, how many groups with equal numbers of
+    slices would say as much. `largest_groups`: the largest group of each class. Older results did not join groups, and
+    do not state the last three.
     """
 
     accuracy: float | None = None
@@ -265,11 +264,11 @@ class DatasetReport(Document):
 
     `blind_labels`, `shared_labels`, `contested_labels`: of reviewed slices, the labels that are blind, and the slices
     with labels of several readers, and of readers who disagree. `counts`: slices by class, and `rejected` files.
-    `groups_from`: slices by the origin of their group.
-    `sizes`, `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code.
-    `labelled_files`: by class, the number of `files` with a label, and how many of them were `left_out`. Text files
-    and other documents are not counted. `odd_hu`: slices by class whose values may not be HU.
-    `identical_to`: the earlier dataset with the same slices. `warnings`: what a person should read first.
+    `groups_from`: slices by the origin of their group. `sizes`, `modes`, `formats`, `splits`: slices by value and
+    class. `left_out`: files by reason code. `labelled_files`: by class, the number of `files` with a label, and how
+    many of them were `left_out`. Text files and other documents are not counted. `odd_hu`: slices by class whose values
+    may not be HU. `identical_to`: the earlier dataset with the same slices. `warnings`: what a person should read
+    first.
     """
 
     labels_from: str = ""

@@ -25,7 +25,7 @@ class RaisingOSError:
     the server, and the others have no number. For a refusal of the server, s3fs raises OSErrors with many numbers, also
     with those of a fault in the program. The new error has the number EREMOTEIO. Its text is the server's code, such as
     ExpiredToken, or the name of the old error, because the old text may name a server or a file. Errors of this
-    machine's disk stay as they are, and so does FileNotFoundError, unless there is no such bucket.
+    machine's disk do not change. A FileNotFoundError changes only if the bucket does not exist.
     """
 
     def __init__(self, fs: Any) -> None:

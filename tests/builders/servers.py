@@ -5,10 +5,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from sqlalchemy import create_engine
 
@@ -93,6 +97,20 @@ class PostgresServer(Server):
             engine.connect().close()
         finally:
             engine.dispose()  # an open connection would hold up the server's stop
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server that runs. Skip the test if it is not installed."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL's server binaries are not installed (Debian: postgresql)")
+    # Not in pytest's own folder: each session of pytest that starts closes that to all users but its own.
+    with tempfile.TemporaryDirectory(prefix="ctbatch-postgres-") as name:
+        server = PostgresServer(Path(name), binaries)
+        server.start()
+        yield server
+        server.stop()
 
 
 class RedisServer(Server):

@@ -1,6 +1,5 @@
 """PostgreSQL comes back as a standby, as after a failover: it can be read, and refuses to be written."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from db.access.accounts import create_user
 from db.database import read_scope, session_scope
 from db.settings import Settings
 from tests.builders.files import png
-from tests.builders.servers import PostgresServer, postgres_binaries
+from tests.builders.servers import PostgresServer, running_postgres
 from tests.builders.versions import add_champion
 from tests.conftest import make_settings
 from tests.web.actors import Api
@@ -27,15 +26,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this test alone."""
-    binaries = postgres_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL's server binaries are not installed (Debian: postgresql)")
-    with tempfile.TemporaryDirectory(prefix="ctbatch-standby-") as name:
-        server = PostgresServer(Path(name), binaries)
-        server.start()
+    with running_postgres() as server:
         yield server
-        base.get_engine().dispose()
-        server.stop()
+        base.get_engine().dispose()  # an open connection would hold up the server's stop
 
 
 @pytest.fixture

@@ -46,6 +46,9 @@ from db.metrics import METRICS, digits_beside, missing_slice
 from training.data.seen_slices import gone_note
 from training.evaluation.intervals import end_without_a_mistake
 
+Bounds = Mapping[str, tuple[float | None, float | None, float | None]]
+"""A metric and the ends of its interval, by the name of the metric."""
+
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # a check reports a larger share of slices out of distribution; training allows the same share
 MUCH_NO_VERDICT = 0.05  # a check reports a larger share of groups without a verdict
@@ -100,16 +103,8 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
     elif without_verdict > MOST_NO_VERDICT:
         verdict, reasons = UNKNOWN, [no_verdict, *(_line(n, bounds[n], wanted[n]) for n in FLOORED)]
     elif short or few:
-        verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short)]
-        effective = {**groups, **metrics.effective_groups}
-        needed = _effective_groups_needed(bounds, wanted, effective, short)
-        more, of_equal_size = (_more_groups(needed, groups, number) for number in (effective, groups))
-        if not (known := all(low is not None for _, low, _ in bounds.values())):
-            of_equal_size = None
-        then = _with_equal_sizes(more, of_equal_size)
-        uneven = uneven_groups(metrics, CLEARLY_FEWER if short else MUCH_FEWER, then)
-        if not uneven or of_equal_size != 0:
-            reasons += _advice(more, known=known)
+        more, advice, uneven = _undecided(metrics, bounds, wanted, short)
+        verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short), *advice]
     else:
         verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if without_verdict > MUCH_NO_VERDICT and no_verdict not in reasons:
@@ -129,6 +124,23 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         more_groups=more,
         ood_share=evidence.ood,
     )
+
+
+def _undecided(
+    metrics: Metrics, bounds: Bounds, floors: Mapping[str, float], short: Sequence[str]
+) -> tuple[int | None, list[str], list[str]]:
+    """Return how many more groups would help, lines of advice, and lines about unequal groups.
+
+    `short`: the metrics whose interval does not reach its floor.
+    """
+    groups, effective = metrics.class_groups, {**metrics.class_groups, **metrics.effective_groups}
+    needed = _effective_groups_needed(bounds, floors, effective, short)
+    more, of_equal_size = (_more_groups(needed, groups, number) for number in (effective, groups))
+    known = all(low is not None for _, low, _ in bounds.values())
+    then = _with_equal_sizes(more, of_equal_size) if known else ""
+    uneven = uneven_groups(metrics, CLEARLY_FEWER if short else MUCH_FEWER, then)
+    is_enough = uneven and known and of_equal_size == 0  # equal numbers of slices are
+    return more, [] if is_enough else _advice(more, known=known), uneven
 
 
 def _without_verdict(groups: GroupMetrics | None) -> tuple[float, str]:
@@ -174,7 +186,7 @@ def _line(name: str, bounds: tuple[float | None, float | None, float | None], fl
 
 
 def _effective_groups_needed(
-    bounds: Mapping[str, tuple[float | None, float | None, float | None]],
+    bounds: Bounds,
     floors: Mapping[str, float],
     effective: Mapping[str, float],
     short: Sequence[str],

@@ -35,7 +35,7 @@ def actor() -> Actor:
 
 
 def note_look(object_: str) -> None:
-    """Record that the user of this request opened something, if the answer is no error.
+    """Record that the user of this request opened something, unless the answer is an error.
 
     Each web process records it once an hour for each user, token and address.
     """

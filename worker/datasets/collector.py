@@ -71,8 +71,8 @@ class Collector:
     `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files with prepared pixels. `groups_from`:
     how many slices got their group from each origin. `headers`: the slices whose group comes from their DICOM header.
     `blind_labels`, `shared_labels`, `contested_labels`: how many slices have a blind label, labels of several readers,
-    and labels of readers who disagree.
-    `odd_hu`: slices with the note `odd_hu`, by label. `label_warnings`: what a person should check about the labels.
+    and labels of readers who disagree. `odd_hu`: slices with the note `odd_hu`, by label. `label_warnings`: what a
+    person should check about the labels.
     """
 
     def __init__(self) -> None:

@@ -41,11 +41,10 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
 
     `blind_labels`, `shared_labels`, `contested_labels`: numbers of reviewed slices. `counts`, `groups`, `sizes`,
     `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of another slice.
-    `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
-    `labelled_files`: files by class, and how many of them were left out. `odd_hu`: slices whose values may not be HU,
-    by class. `identical_to`: the identical earlier dataset.
-    `largest_cluster`: the largest number of groups that similar slices connect. `identity`: how well DICOM headers keep
-    patients apart. `warnings`: what a person should read first.
+    `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason. `labelled_files`: files
+    by class, and how many of them were left out. `odd_hu`: slices whose values may not be HU, by class. `identical_to`:
+    the identical earlier dataset. `largest_cluster`: the largest number of groups that similar slices connect.
+    `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
     """
     slices, identity = collector.slices, collector.headers.identity()
     report = {
