@@ -160,7 +160,8 @@ def _print_rule(rule: FindingRule, as_json: bool, calibration: Mapping[str, Mapp
     say(f"{rule.name}, version {rule.version}: COVID if the score is at least {rule.threshold:.3f}")
     if rule.tuned is None:
         for engine, own in sorted((calibration or {}).items()):
-            say(f"  for jobs that {engine} predicts: at least {own['threshold']:.3f}")
+            if own["threshold"] != rule.threshold:
+                say(f"  for jobs that {engine} predicts: at least {own['threshold']:.3f}")
         say("this is the default rule; `ctbatch findings tune` chooses one on labelled patients")
         return
     tuned = rule.tuned

@@ -202,11 +202,15 @@ def test_jobs_of_the_version_use_its_rule(run: Run, patients: Dataset, settings:
 
 def test_rule_states_the_thresholds_of_engines(run: Run, version: ModelVersion) -> None:
     with session_scope() as s:
-        own = {"openvino-int8": {"temperature": 1.0, "threshold": 0.42}}
+        own = {
+            name: {"temperature": 1.0, "threshold": at}
+            for name, at in (("openvino-int8", 0.42), ("openvino-bf16", 0.5))
+        }
         s.get_one(ModelVersion, version.id).calibration = own
     shown = run("rule", "lung/1").stderr
     assert "COVID if the score is at least 0.500" in shown
     assert "for jobs that openvino-int8 predicts: at least 0.420" in shown
+    assert "openvino-bf16" not in shown, "its threshold is that of the rule"
 
 
 def test_groups_without_a_verdict_are_not_counted(
