@@ -17,8 +17,9 @@ from db import database as base
 from db import migrate
 from db.access import accounts
 from db.access.accounts import create_user
-from db.database import session_scope
+from db.database import read_scope, session_scope
 from db.models import ModelVersion, User
+from db.registry import champions
 from db.settings import Settings
 from tests.builders.networks import small_resnet
 from tests.builders.servers import running_postgres
@@ -130,12 +131,23 @@ def compiled_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite database, to be copied: migrating takes longer than most tests."""
+    """A home with a migrated, empty SQLite database, to be copied: migrating takes longer than most tests."""
     values = make_settings(tmp_path_factory.mktemp("migrated"))
     base.use(values)
     migrate.upgrade()
     base.get_engine().dispose()
-    return values.home / "ctbatch.db"
+    return values.home
+
+
+@pytest.fixture(scope="session")
+def migrated_with_champion(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same home with a champion, to be copied."""
+    home = tmp_path_factory.mktemp("champion") / "home"
+    shutil.copytree(migrated, home)
+    base.use(make_settings(home))
+    add_champion(home)
+    base.get_engine().dispose()
+    return home
 
 
 @pytest.fixture
@@ -258,9 +270,9 @@ def fresh_database(request: pytest.FixtureRequest, kind: str, home: Path) -> Ite
     """A migrated, empty database of a kind (sqlite, postgresql) and an empty storage, in use meanwhile."""
     with ExitStack() as stack:
         if kind == "sqlite":
-            migrated: Path = request.getfixturevalue("migrated")
-            home.mkdir(mode=0o700)
-            shutil.copyfile(migrated, home / "ctbatch.db")
+            has_champion = "champion" in request.fixturenames
+            template: Path = request.getfixturevalue("migrated_with_champion" if has_champion else "migrated")
+            shutil.copytree(template, home)
             settings = make_settings(home)
         else:
             databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
@@ -273,7 +285,14 @@ def fresh_database(request: pytest.FixtureRequest, kind: str, home: Path) -> Ite
 @pytest.fixture
 def champion(database: Settings) -> ModelVersion:
     """A champion in the database of this test."""
-    return add_champion(database.home)
+    return the_champion(database.home)
+
+
+def the_champion(home: Path) -> ModelVersion:
+    """The champion in the database in use. A PostgreSQL database has none yet."""
+    with read_scope() as s:
+        version = champions.champion(s)
+    return version or add_champion(home)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
 from tests.builders.leases import asked_to_stop, let_leases_end
 from tests.builders.statements import locked_at_first
+from tests.conftest import the_champion
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
 from worker import reap
@@ -903,9 +904,7 @@ def test_files_of_a_dataset_are_not_reaped(make: Make, settings: Settings) -> No
 
 @pytest.fixture
 def champion(settings: Settings) -> ModelVersion:
-    from tests.builders.versions import add_champion
-
-    return add_champion(settings.home)
+    return the_champion(settings.home)
 
 
 @pytest.fixture
