@@ -49,6 +49,12 @@ def test_calibration_error_is_the_gap_in_each_bin_weighed_by_its_slices():
     # Two slices in the bin of 0.9, one of them ill; two in the bin of 0.1, none ill; 1.0 belongs to the last bin.
     assert measure([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0], 0.5)["ece"] == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
     assert measure([1.0, 0.0], [1, 0], 0.5)["ece"] == 0.0
+    assert measure([1.0, 0.0, 0.0], [1, 1, 0], 0.5)["ece"] == pytest.approx(1 / 3)  # slices at 0 count too
+
+
+def test_slice_at_the_threshold_is_positive_in_all_metrics():
+    found = measure([0.5, 0.5, 0.5, 0.5], [1, 1, 1, 0], 0.5)
+    assert (found["recall"], found["specificity"], found["precision"]) == (1.0, 0.0, 0.75)
 
 
 def test_group_weights_equal_resampled_slices():
