@@ -133,7 +133,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         return
     where = f"{named(found.dataset, found.dataset_deleted)}{f' ({found.part})' if found.part else ''}"
     groups = counted_groups(found.groups, found.named_groups)
-    say(f"{where}: {found.slices} slices, {groups}; measured by {found.engine}")
+    say(f"{where}: {found.slices} slices, {groups}{f'; both measured by {found.engine}' if found.engine else ''}")
     print_table(
         ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )
