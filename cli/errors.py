@@ -42,6 +42,10 @@ class Unavailable(CommandError):
     """The server, the database or a part of the installation cannot be used now."""
 
 
+class Declined(Unavailable):
+    """The server could not carry out the request, and says so: it changed nothing."""
+
+
 class PartialFailure(CommandError):
     """The job ended, but it predicted nothing, or slices were quarantined or cancelled.
 

@@ -418,7 +418,7 @@ def test_submit_page_says_when_there_is_no_model(anns_browser: Browser) -> None:
     with session_scope() as s:
         s.execute(delete(Promotion))
     page = anns_browser.get("/submit").text
-    assert "there is no model version yet" in page
+    assert "no model version is the champion" in page
     assert re.search(r"<button[^>]*type=\"submit\" disabled", page)
 
 
