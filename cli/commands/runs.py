@@ -43,7 +43,7 @@ def list_runs(as_json: bool) -> None:
 @run_argument
 @json_option
 def show(run_id: int, as_json: bool) -> None:
-    """Show a run: its state and its epochs."""
+    """Show a run: its state and its epochs. In JSON, stages and epochs are numbered from 0."""
     view = find_view(run_id)
     with reading() as session:
         epochs = [
@@ -54,8 +54,10 @@ def show(run_id: int, as_json: bool) -> None:
         print_json(view.as_dict() | {"epochs": epochs})
         return
     print_view(view)
+    stages = [stage["name"] for stage in view.config["stages"]]
+    shown = [epoch | {"stage": stages[epoch["stage"]], "epoch": epoch["epoch"] + 1} for epoch in epochs]
     columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "seconds")
-    print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in epochs], empty="no epoch yet")
+    print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in shown], empty="no epoch yet")
 
 
 def _rounded(value: object) -> object:

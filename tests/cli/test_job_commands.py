@@ -147,8 +147,8 @@ def test_rm_deletes_what_it_can_and_exits_with_the_code_of_the_first_that_it_can
     assert (result.returncode, list(api.jobs)) == (2, ["job2"])
     assert result.stderr.splitlines() == [
         "job job1 is deleted",
-        "Error: job nosuch: there is no job 'nosuch', or it belongs to somebody else; `ctbatch jobs ls` lists the ids of"
-        " jobs",
+        "Error: job nosuch: there is no job 'nosuch', or it belongs to somebody else; `ctbatch jobs ls` lists the ids"
+        " of jobs",
         "job job3 is deleted",
         "Error: job job2: It is conflict.",
     ]
