@@ -87,8 +87,8 @@ def stop(run_id: int) -> None:
     """Stop training now, and make a model version.
 
     With the presets default and seed, the version gets the weights of the best epoch so far. With scratch and quick, it
-    gets the current weights. If the previous stage ended with a lower validation loss than the current weights have,
-    the version gets the weights of the previous stage. A run that waits (for a worker or for disk space) can be stopped
+    gets the current weights. If the previous stage ended with a lower validation loss than the current weights, the
+    version gets the weights of the previous stage. A run that waits (for a worker or for disk space) can be stopped
     only if it has a checkpoint.
     """
     _ask(run_id, runs.stop_run)

@@ -44,9 +44,9 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
 def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]:
     """Return nested members as pairs: a name such as `a.b`, and a value.
 
-    A metric gets its interval. A list of names becomes one text. The place of a member in a list is its name, or else its
-    number. Metrics of probabilities of groups are left out. Older versions have them, although the score of a group is
-    not a probability.
+    A metric gets its interval. A list of names becomes one text. A member of a list has its name as its place, or else
+    its number. Metrics of probabilities of groups are left out. Older versions have them, although the score of a group
+    is not a probability.
     """
     intervals = value.get("intervals")
     intervals = intervals if isinstance(intervals, dict) else {}

@@ -26,7 +26,7 @@ LEAKS = {
     "near-identical-slices": "Almost the same slice lies in two parts",
     "shared-groups": "A group (a patient, a series) lies in two parts",
     "conflicting-labels": "The same slice is labelled both ways",
-    "seen-by-parent": "The version that the run starts from was trained on slices that it is measured on",
+    "seen-by-parent": "The run starts from a version that was trained on validation or test slices",
 }
 
 

@@ -41,8 +41,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     may not be used: the upper end of an interval is below the floor of
       its metric
     not enough evidence: all other cases. If possible, the command prints
-      with how many more groups like these a clear verdict is as likely
-      as not
+      how many more groups like these would give an even chance of a clear
+      verdict
 
     The verdict is also `not enough evidence` if more than 1 % of DATASET's slices are of one of these kinds:
 
