@@ -46,18 +46,23 @@ def show(run_id: int, as_json: bool) -> None:
     """Show a run: its state and its epochs. In JSON, stages and epochs are numbered from 0."""
     view = find_view(run_id)
     with reading() as session:
-        epochs = [
-            {"stage": row.stage, "epoch": row.epoch, "seconds": row.seconds, **row.metrics}
-            for row in runs.epochs_of(session, run_id)
-        ]
+        epochs = runs.epochs_of(session, run_id)
     if as_json:
-        print_json(view.as_dict() | {"epochs": epochs})
+        rows = [{"stage": one.stage, "epoch": one.epoch, "seconds": one.seconds, **one.metrics} for one in epochs]
+        print_json(view.as_dict() | {"epochs": rows})
         return
     print_view(view)
     stages = [stage["name"] for stage in view.config["stages"]]
-    shown = [epoch | {"stage": stages[epoch["stage"]], "epoch": epoch["epoch"] + 1} for epoch in epochs]
-    columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "seconds")
-    print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in shown], empty="no epoch yet")
+    columns = ("loss", "accuracy", "val_loss", "val_accuracy", "val_auc")
+    print_table(
+        ("stage", "epoch", *columns, "seconds"),
+        [
+            (stages[one.stage], one.epoch + 1, *(_rounded(one.metrics.get(name)) for name in columns),
+             _rounded(one.seconds))
+            for one in epochs
+        ],
+        empty="no epoch yet",
+    )  # fmt: skip
 
 
 def _rounded(value: object) -> object:

@@ -145,8 +145,8 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
             why = _deleted(split, one) if gate.dataset_deleted else _missing(evaluation, one)
             return (_measured(gate, version, done[0]) if done else gate).but(missing, why)
         done.append(result)
-    engines = {one.engine for one in done}
-    gate = _measured(gate, version, done[0]).model_copy(update={"engine": engines.pop() if len(engines) == 1 else ""})
+    engine = done[0].engine if len({one.engine for one in done}) == 1 else ""
+    gate = _measured(gate, version, done[0]).model_copy(update={"engine": engine})
     notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
     notes += uneven_groups(done[0])
     if champion is None:
