@@ -3,9 +3,10 @@
 import click
 
 EXIT_CODES = """\
-Exit codes: 0: ok. 1: a job, run or evaluation failed, or ctbatch refused a change such as a promotion. 2: wrong usage.
-3: not found or denied. 4: unavailable. 5: a job ended, but predicted nothing, or has quarantined or cancelled slices
-(with --strict also: rejected files). 130: interrupted."""
+Exit codes: 0: ok. 1: a job, run or evaluation failed, or ctbatch refused a change such as a promotion. 2: wrong usage,
+or the server refused the input or the change. 3: not found or denied. 4: something is unavailable, a check found a
+fault, or ctbatch made an error. 5: a job ended, but predicted nothing, or has quarantined or cancelled slices (with
+--strict also: rejected files). 130: interrupted."""
 
 
 class CommandError(click.ClickException):
@@ -40,6 +41,10 @@ class NotFoundOrDenied(CommandError):
 
 class Unavailable(CommandError):
     """The server, the database or a part of the installation cannot be used now."""
+
+
+class Declined(Unavailable):
+    """The server could not carry out the request, and says so: it changed nothing."""
 
 
 class PartialFailure(CommandError):

@@ -88,8 +88,9 @@ def cli(home: Path | None) -> None:
     submit, jobs, results and `findings ls` send requests to the server in CTBATCH_SERVER, with the token in
     CTBATCH_TOKEN. If these are not set, they use the `ctbatch up` of this machine.
 
-    These commands open the database directly: datasets, models, train, runs, users, tokens, audit, files, db,
-    and all of findings except ls. They use the database in DATABASE_URL, or else ctbatch.db in the --home folder.
+    These commands open the database directly: datasets, models, train, runs, users, tokens, audit, files, db, tune,
+    doctor, and all of findings except ls. They use the database in DATABASE_URL, or else ctbatch.db in the --home
+    folder.
     """
     if home is not None:
         use_home(home)

@@ -83,7 +83,7 @@ _OF_SLOW_DATABASE = {
 
 OF_QUARANTINE = _OF_SLOW_DATABASE | {
     "worker_lost": "The worker died twice while it predicted this slice alone.",
-    "engine_error": "The engine failed each time it predicted this slice.",
+    "engine_error": "The engine failed on this slice only, or on all slices in each of ten attempts.",
     "file_lost": "A stored file that this slice needs is missing or damaged. Retry the job.",
 }
 """Reasons of a slice that was read but could not be predicted."""
@@ -128,8 +128,8 @@ SLICE_NOTES = {
     "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
     "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
     "odd_hu": (
-        "The slice shows almost no soft tissue, or no air and almost no fat or very much dense bone. Its values may not"
-        " be Hounsfield units."
+        "The slice shows almost no soft tissue; or no air, and also almost no fat or very much dense bone. Its values"
+        " may not be Hounsfield units."
     ),
     "turned": "The slice is stored turned or mirrored, and is shown and predicted as stored.",
     "axial_assumed": "The file does not state the orientation of the slice. The slice was taken as axial.",
@@ -179,10 +179,10 @@ OF_FINDINGS = {
         " of several folders. So the ID or UID may stand for several people. Correct it and send the files again."
     ),
     "upload_failed": "A file with some of the slices was not unpacked to its end, so slices may be missing.",
-    "missing": "More than a quarter of the slices, or of one series, were rejected, quarantined or cancelled.",
+    "missing": "More than a quarter of the slices, or of one series, were rejected, quarantined, cancelled or lost.",
     "odd_hu": (
-        "Most slices show almost no soft tissue, or no air and almost no fat or very much dense bone. So their values"
-        " may not be Hounsfield units. Check the rescale intercept of the files."
+        "Most slices show almost no soft tissue; or no air, and also almost no fat or very much dense bone. So their"
+        " values may not be Hounsfield units. Check the rescale intercept of the files."
     ),
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",

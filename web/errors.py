@@ -140,7 +140,7 @@ def as_problem(error: Exception) -> Problem:
         case JobGone():  # the job was deleted during this request
             return not_found()
         case NoModelVersion():
-            return Problem(503, "no-model-version", "There is no model version yet. An admin must promote one.")
+            return Problem(503, "no-model-version", "No model version is the champion. An admin must promote one.")
         case TrainingNotInstalled():
             return Problem(503, "training-not-installed", str(error))
         case FileMissing() | FileDamaged():

@@ -43,7 +43,7 @@ def demo(exit_after: bool, train: bool, host: str | None, port: int | None, inse
     """Start everything on this machine, promote the demo model and classify a demo archive.
 
     The demo model learned from synthetic phantoms and knows nothing about patients. If there is already a champion, the
-    job uses the champion. The exit code is 0 only if every slice of the archive was predicted or rejected.
+    job uses the champion. The exit code is 0 only if no slice of the archive was quarantined or cancelled.
     """
     signal.signal(signal.SIGTERM, _stop)
     settings = get_settings()

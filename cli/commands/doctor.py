@@ -153,7 +153,7 @@ def database(settings: Settings) -> Iterator[CheckResult]:
             champion = champions.champion(session)
             yield from _storage(session)
             yield _stored_files(session)
-        detail = champion.label if champion else f"none yet; {NO_MODEL}"
+        detail = champion.label if champion else f"none is the champion; {NO_MODEL}"
         yield CheckResult("model version", "ok" if champion else "warn", detail)
     except CommandError as error:
         yield CheckResult("database", "fail", error.message)

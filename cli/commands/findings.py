@@ -102,7 +102,7 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
     outer folds have no part in the choice. The printed estimate comes from the outer folds.
 
     Refuses DATASET if one of its slices was used to train, calibrate or test VERSION or one of its ancestors. Also
-    refuses DATASET if more than 1 % of its slices are near-identical to slices that were used in this way.
+    refuses DATASET if more than 1 % of its slices are near-identical to such slices.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version

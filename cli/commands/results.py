@@ -86,7 +86,8 @@ def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], l
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no rows")
     say(notice)
     if len(rows) == limit:
-        say(f"these are the first {limit} rows; --limit shows more rows, --format csv all rows")
+        shown = "row is" if limit == 1 else f"{limit} rows are"
+        say(f"only the first {shown} shown; --limit shows more rows, --format csv all rows")
 
 
 def _cells(row: Json) -> list[object]:

@@ -43,19 +43,26 @@ def list_runs(as_json: bool) -> None:
 @run_argument
 @json_option
 def show(run_id: int, as_json: bool) -> None:
-    """Show a run: its state and its epochs."""
+    """Show a run: its state and its epochs. In JSON, stages and epochs are numbered from 0."""
     view = find_view(run_id)
     with reading() as session:
-        epochs = [
-            {"stage": row.stage, "epoch": row.epoch, "seconds": row.seconds, **row.metrics}
-            for row in runs.epochs_of(session, run_id)
-        ]
+        epochs = runs.epochs_of(session, run_id)
     if as_json:
-        print_json(view.as_dict() | {"epochs": epochs})
+        rows = [{"stage": one.stage, "epoch": one.epoch, "seconds": one.seconds, **one.metrics} for one in epochs]
+        print_json(view.as_dict() | {"epochs": rows})
         return
     print_view(view)
-    columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "seconds")
-    print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in epochs], empty="no epoch yet")
+    stages = [stage["name"] for stage in view.config["stages"]]
+    columns = ("loss", "accuracy", "val_loss", "val_accuracy", "val_auc")
+    print_table(
+        ("stage", "epoch", *columns, "seconds"),
+        [
+            (stages[one.stage], one.epoch + 1, *(_rounded(one.metrics.get(name)) for name in columns),
+             _rounded(one.seconds))
+            for one in epochs
+        ],
+        empty="no epoch yet",
+    )  # fmt: skip
 
 
 def _rounded(value: object) -> object:
@@ -85,8 +92,8 @@ def stop(run_id: int) -> None:
     """Stop training now, and make a model version.
 
     With the presets default and seed, the version gets the weights of the best epoch so far. With scratch and quick, it
-    gets the current weights. If the previous stage ended with a lower validation loss than the current weights have,
-    the version gets the weights of the previous stage. A run that waits (for a worker or for disk space) can be stopped
+    gets the current weights. If the previous stage ended with a lower validation loss than the current weights, the
+    version gets the weights of the previous stage. A run that waits (for a worker or for disk space) can be stopped
     only if it has a checkpoint.
     """
     _ask(run_id, runs.stop_run)

@@ -52,8 +52,8 @@ def submit(
 
     A folder is sent as a TAR. In the TAR, the name of each file begins with the folder's name. Files and folders whose
     names begin with a dot are left out. Links to folders are not followed. If two PATHS have the same name, or if loose
-    files come from several folders, each name begins with the names of parent folders. All names get the same number of
-    parent folders, as few as make the names differ. So pictures of two folders never become one series. If the TAR of a
+    files come from several folders, each name begins with the names of parent folders. Every name gets as many parent
+    folders as are needed to make all names differ. So pictures of two folders never become one series. If the TAR of a
     folder would have the same name as an archive that you send, the TAR gets a name such as scans-packed.tar. A path
     that is given twice is sent once.
 

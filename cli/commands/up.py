@@ -161,7 +161,7 @@ def announce(url: str, access: LocalAccess) -> None:
     if get_settings().engine == FAKE_ENGINE:
         emit("up", f"CTBATCH_ENGINE={FAKE_ENGINE}: the scores of this engine are made up and mean nothing")
     if not access.has_champion():
-        emit("up", f"there is no model version yet: {NO_MODEL}")
+        emit("up", f"no model version is the champion: {NO_MODEL}")
     with suppress(OSError):
         if storage().is_short_of_disk():
             emit("up", SHORT_OF_DISK)

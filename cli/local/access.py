@@ -51,7 +51,7 @@ class LocalAccess:
             links.end_links(session, accounts.local_user(session))
 
     def has_champion(self) -> bool:
-        """Return whether there is a model version for new jobs."""
+        """Return whether a model version is the champion, so that there can be new jobs."""
         with reading() as session:
             return champions.champion(session) is not None
 

@@ -44,8 +44,9 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
 def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]:
     """Return nested members as pairs: a name such as `a.b`, and a value.
 
-    A metric gets its interval. A list of names becomes one text. Metrics of probabilities of groups are left out. Older
-    versions have them, although the score of a group is not a probability.
+    A metric gets its interval. A list of names becomes one text. A member of a list has its name as its place, or else
+    its number. Metrics of probabilities of groups are left out. Older versions have them, although the score of a group
+    is not a probability.
     """
     intervals = value.get("intervals")
     intervals = intervals if isinstance(intervals, dict) else {}
@@ -57,7 +58,7 @@ def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]
             lines += flat(member, f"{before}{name}.")
         elif isinstance(member, list) and member and all(isinstance(each, dict) for each in member):
             for place, each in enumerate(member, start=1):
-                lines += flat(each, f"{before}{name}.{place}.")
+                lines += flat(each, f"{before}{name}.{each.get('name', place)}.")
         else:
             lines.append((before + name, _cell(member) + _interval_after(name, intervals.get(name))))
     return lines
@@ -76,6 +77,8 @@ def _cell(value: object) -> str:
 def _interval_after(name: str, interval: object) -> str:
     """Return a 95 % interval as text to put after a metric, or an empty text."""
     if not isinstance(interval, list) or len(interval) != 2 or (name in METRICS and not METRICS[name].has_interval):
+        return ""
+    if interval[0] == interval[1]:  # as in older results, if no slice was wrong; it is too narrow
         return ""
     return f" ({written_interval(*interval)})"
 

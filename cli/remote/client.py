@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from cli.errors import CommandError, NotFoundOrDenied, Unavailable, UsageError
+from cli.errors import CommandError, Declined, NotFoundOrDenied, Unavailable, UsageError
 from cli.output import NO_MODEL, safe, say
 from cli.polling import poll
 from cli.remote.find_server import Server, find_server
@@ -30,6 +30,8 @@ POLL_SHARE_OF_AGE = 0.05  # the pause as a share of the time since the first loo
 POLL_SHARE_NOT_SURE = 0.3  # the end may come earlier: by this share of that time and half of the time left
 PASSING = {429, 502, 503, 504}  # statuses of temporary failures
 PAGE = 200  # the most items that one request for a list asks for; the server allows at least as many
+# Problems of a server that did not do what was asked, for certain
+DECLINED = {"no-model-version", "disk-full", "storage-away"}
 PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is in PASSING
 LONGEST_RETRY_AFTER = 60.0
 JSON = "application/json"
@@ -43,8 +45,14 @@ def job_path(job_id: str, below: str = "") -> str:
         NotFoundOrDenied: no job has such an id. In a path, it could be the address of something else.
     """
     if not (job_id.isascii() and job_id.isalnum()):
-        raise NotFoundOrDenied(f"there is no job {job_id!a}; `ctbatch jobs ls` lists the ids of jobs")
+        raise _no_job(job_id)
     return f"/jobs/{job_id}{below}"
+
+
+def _no_job(job_id: str) -> NotFoundOrDenied:
+    return NotFoundOrDenied(
+        f"there is no job {job_id!a}, or it belongs to somebody else; `ctbatch jobs ls` lists the ids of jobs"
+    )
 
 
 class Client:
@@ -298,10 +306,15 @@ def _error(answer: httpx.Response) -> CommandError:
         message += f" ({', '.join(about)})"
     if details := [f"{name}: {text}" for name, text in _details(problem.get("errors")) if text not in message]:
         message += f" ({'; '.join(details)})"
+    under_jobs = answer.request.url.path.partition(f"{API}/jobs/")[2]
+    if answer.status_code == httpx.codes.NOT_FOUND and _slug(problem) == "not-found" and under_jobs:
+        return _no_job(under_jobs.partition("/")[0])
     if answer.status_code in (401, 403, 404):
         return NotFoundOrDenied(message)
     if _slug(problem) == "no-model-version":
-        return Unavailable(f"{message} {NO_MODEL}.")
+        return Declined(f"{message} {NO_MODEL}.")
+    if _slug(problem) in DECLINED:
+        return Declined(message)
     if _slug(problem) == "not-ended":
         return Unavailable(message)
     if answer.status_code >= 500 or answer.status_code == 429:

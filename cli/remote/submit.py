@@ -4,7 +4,7 @@ import io
 import shlex
 from pathlib import Path
 
-from cli.errors import Unavailable
+from cli.errors import Declined, Unavailable
 from cli.files.parts import gather
 from cli.output import progress_bar, say
 from cli.remote.client import Client, Json
@@ -30,6 +30,8 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
         ]
         try:
             return client.submit({"name": name or "", "priority": str(priority)}, files, key)
+        except Declined:
+            raise
         except (Unavailable, KeyboardInterrupt):
             say(
                 "It is not known whether the job was queued. To get it, or to make it if it was not queued, repeat the"

@@ -42,9 +42,9 @@ class Pair:
 class Comparison(Kept):
     """A comparison for people. `state`: queued, running, finished or failed.
 
-    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured `model_version`.
-    If another engine measured `with_model`, a note names both engines. `notes` also say which version was trained on
-    some of the slices.
+    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured both, or None
+    if it is not the same. Then a note names the two engines. `notes` also say which version was trained on some of the
+    slices.
     """
 
     model_version: str
@@ -138,10 +138,11 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
             error += f", and {pair.dataset.label} is deleted: choose another dataset"
         return comparison.model_copy(update={"state": "failed", "error": error})
     notes = optimism_notes(s, [pair.version, pair.other], pair.dataset.id, pair.split, pair.part)
-    if pair.precision is None and result.engine != other_result.engine:
+    engine = result.engine if result.engine == other_result.engine else None
+    if engine is None:
         engines = f"{pair.version.label} by {result.engine}, {pair.other.label} by {other_result.engine}"
-        notes = [f"they were measured by different engines, since none runs both: {engines}", *notes]
+        notes = [f"they were measured by different engines: {engines}", *notes]
     notes += uneven_groups(result)
-    measured = {name: getattr(result, name) for name in ("groups", "named_groups", "class_groups", "engine")}
-    done = {"state": "finished", "slices": result.n, "figures": metrics, "notes": notes, **measured}
+    measured = {name: getattr(result, name) for name in ("groups", "named_groups", "class_groups")}
+    done = {"state": "finished", "slices": result.n, "engine": engine, "figures": metrics, "notes": notes, **measured}
     return comparison.model_copy(update=done)

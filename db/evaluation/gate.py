@@ -64,9 +64,10 @@ class FloorCheck(Kept):
 class Gate(Kept):
     """The gate's verdict on a candidate, and the facts behind it.
 
-    `figures`: each metric of candidate and champion. `engine`: the engine that scored the candidate. `margin`: how much
-    worse the candidate may be. `candidate_number`: the candidate's place among the versions that were trained on the
-    same split, from 1. `floor`, `sensitivity` and `sensitivity_interval` repeat values of `floors`.
+    `figures`: each metric of candidate and champion. `engine`: the engine that measured both, or "" if it is not the
+    same. `margin`: how much worse the candidate may be. `candidate_number`: the candidate's place among the versions
+    that were trained on the same split, from 1. `floor`, `sensitivity` and `sensitivity_interval` repeat values of
+    `floors`.
     """
 
     verdict: str
@@ -144,7 +145,8 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
             why = _deleted(split, one) if gate.dataset_deleted else _missing(evaluation, one)
             return (_measured(gate, version, done[0]) if done else gate).but(missing, why)
         done.append(result)
-    gate = _measured(gate, version, done[0])
+    engine = done[0].engine if len({one.engine for one in done}) == 1 else ""
+    gate = _measured(gate, version, done[0]).model_copy(update={"engine": engine})
     notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
     notes += uneven_groups(done[0])
     if champion is None:
@@ -175,7 +177,6 @@ def _measured(gate: Gate, version: ModelVersion, result: EvaluationResult) -> Ga
         "groups": result.groups,
         "named_groups": result.named_groups,
         "class_groups": result.class_groups,
-        "engine": result.engine,
         "floors": checks,
         "sensitivity": result.recall,
         "sensitivity_interval": result.intervals.get("recall"),

@@ -46,7 +46,7 @@ class SiteCheck(Kept):
     """The verdict on a model version at a site.
 
     `ood_share`: the share of slices that are out of distribution, or None if the engine gives no distance.
-    `more_groups`: with how many more groups like these a clear verdict is as likely as not, or None if not known.
+    `more_groups`: how many more groups like these would give an even chance of a clear verdict, or None if not known.
     """
 
     verdict: str

@@ -70,7 +70,7 @@ def create_job(
         return job, False
     model_version = champion(s)
     if model_version is None:
-        raise NoModelVersion("there is no model yet: train or import one, then promote it")
+        raise NoModelVersion("no model version is the champion: promote one")
     job = Job(
         id=base64.b32encode(secrets.token_bytes(10)).decode().lower(),
         owner_id=owner.id,

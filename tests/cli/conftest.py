@@ -79,7 +79,10 @@ def database(settings: Settings) -> Settings:
 
 
 class Api(ThreadingHTTPServer):
-    """Jobs in a dict. `faults` are taken one for each request that the test lets fail: a status, "drop" or a proxy."""
+    """Jobs in a dict. `faults` are taken one for each request that the test lets fail.
+
+    A fault is a status, "drop", a proxy, or "no-model-version".
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -180,6 +183,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fault in PROXIES:
                 status, kind, headers = PROXIES[fault]
                 self._send_bytes(status, kind, b"<html>Please sign in</html>", headers)
+                return False
+            if fault == "no-model-version":
+                self._problem(503, fault)
                 return False
             self.fault = fault
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":

@@ -79,7 +79,10 @@ def test_show_counts_slices_out_of_distribution_and_prints_the_notice(ctbatch, a
 def test_unknown_job_is_exit_code_3(ctbatch, api):
     for command in (["jobs", "show"], ["jobs", "wait"], ["results", "--format", "csv"]):
         result = ctbatch(*command, "nosuch", env=api.env)
-        assert (result.returncode, result.stderr) == (3, "Error: It is not-found.\n")
+        assert result.returncode == 3
+        assert result.stderr == (
+            "Error: there is no job 'nosuch', or it belongs to somebody else; `ctbatch jobs ls` lists the ids of jobs\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,8 @@ def test_rm_deletes_what_it_can_and_exits_with_the_code_of_the_first_that_it_can
     assert (result.returncode, list(api.jobs)) == (2, ["job2"])
     assert result.stderr.splitlines() == [
         "job job1 is deleted",
-        "Error: job nosuch: It is not-found.",
+        "Error: job nosuch: there is no job 'nosuch', or it belongs to somebody else; `ctbatch jobs ls` lists the ids"
+        " of jobs",
         "job job3 is deleted",
         "Error: job job2: It is conflict.",
     ]

@@ -72,11 +72,14 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_a_version_shows_its_lineage_figures_files_and_jobs(run: Run, add_version: AddVersion) -> None:
     figures = {"auc": 0.97, "n": 30, "intervals": {"auc": [0.95, 0.99]}, "confusion_matrix": [[1, 2], [3, 4]]}
-    version = add_version("new", metrics=figures, facts={"lineage": ["first/1", "second/3"], "dataset": "site/1"})
+    stages = [{"name": "head", "epochs": 3}, {"name": "base", "epochs": 5}]
+    facts = {"lineage": ["first/1", "second/3"], "dataset": "site/1", "config": {"stages": stages}}
+    version = add_version("new", metrics=figures, facts=facts)
     shown = rows(run("show", "new/1").stdout)
     assert shown["lineage"] == ["first/1 → second/3"]
     assert shown["dataset"] == ["site/1"]
     assert shown["metrics.auc"] == ["0.97 (0.950 to 0.990)"]
+    assert shown["facts.config.stages.base.epochs"] == ["5"], "the name that `train --set` takes"
     assert shown["used_by"] == ["0"]
     assert shown["files.model.bin"] == [version.files["model.bin"]]
     view = json.loads(run("show", version.id, "--json").stdout)

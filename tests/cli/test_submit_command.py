@@ -222,6 +222,14 @@ def test_submit_says_with_which_key_to_send_again(ctbatch, api, folder):
     assert shlex.split(result.stderr.splitlines()[-2])[-2:] == ["--idempotency-key", "key'1"]
 
 
+def test_submit_shows_no_key_if_surely_nothing_was_queued(ctbatch, api, folder):
+    api.faults = ["no-model-version"]
+    result = ctbatch("submit", folder, "--idempotency-key", "k", env=api.env)
+    assert result.returncode == 4
+    assert "--idempotency-key" not in result.stderr
+    assert "It is no-model-version." in result.stderr
+
+
 def test_interrupted_submit_says_with_which_key_to_send_again(api, folder):
     api.faults = [503] * 20
     command = [sys.executable, "-m", "cli", "submit", folder, "--idempotency-key", "k"]

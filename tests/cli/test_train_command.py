@@ -13,7 +13,7 @@ from sqlalchemy import update
 from cli.commands.runs import runs_group
 from cli.commands.train import train
 from db.database import read_scope, session_scope
-from db.models import Dataset, ModelVersion, Split, TrainingRun, Work
+from db.models import Dataset, Epoch, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
 from db.training import runs
@@ -258,6 +258,16 @@ def test_run_is_listed_and_shown_with_its_deleted_dataset(launch: Run, ask: Run,
     for words in (("ls",), ("show", run.id)):
         assert "\tsite/1 (deleted)" in ask(*words).stdout
     assert json.loads(ask("show", run.id, "--json").stdout)["dataset"] == "site/1"
+
+
+def test_epochs_are_shown_with_the_name_of_their_stage(launch: Run, ask: Run) -> None:
+    launch("site", "--preset", "scratch")
+    run = only_run()
+    with session_scope() as s:
+        s.add(Epoch(run_id=run.id, stage=1, epoch=0, metrics={"loss": 0.5}, seconds=2.0))
+    assert ask("show", run.id).stdout.splitlines()[-1].split("\t")[:3] == [run.config["stages"][1]["name"], "1", "0.5"]
+    (epoch,) = json.loads(ask("show", run.id, "--json").stdout)["epochs"]
+    assert (epoch["stage"], epoch["epoch"]) == (1, 0)
 
 
 def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:

@@ -69,6 +69,12 @@ def test_interval_of_the_calibration_error_in_an_older_result_is_not_shown() -> 
     assert dict(flat(stored)) == {"ece": "0.02", "auc": "0.9 (0.800 to 1.000)"}
 
 
+def test_interval_without_width_is_not_shown() -> None:
+    stored = {"auc": 1.0, "intervals": {"auc": [1.0, 1.0]}}
+    assert [(one["value"], one["low"]) for one in bars(stored)] == [(1.0, None)]
+    assert dict(flat(stored)) == {"auc": "1"}
+
+
 @pytest.mark.parametrize(
     ("groups", "named", "text"),
     [

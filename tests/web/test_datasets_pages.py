@@ -61,7 +61,10 @@ def test_files_and_labels_are_received_and_queued(admin: Api) -> None:
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (b"name,class\n1.png,1\n", "The labels file has no column file and label; its first line names the columns"),
+        (
+            b"name,class\n1.png,1\n",
+            "The labels file has no column file and label; its first line must name the columns",
+        ),
         ("file,label\n1.png,1\n".encode("utf-16"), "The labels file is not UTF-8 (line 1); save it as UTF-8."),
         (b"file,label\n1.png,1\n2.png,2\n", "Line 3 of the labels file: the label '2' is neither COVID (1) nor"),
         (png(), "The labels file is not UTF-8 (line 1)"),

@@ -89,7 +89,7 @@ def test_page_leads_with_patients_then_series_then_slices(anns_browser: Browser,
     assert order == sorted(order)
     assert "3 patients, 3 series" in page
     assert "More than a quarter of the slices" in page
-    assert "left out: 3 truncated" in page
+    assert "left out: truncated (3)" in page
     assert "<i>cut" not in page
     assert not re.search(r"\sstyle=", page)
     series = anns_browser.get(f"/jobs/{ended}?find=ell").text

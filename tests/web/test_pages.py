@@ -418,7 +418,7 @@ def test_submit_page_says_when_there_is_no_model(anns_browser: Browser) -> None:
     with session_scope() as s:
         s.execute(delete(Promotion))
     page = anns_browser.get("/submit").text
-    assert "there is no model version yet" in page
+    assert "no model version is the champion" in page
     assert re.search(r"<button[^>]*type=\"submit\" disabled", page)
 
 
@@ -429,7 +429,7 @@ def test_admin_promotes_and_others_do_not(app: APIFlask, browser: Browser, anns_
     assert "Make this the champion" not in anns_browser.get("/models").text
     refused = anns_browser.client.post(path, data={"csrf_token": anns_browser.csrf("/models"), "reason": "x"})
     assert refused.status_code == 403
-    assert "Ask root " in refused.text
+    assert "Ask an admin, such as root, " in refused.text
     admin = Browser(app)
     admin.sign_in("root")
     taken = admin.client.post(path, data={"csrf_token": admin.csrf("/models"), "reason": "it is  better"})

@@ -5,8 +5,8 @@ Sensitivity, specificity and AUC each have a floor. The verdict is one of three:
 - The model may be used if the lower ends of all three 95 % intervals reach their floors, and each class has at least 20
   groups. With fewer groups, an interval from resampling groups is too rough for a decision.
 - The model may not be used if the upper end of one interval is below its floor.
-- Otherwise there is not enough evidence. Then ctbatch estimates with how many further groups, like those of the
-  dataset, a clear verdict would be as likely as not. An interval gets narrower with the root of the number of groups.
+- Otherwise there is not enough evidence. Then ctbatch estimates how many further groups, like those of the dataset,
+  would give an even chance of a clear verdict. An interval gets narrower with the root of the number of groups.
   An interval that begins at the limit of groups without a mistake gets narrower with that limit. If the groups have
   unequal numbers of slices, ctbatch also estimates this for groups of equal size, and says if that needs fewer groups.
 
@@ -233,7 +233,7 @@ def _with_equal_sizes(more: int | None, of_equal_size: int | None) -> str:
     if more is None or of_equal_size is None or of_equal_size >= more:
         return ""
     if not of_equal_size:
-        return ": then a clear verdict would be as likely as not"
+        return ": then there would be an even chance of a clear verdict"
     return f": then about {of_equal_size} more {'group' if of_equal_size == 1 else 'groups'} would be enough"
 
 
@@ -251,4 +251,4 @@ def _advice(more: int | None, *, known: bool) -> list[str]:
     groups = f"{more} more {'group' if more == 1 else 'groups'}"
     if not known:
         return [f"at least {groups} are needed"]
-    return [f"with about {groups} like these, a clear verdict would be as likely as not"]
+    return [f"about {groups} like these would give an even chance of a clear verdict"]

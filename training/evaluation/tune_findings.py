@@ -119,7 +119,8 @@ def _check_classes(counts: Mapping[str, int], apart: str) -> None:
     not_counted = f". Not counted: {apart}" if apart else ""
     if missing := [name for name, count in counts.items() if not count]:
         which = "group that counts" if apart else "group of the dataset"
-        raise CannotTune(f"no {which} is {' or '.join(missing)}; a rule needs groups of both classes{not_counted}")
+        what = f"{which} is {' or '.join(missing)}" if len(missing) < len(counts) else "group counts"
+        raise CannotTune(f"no {what}; a rule needs groups of both classes{not_counted}")
     if few := [f"{count} of {name}" for name, count in counts.items() if count < LEAST_UNITS]:
         raise CannotTune(
             f"there are too few groups (patients): {' and '.join(few)}; at least {LEAST_UNITS} of each class are"

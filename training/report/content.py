@@ -118,8 +118,8 @@ def few_groups_note(content: ReportContent) -> str:
     if few:
         uneven.insert(
             0,
-            f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are only"
-            " approximate, and small differences mean nothing.",
+            f"The metrics come from only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class,"
+            " intervals are only approximate, and small differences mean nothing.",
         )
     return " ".join(uneven)
 

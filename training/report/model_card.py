@@ -170,8 +170,8 @@ def _training_data(content: ReportContent) -> list[str]:
 
 def _ethics() -> list[str]:
     return [
-        "- CT slices are patients' data. The only slices in the package are those in the report. Look at it before you "
-        "pass the package on.",
+        "- CT slices are patients' data. If the package has a report or pictures of slices (`augmented.png`, "
+        "`mistakes.png`), look at them before you pass the package on.",
         "- A missed COVID slice and a false alarm do different harm. The threshold weighs the two.",
         "- Labels come with the dataset. Wrong labels are learned.",
     ]

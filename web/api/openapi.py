@@ -34,7 +34,7 @@ _TEXTS = {
     413: "Too many parts, or too many bytes.",
     415: "The body is not of the media type that is described here. Send `multipart/form-data` or `application/json`.",
     422: "Refused: `detail`, `code` or `errors` say why.",
-    503: "The database cannot be reached, there is no model version yet, or training is not installed here.",
+    503: "The database cannot be reached, no model version is the champion, or training is not installed here.",
     507: "The disk is full.",
 }
 

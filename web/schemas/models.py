@@ -145,7 +145,7 @@ class ComparisonOut(Out):
     groups: int | None = Field(description="Groups. Those that share identical or near-identical slices count as one.")
     named_groups: int | None = Field(description="Groups before they are joined like that.")
     class_groups: dict[str, int] = Field(description="Groups that have a slice of each class, joined as in `groups`.")
-    engine: str | None = Field(description="The engine that scored the first version.")
+    engine: str | None = Field(description="The engine that measured both versions. Null if it is not the same.")
     figures: dict[str, Any] = Field(
         description="By metric: `candidate` (the first version), `champion` (the other version), their `difference`,"
         " its interval (`low`, `high`), and its one-sided p-value `p_lower`. Of the calibration error (`ece`), `low`,"

@@ -109,7 +109,7 @@ def require_admin() -> User:
 
 def _only_admins(s: Session) -> Problem:
     names = accounts.admin_names(s)
-    who = f"Ask {' or '.join(names[:SHOWN_ADMINS])}" if names else "Ask one"
+    who = f"Ask an admin, such as {' or '.join(names[:SHOWN_ADMINS])}," if names else "Ask one"
     return Problem(403, "forbidden", f"Only an admin may do this. {who} to do it, or to make you an admin.")
 
 

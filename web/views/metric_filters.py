@@ -26,7 +26,7 @@ LEAKS = {
     "near-identical-slices": "Almost the same slice lies in two parts",
     "shared-groups": "A group (a patient, a series) lies in two parts",
     "conflicting-labels": "The same slice is labelled both ways",
-    "seen-by-parent": "The version that the run starts from was trained on slices that it is measured on",
+    "seen-by-parent": "The run starts from a version that was trained on validation or test slices",
 }
 
 
@@ -88,7 +88,8 @@ def _interval(metrics: dict[str, Any], key: str) -> tuple[float | None, float | 
     both = intervals.get(key) if isinstance(intervals, dict) else None
     if not METRICS[key].has_interval:  # older results have one
         return None, None
-    if isinstance(both, list) and len(both) == 2 and all(map(_is_figure, both)) and both[0] <= both[1]:
+    # Older results have intervals without a width if no slice was wrong. They are too narrow.
+    if isinstance(both, list) and len(both) == 2 and all(map(_is_figure, both)) and both[0] < both[1]:
         return float(both[0]), float(both[1])
     return None, None
 

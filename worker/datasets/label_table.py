@@ -129,15 +129,15 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
     if not has_groups and (of_patients := [name for name in names if name not in COLUMNS and _names_patients(name)]):
         raise BadLabels(
             f"the labels file states no group, but has a column {display_name(of_patients[0])}; if it names patients,"
-            " name it group, because a split keeps the slices of a group together, or else remove it"
+            " rename it to group, because a split keeps the slices of a group together; otherwise remove it"
         )
 
 
 def _check_columns(names: list[str]) -> None:
     if missing := {"file", "label"} - set(names):
         raise BadLabels(
-            f"the labels file has no column {' and '.join(sorted(missing))}; its first line names the columns file,"
-            " label, group and, if wanted, split and source"
+            f"the labels file has no column {' and '.join(sorted(missing))}; its first line must name the columns"
+            " file and label, and may name group, split and source"
         )
     if repeated := [name for name in COLUMNS if names.count(name) > 1]:
         raise BadLabels(f"the labels file has several columns named {repeated[0]}; keep the right one")

@@ -41,8 +41,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     may not be used: the upper end of an interval is below the floor of
       its metric
     not enough evidence: all other cases. If possible, the command prints
-      with how many more groups like these a clear verdict is as likely
-      as not
+      how many more groups like these would give an even chance of a clear
+      verdict
 
     The verdict is also `not enough evidence` if more than 1 % of DATASET's slices are of one of these kinds:
 
@@ -133,7 +133,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         return
     where = f"{named(found.dataset, found.dataset_deleted)}{f' ({found.part})' if found.part else ''}"
     groups = counted_groups(found.groups, found.named_groups)
-    say(f"{where}: {found.slices} slices, {groups}; measured by {found.engine}")
+    say(f"{where}: {found.slices} slices, {groups}{f'; both measured by {found.engine}' if found.engine else ''}")
     print_table(
         ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )

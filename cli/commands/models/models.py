@@ -206,7 +206,7 @@ def _print_gate(gate: Gate) -> None:
         dataset = named(gate.dataset, gate.dataset_deleted)
         groups = counted_groups(gate.groups, gate.named_groups)
         where = f"on the test part of {dataset}: {gate.slices} slices, {groups}"
-        say(f"{where}; both measured by {gate.engine}")
+        say(f"{where}{f'; both measured by {gate.engine}' if gate.engine else ''}")
         print_table(
             ("metric", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)
         )

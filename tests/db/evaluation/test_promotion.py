@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from db.database import read_scope, session_scope
-from db.evaluation import evaluations, promotion
+from db.evaluation import comparisons, evaluations, promotion
 from db.evaluation.gate import (
     DEFAULT_FLOOR,
     INCOMPARABLE,
@@ -239,6 +239,19 @@ def test_different_engines_are_not_compared(models: Registry) -> None:
     models.evaluate(new, 0.92, engine="keras-bf16")
     assert gate(new).verdict == NOTHING
     assert gate(new).reasons == ["no engine runs both: new/1 was measured by keras-bf16, old/1 by fake"]
+    assert gate(new).engine == "", "one engine would be named for both"
+
+
+def test_a_comparison_names_no_engine_if_two_measured(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92, engine="keras-bf16")
+    with read_scope() as s:
+        versions = (s.get_one(ModelVersion, one.id) for one in (new, old))
+        comparison = comparisons.comparison_of(s, comparisons.pair_of(s, *versions))
+    assert comparison is not None
+    assert (comparison.state, comparison.engine) == ("finished", None)
+    assert "new/1 by keras-bf16, old/1 by fake" in comparison.notes[0]
 
 
 @pytest.mark.parametrize(

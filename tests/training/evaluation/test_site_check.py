@@ -76,7 +76,7 @@ def test_interval_across_the_floor_suggests_how_many_more_groups():
     # The lower end is twice as far from 0.90 as the floor is: four times the 40 groups are needed.
     found = check(recall=(0.90, 0.80, 0.96))
     assert (found.verdict, found.more_groups) == (UNKNOWN, 120)
-    assert found.reasons[-1] == "with about 120 more groups like these, a clear verdict would be as likely as not"
+    assert found.reasons[-1] == "about 120 more groups like these would give an even chance of a clear verdict"
 
 
 def test_metric_below_its_floor_by_chance_suggests_more_groups_too():
@@ -108,7 +108,7 @@ def test_few_groups_without_a_mistake_are_not_enough():
     found = check({"COVID": 5, "non-COVID": 20}, **right)
     assert (found.verdict, found.more_groups) == (UNKNOWN, 15)
     assert found.reasons[0] == "only 5 groups of COVID; at least 20 are needed"
-    assert found.reasons[-1] == "with about 15 more groups like these, a clear verdict would be as likely as not"
+    assert found.reasons[-1] == "about 15 more groups like these would give an even chance of a clear verdict"
 
 
 def test_missing_class_is_named():
@@ -226,7 +226,7 @@ def test_check_that_one_large_patient_makes_unclear_does_not_ask_for_more_patien
         [
             "the 41 groups of COVID have unequal numbers of slices, and count like about 8 groups of equal size: the"
             " largest one has 33% of the slices",
-            f"{EQUAL_SIZES}: then a clear verdict would be as likely as not",
+            f"{EQUAL_SIZES}: then there would be an even chance of a clear verdict",
         ],
     )
 
@@ -252,7 +252,7 @@ def test_check_asks_for_fewer_patients_if_they_have_equal_numbers_of_slices():
     found = without_a_mistake([30] * 25 + [150], [30] * 40)
     assert (
         found.reasons[1]
-        == f"with about {found.more_groups} more groups like these, a clear verdict would be as likely as not"
+        == f"about {found.more_groups} more groups like these would give an even chance of a clear verdict"
     )
     assert found.reasons[3] == f"{EQUAL_SIZES}: then about 3 more groups would be enough"
     assert found.more_groups > 3

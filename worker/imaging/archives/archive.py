@@ -129,7 +129,7 @@ def _entries(allowance: Allowance, progress: Progress, file: Region, filename: s
             return f"tar.{kind}", TarReader(source, allowance).entries()
         return "file", _one(filename, file.size, partial(_read_packed, source, allowance), allowance)
     if kind is not None:
-        raise ArchiveRefused("unsupported_archive", f"A {kind} archive; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.")
+        raise ArchiveRefused("unsupported_archive", f"It is a {kind} archive.")
     return "file", _one(filename, file.size, partial(_read_loose, file, allowance), allowance)
 
 
