@@ -25,7 +25,7 @@ def sqlite_file() -> Path:
     """Return the file of the SQLite database in use. Raises BackupRefused: the database is PostgreSQL."""
     engine = get_engine()
     if engine.dialect.name != "sqlite":
-        raise BackupRefused("the database is PostgreSQL; back it up with pg_dump, and restore it with pg_restore")
+        raise BackupRefused("the database is PostgreSQL; use pg_dump and pg_restore as docs/operations.md says")
     return Path(str(engine.url.database))
 
 

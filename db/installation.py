@@ -11,6 +11,12 @@ from db.database import read_scope
 from db.models import Installation
 from db.storage import storage
 
+ARE_LEFT = (
+    "Check whether it is the right database, and not one restored from an old backup; if these files are unused, run"
+    " `ctbatch files reap --yes`"
+)
+"""What to do if the database does not refer to very many files."""
+
 
 class ForeignStorage(Exception):
     """The storage belongs, or may belong, to another database. The message says what to do."""

@@ -3,8 +3,8 @@
 Deleting cannot be undone, so five rules protect the files:
 1. Nothing is moved in a storage that is not marked as this database's. No file older than the database is moved.
 2. A file stays in the trash for days. It is restored if a row begins to refer to it, or if it is read.
-3. A round that finds many unused files moves none, because the database may be the wrong one, or an old backup. Files
-   of deleted jobs and datasets do not count: the database itself says that they may be unused.
+3. A round that finds many unused files leaves them, because the database may be the wrong one, or an old backup. Files
+   of deleted jobs and datasets do not count, and are moved: the database itself says that they may be unused.
 4. A file's age is checked again just before it is moved. The rows are checked again just after, because a row may refer
    to the file by then.
 5. The columns that name files are marked in the models. A test fails for a column of hashes without a mark.
@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from db.clock import moment
 from db.database import current, read_scope, session_scope
 from db.datasets import deletion
-from db.installation import claim_storage, this_installation
+from db.installation import ARE_LEFT, claim_storage, this_installation
 from db.models.base import FILE, Base
 from db.storage import storage
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 NAMES_A_QUERY = 500
 MANY, MANY_SHARE, FEW = 1000, 0.05, 100
-"""A round moves nothing if it finds more than MANY files, or more than both FEW and MANY_SHARE of all files."""
+"""A round leaves unused files if it finds more than MANY, or more than both FEW and MANY_SHARE of all files."""
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -56,7 +56,7 @@ def reap(*, confirmed: bool = False) -> Reaped:
 
     Raises:
         ForeignStorage: the storage may belong to another database.
-        TooManyOrphans: too many files are unused, so nothing was moved to the trash.
+        TooManyOrphans: too many files are unused, so only those of deleted jobs and datasets were moved.
     """
     with session_scope() as s:
         claim_storage(s)
@@ -66,22 +66,23 @@ def reap(*, confirmed: bool = False) -> Reaped:
     before = time.time() - age
     storage().incoming.remove_old(age)
     restored, deleted = _empty_trash()
-    count, orphans, unexpected = 0, [], 0
+    count = 0
+    going: list[str] = []
+    unexpected: list[str] = []
     for names in _batches(storage().names(since, before)):
         count += len(names)
         unused = unnamed(names)
-        orphans += unused
-        unexpected += len(unused) - _count_released(unused)
-    if not confirmed and (unexpected > MANY or unexpected > max(FEW, MANY_SHARE * count)):
-        raise TooManyOrphans(
-            f"the database does not refer to {unexpected} of {count} stored files. Check whether it is the right"
-            " database, and not one restored from an old backup; if these files are unused, run"
-            " `ctbatch files reap --yes`"
-        )
-    trashed = [sha256 for sha256 in orphans if storage().trash(sha256, before)]
+        released = _released(unused)
+        going += released
+        unexpected += [sha256 for sha256 in unused if sha256 not in released]
+    are_left = not confirmed and (len(unexpected) > MANY or len(unexpected) > max(FEW, MANY_SHARE * count))
+    trashed = [sha256 for sha256 in (going if are_left else [*going, *unexpected]) if storage().trash(sha256, before)]
     put_back = _restore_named(trashed)
     with session_scope() as s:
         deletion.forget_released(s, before=began - timedelta(seconds=2 * age))
+        this_installation(s).unexpected_files = len(unexpected) if are_left else 0
+    if are_left:
+        raise TooManyOrphans(f"the database does not refer to {len(unexpected)} of {count} stored files. {ARE_LEFT}")
     return Reaped(len(trashed) - put_back, restored + put_back, deleted)
 
 
@@ -104,10 +105,10 @@ def unnamed(names: Sequence[str]) -> list[str]:
     return [sha256 for sha256 in names if sha256 not in named]
 
 
-def _count_released(names: Sequence[str]) -> int:
-    """Return how many of these files belonged to deleted jobs or datasets."""
+def _released(names: Sequence[str]) -> set[str]:
+    """Return the files among `names` that belonged to deleted jobs or datasets."""
     with read_scope() as s:
-        return len(deletion.released(s, names))
+        return deletion.released(s, names)
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:

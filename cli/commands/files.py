@@ -26,9 +26,8 @@ def reap(yes: bool, as_json: bool) -> None:
     A file is unused if the database does not refer to it. Also deletes old files from the trash. The sweeper does the
     same every hour.
 
-    Moves nothing if more than 1,000 files are unused. Also moves nothing if more than 100 files are unused and they are
-    more than 5 % of all files. These limits do not count files of deleted jobs. If a limit is exceeded, the settings
-    may name the wrong database. Check the settings before you use --yes.
+    Moves only files of deleted jobs and datasets if more than 1,000 other files are unused, or more than 100 that are
+    more than 5 % of all files. The settings may then name the wrong database. Check them before you use --yes.
     """
     from dataclasses import asdict
 

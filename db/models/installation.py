@@ -15,6 +15,7 @@ class Installation(Base):
     `patient_key`: the secret for hashing the IDs of patients, 64 hexadecimal digits. `reread_to`: the name of the
     stored file that was last read again, or "" at the beginning. `reread_at`: when all files had been read again.
     `has_storage`: this database's storage has a mark, so a storage without one is not this database's.
+    `unexpected_files`: how many files the sweeper leaves because the database does not refer to so many, or 0.
     """
 
     __tablename__ = "installation"
@@ -24,6 +25,7 @@ class Installation(Base):
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     swept_at: Mapped[datetime | None]  # when a sweep last ended
     has_storage: Mapped[bool] = mapped_column(default=False)
+    unexpected_files: Mapped[int] = mapped_column(default=0)
     reread_to: Mapped[str] = mapped_column(default="", info=NO_FILE)
     reread_at: Mapped[datetime | None]
 

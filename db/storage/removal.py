@@ -1,5 +1,6 @@
 """Lists the files of a storage, and removes unused files, which stay in the trash for days before they are deleted."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
@@ -11,6 +12,8 @@ from db.storage.errors import FileMissing
 from db.storage.files import check_hash, each_file, move_if_free, stored_at
 
 TRASH = "trash"
+_NAME, _DAY = re.compile(r"[0-9a-f]{64}"), re.compile(r"\d{4}-\d\d-\d\d$")
+"""Names of stored files and of folders in the trash. Other programs may leave files with other names beside them."""
 
 
 class Removal:
@@ -32,7 +35,7 @@ class Removal:
         """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
         for start in (f"{number:02x}" for number in range(256)):  # in parts, because the listing of a bucket is large
             for name, at in self._listing(start):
-                if since <= at < until:
+                if since <= at < until and _NAME.fullmatch(name):
                     yield name
 
     def _listing(self, folder: str) -> Iterator[tuple[str, float]]:
@@ -75,7 +78,8 @@ class Removal:
         """Yield the SHA-256 of each file in the trash, and the day on which it was put there."""
         for path in self.fs.find(f"{self.root}/{TRASH}"):  # not a pattern, because the root may hold `*`, `?` or `[`
             day, sha256 = path.split("/")[-2:]
-            yield sha256, date.fromisoformat(day)
+            if _NAME.fullmatch(sha256) and _DAY.fullmatch(day):
+                yield sha256, date.fromisoformat(day)
 
     def restore(self, sha256: str) -> bool:
         """Restore a file from the trash. Return False if it is not there, or if the file was stored again meanwhile.
@@ -86,7 +90,7 @@ class Removal:
         with suppress(FileNotFoundError):  # nothing was ever put into the trash
             days = self.fs.ls(f"{self.root}/{TRASH}", detail=False)
         is_restored = False
-        for day in days:
+        for day in filter(_DAY.search, days):
             with suppress(FileNotFoundError):  # not of this day, or another process was quicker
                 is_restored |= self._put_back(f"{day}/{sha256}", sha256)
         return is_restored

@@ -1,6 +1,8 @@
 """A backup of SQLite ends while others write, and a restored one is what ctbatch then uses."""
 
 import os
+import re
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -17,6 +19,8 @@ from sqlalchemy import text
 from db import backup, migrate
 from db import database as base
 from db.access.accounts import create_user
+from db.database import session_scope
+from db.models import User
 from db.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -135,6 +139,22 @@ def test_postgresql_has_its_own_programs(database: Settings, tmp_path: Path) -> 
     for act in (backup.copy_database, partial(backup.restore_database, check_revision=migrate.check_known)):
         with pytest.raises(backup.BackupRefused, match="pg_dump"):
             act(tmp_path / "copy.db")
+
+
+@pytest.mark.skipif(shutil.which("pg_restore") is None, reason="PostgreSQL's programs for backups are not installed")
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_documented_commands_copy_postgresql(database: Settings, ann: User, postgres_url: str, tmp_path: Path) -> None:
+    docs = (PROJECT / "docs" / "operations.md").read_text()
+    for program, url in (("pg_dump", database.database_url), ("pg_restore", postgres_url)):
+        command = re.search(rf"`({program} [^`]+)`", docs)
+        assert command is not None
+        words = command[1].replace("FILE", str(tmp_path / "copy"))
+        subprocess.run(words, shell=True, check=True, env=os.environ | {"DATABASE_URL": url})
+    base.use(database.model_copy(update={"database_url": postgres_url}))
+    migrate.check_revision()
+    with session_scope() as s:
+        assert s.get_one(User, ann.id).name == "ann"
+    base.get_engine().dispose()
 
 
 def test_restored_database_is_as_at_the_time_of_the_copy(settings: Settings, copy: Path) -> None:

@@ -1,6 +1,8 @@
 """Who gets in: passwords, links, tokens; what a session is worth; what a form must prove."""
 
+import errno
 import re
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -603,6 +605,22 @@ def test_session_tokens_are_not_listed(anns_browser: Browser) -> None:
 
 def test_user_without_a_password_cannot_sign_in_with_an_empty_one(browser: Browser, bob: User) -> None:
     assert browser.sign_in("bob", "").status_code == 401
+
+
+def test_kept_key_is_read_on_a_full_disk(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = settings.model_copy(update={"secret_key": SecretStr("")})
+
+    def fail_to_write(_: int) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(secrets, "token_hex", fail_to_write)
+        with pytest.raises(OSError, match="No space"):
+            secret_key(own)
+    assert list(settings.home.glob("secret_key*")) == [], "no leftover"
+    first = secret_key(own)
+    monkeypatch.setattr(secrets, "token_hex", fail_to_write)
+    assert secret_key(own) == first
 
 
 def test_kept_key_survives_a_restart(settings: Settings) -> None:

@@ -11,10 +11,10 @@ from sqlalchemy import select, update
 
 from db import database as base
 from db.clock import from_now
-from db.database import session_scope
+from db.database import read_scope, session_scope
 from db.datasets.datasets import create_dataset
 from db.datasets.job_deletion import delete_job
-from db.installation import ForeignStorage, adopt_storage, check_storage
+from db.installation import ForeignStorage, adopt_storage, check_storage, this_installation
 from db.ledger.jobs import ReceivedFile, create_job
 from db.models import (
     Dataset,
@@ -218,9 +218,29 @@ def test_files_of_deleted_jobs_do_not_count_as_too_many(store: Store, monkeypatc
     unexpected = [store(b"a"), store(b"b")]
     with pytest.raises(reap.TooManyOrphans, match="2 of 7"):
         reap.reap()
+    assert not any(storage().exists(sha256) for sha256 in files), "whatever else is unused"
+    assert all(storage().exists(sha256) for sha256 in unexpected)
+    with read_scope() as s:
+        assert this_installation(s).unexpected_files == 2
     storage().delete(unexpected[0])
-    assert reap.reap().trashed == 6
+    assert reap.reap().trashed == 1
+    with read_scope() as s:
+        assert this_installation(s).unexpected_files == 0
     assert reap.restore_all() == 6
+
+
+def test_files_of_other_programs_in_the_storage_are_passed_over(store: Store, database: Settings) -> None:
+    sha256 = store(b"nobody's")
+    assert reap.reap().trashed == 1
+    folder = storage().folder
+    (folder / "trash" / ".DS_Store").touch()
+    (folder / "trash" / "2020-01-01").mkdir()
+    (folder / "trash" / "2020-01-01" / ".DS_Store").touch()
+    stored = store(b"another")
+    (folder / stored[:2] / f".{stored}.x7Yz").touch()
+    assert reap.reap(confirmed=True).trashed == 1
+    assert reap.restore_all() == 2
+    assert storage().exists(sha256)
 
 
 def test_file_of_a_deleted_job_that_something_else_uses_stays(store: Store, champion: ModelVersion) -> None:

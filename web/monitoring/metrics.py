@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from db.database import current, read_scope
+from db.installation import this_installation
 from db.ledger.backlog import KINDS, backlog, seconds_since_sweep
 from db.ledger.job_view import count_jobs, count_slices
 from db.ledger.leases import count_put_offs
@@ -70,6 +71,7 @@ class LedgerCollector(KeptCollector):
             backlogs = {name: backlog(s, kind) for name, kind in KINDS.items()}
             swept = seconds_since_sweep(s)
             damaged = s.scalars(select(func.count()).select_from(DamagedFile)).one()
+            unexpected = this_installation(s).unexpected_files
         yield _family(
             "ctbatch_jobs", "Jobs by state.", "state", {state.value: jobs.get(state, 0) for state in JobState}
         )
@@ -89,6 +91,8 @@ class LedgerCollector(KeptCollector):
         ):
             yield _family(name, help_, "work", {kind: getattr(found, field) for kind, found in backlogs.items()})
         yield GaugeMetricFamily("ctbatch_damaged_files", "Stored files that were found damaged.", value=damaged)
+        left = "Unused files that the sweeper leaves, because the database does not refer to so many."
+        yield GaugeMetricFamily("ctbatch_unexpected_files", left, value=unexpected)
         ended = "Seconds since the last sweep ended. Absent before the first sweep."
         since = GaugeMetricFamily("ctbatch_last_sweep_seconds", ended)
         if swept is not None:

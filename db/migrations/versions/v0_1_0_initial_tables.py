@@ -23,12 +23,13 @@ def upgrade() -> None:
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.Column("swept_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("has_storage", sa.Boolean(), nullable=False),
+        sa.Column("unexpected_files", sa.Integer(), nullable=False),
         sa.Column("reread_to", sa.String(), nullable=False),
         sa.Column("reread_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
     )
     identity = {"id": uuid4().hex, "patient_key": secrets.token_hex(32), "created_at": datetime.now(UTC)}
-    op.bulk_insert(installation, [identity | {"reread_to": "", "has_storage": False}])
+    op.bulk_insert(installation, [identity | {"reread_to": "", "has_storage": False, "unexpected_files": 0}])
     op.create_table(
         "damaged_file",
         sa.Column("sha256", sa.String(), nullable=False),
