@@ -153,11 +153,7 @@ SERIES_NOTES = {
     "doubled": "Several slices are at the same position.",
     "several_scans": (
         "Slices from several folders cover the same part of the body. One Series Instance UID may stand for several"
-        " scans."
-    ),
-    "in_turn": (
-        "The folders hold slices in turn. They may be one scan that was spread over folders, or scans of several people"
-        " with one Series Instance UID."
+        " scans. Export the files with their UIDs or with patient IDs. If they are one scan, put them in one folder."
     ),
     "no_position": "Some slices do not state their position. They come last, by number and name.",
     "by_location": (

@@ -17,6 +17,7 @@ BY_JOB_SERIES = "series of jobs"  # as BY_JOB, in datasets that were made before
 EACH_SLICE = "each_slice_a_patient"  # a problem: by the DICOM headers, nearly each slice is a separate patient
 REVIEWS = "reviews"  # the origin of labels that readers gave to slices of jobs
 MOST_LEFT_OUT = 0.05  # of the files of a class; if more are left out, the report and the site check say so
+MOST_ODD_HU = 0.01  # of the slices of a class; if more may not be in HU, the report and the site check say so
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
@@ -112,8 +113,11 @@ def about_left_out(labelled_files: Mapping[str, Mapping[str, int]]) -> list[str]
 
 
 def about_odd_hu(odd: Mapping[str, int], counts: Mapping[str, int]) -> list[str]:
-    """Return a line about slices with the note `odd_hu`, if there are any. Both arguments: slices by class."""
-    if not any(odd.values()):
+    """Return a line about slices with the note `odd_hu`, if they are more than 1 % of the slices of a class.
+
+    Both arguments: slices by class.
+    """
+    if all(count <= MOST_ODD_HU * counts[name] for name, count in odd.items()):
         return []
     by_class = " and ".join(f"{count:,} of {counts[name]:,} slices of {name}" for name, count in odd.items())
     return [

@@ -109,8 +109,8 @@ class JobView(View):
     )
     several_scans: bool = Field(
         description="A series of an ended job has slices from several folders that cover the same part of the body. An "
-        "anonymiser may have given several scans one Series Instance UID. Without a patient ID, a series with the note "
-        "several_scans has no verdict."
+        "anonymiser may have given several scans one Series Instance UID. Without a patient ID, such a series has no "
+        "verdict. Export the files with their UIDs or with patient IDs. If they are one scan, put them in one folder."
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")

@@ -13,7 +13,7 @@ from db import FAKE_ENGINE, MADE_UP, RESEARCH_USE_ONLY
 from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.models.documents import JobTally
 from db.registry.calibration import calibration_of
-from db.series.geometry import IN_TURN, SEVERAL_SCANS
+from db.series.geometry import SEVERAL_SCANS
 from db.series.rows import FOLDER, NO_STUDY
 
 KEPT_FROM = 10_000  # slices; fewer are counted in some milliseconds
@@ -116,8 +116,7 @@ def _counts_of_headers() -> Iterator[ColumnElement[int]]:
     states_study = ~Study.uid.startswith(NO_STUDY, autoescape=True)  # a folder of pictures states none
     of_job = Study.job_id == Upload.job_id
     yield select(func.count(Study.patient_id.distinct())).where(of_job, states_study).scalar_subquery()
-    notes = cast(Series.notes, String)
-    is_joined = or_(*(notes.contains(code, autoescape=True) for code in (SEVERAL_SCANS, IN_TURN)))
+    is_joined = cast(Series.notes, String).contains(SEVERAL_SCANS, autoescape=True)
     yield select(func.count()).where(Series.job_id == Upload.job_id, is_joined).scalar_subquery()
     studies = select(func.count(Study.id)).join(Patient, Patient.id == Study.patient_id).where(of_job)
     yield studies.where(or_(Patient.is_known, states_study)).scalar_subquery()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from apiflask import APIFlask
 from flask import request
+from pydicom.dataset import Dataset
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -119,16 +120,36 @@ def test_advice_on_files_of_one_name_fits_programs_that_send_from_memory(api: Ap
     assert api.submit(("p1/1.png", png(1)), ("p2/1.png", png(2))).status_code == 202
 
 
-@pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
-def test_dicom_files_that_state_a_series_may_have_one_name_in_a_job(admin: Api, implicit: bool) -> None:
-    def named_alike(**uids: str) -> list[tuple[str, bytes]]:
-        files = (dicom(np.full((8, 8), n, np.int16), implicit=implicit, PatientID=str(n), **uids) for n in range(2))
-        return [("IM-0001-0001.dcm", file) for file in files]
+def named_alike(**facts: Any) -> list[tuple[str, bytes]]:
+    files = (dicom(np.full((512, 512), n, np.int16), **({"PatientID": str(n)} | facts)) for n in range(2))
+    return [("IM-0001-0001.dcm", file) for file in files]
 
-    assert admin.submit(*named_alike()).status_code == 202
-    assert admin.submit(*named_alike(SeriesInstanceUID="")).status_code == 422
-    parts = [part("name", b"site"), *(part("files", data, name) for name, data in named_alike())]
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
+def test_dicom_files_that_state_a_patient_and_a_series_may_have_one_name_in_a_job(admin: Api, implicit: bool) -> None:
+    files = named_alike(implicit=implicit)
+    assert admin.submit(*files).status_code == 202
+    parts = [part("name", b"site"), *(part("files", data, name) for name, data in files)]
     assert post_raw(admin, b"".join(parts) + END, path="/datasets").status_code == 422
+
+
+REFERENCED = Dataset()
+REFERENCED.SeriesInstanceUID = "1.2.3"
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"SeriesInstanceUID": ""},
+        {"SeriesInstanceUID": "REMOVED"},
+        {"SeriesInstanceUID": "", "ReferencedSeriesSequence": [REFERENCED]},
+        {"PatientID": ""},
+    ],
+    ids=["no UID", "text", "UID of another series", "no patient"],
+)
+def test_dicom_files_of_one_name_without_a_patient_or_a_series_are_refused(api: Api, facts: dict[str, Any]) -> None:
+    assert api.submit(*named_alike(**facts)).status_code == 422
 
 
 def test_files_that_can_be_told_apart_are_taken(api: Api) -> None:

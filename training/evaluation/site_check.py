@@ -21,8 +21,8 @@ If one of these kinds makes up more than 1 % of the slices, there is not enough 
 the model was trained on, nobody can find out whether its slices are among these. Then the check never says that the
 model may be used, and suggests no further groups.
 
-If most groups (patients) get no verdict by the rule of findings, because too many of their slices are out of
-distribution, the check never says that the model may be used either.
+If most groups (patients) get no verdict by the rule of findings, because they show too little lung or too many of their
+slices are out of distribution, the check never says that the model may be used either.
 """
 
 import math
@@ -144,13 +144,13 @@ def _undecided(
 
 
 def _without_verdict(groups: GroupMetrics | None) -> tuple[float, str]:
-    """Return the share of groups that get no verdict, of those that show the lungs, and a line that says so."""
-    if groups is None or not groups.no_verdict:
+    """Return the share of groups that get no verdict, and a line that says so."""
+    if groups is None or not (number := groups.left_out + groups.no_verdict):
         return 0.0, ""
-    number = groups.no_verdict
     count = number + (groups.n or 0)
-    line = f"{number:,} of {count:,} groups (patients) get no verdict: too many of their slices are out of distribution"
-    return number / count, line
+    parts = ((groups.left_out, "show too little lung"), (groups.no_verdict, "have too many slices out of distribution"))
+    why = " and ".join(f"{part:,} {reason}" for part, reason in parts if part)
+    return number / count, f"{number:,} of {count:,} groups (patients) get no verdict: {why}"
 
 
 def _no_evidence(evidence: Evidence) -> list[str]:

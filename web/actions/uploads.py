@@ -1,6 +1,6 @@
 """Receives a submission. Parts stream to storage, and are kept only if every part is accepted."""
 
-import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -14,6 +14,8 @@ from web.actions.request import PartStream
 from web.errors import Problem, refused_archive
 from web.security.auth import require_user
 from worker.imaging.display_names import display_name
+from worker.imaging.formats.dicom_file import read_dicom
+from worker.imaging.formats.dicom_values import text_of, uid_of
 from worker.imaging.rejections import ArchiveRefused
 from worker.received_files import check_for_images, inspect_received
 
@@ -22,9 +24,7 @@ MAX_PARTS = 1000
 MAX_FIELD_BYTES = 500_000
 NAME_LENGTH = 200
 
-_DICOM_HEAD = 65536
-_STATED_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI)?+[^\0]")
-"""A SeriesInstanceUID that is not empty: its tag (0020,000E), its VR unless it is implicit, its length (PS3.5 7.1)."""
+_DICOM_HEAD = 1 << 18  # bytes; the elements before the pixels are shorter
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ def receive() -> Submission:
         raise Problem(422, "no-files", "There is no file in this submission. Send at least one part named 'files'.")
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
     files = inspect_parts(parts)
-    check_names([file for file, part in zip(files, parts, strict=True) if not _is_of_series(part)])
+    names = Counter(file.filename for file in files)
+    both = zip(files, parts, strict=True)
+    check_names([file for file, part in both if names[file.filename] > 1 and not _states_patient(part)])
     publish(parts)
     return Submission(files, name, priority)
 
@@ -126,11 +128,17 @@ def check_names(files: list[ReceivedFile]) -> None:
             raise Problem(422, "invalid", detail, errors={"form": {FIELD: [advice]}})
 
 
-def _is_of_series(part: FileStorage) -> bool:
-    """Return whether a part is a DICOM file whose beginning states its series, so that it needs no folder."""
+def _states_patient(part: FileStorage) -> bool:
+    """Return whether a part is a DICOM file whose beginning states its patient and series, so it needs no folder."""
     with part_path(part).open("rb") as file:
         head = file.read(_DICOM_HEAD)
-    return head[128:132] == b"DICM" and _STATED_SERIES.search(head) is not None
+    if head[128:132] != b"DICM":
+        return False
+    try:
+        dataset = read_dicom(memoryview(head), _DICOM_HEAD).dataset
+        return bool(uid_of(dataset, "SeriesInstanceUID") and text_of(dataset, "PatientID"))
+    except Exception:  # pydicom raises errors of many kinds
+        return False
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:

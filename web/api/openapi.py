@@ -44,7 +44,7 @@ FOLDERS = (
     "The `filename` of a part may hold folders, such as `p1/1.png`. A folder keeps loose files apart from those of "
     "other folders. Most programs send no folders, unless `filename` is given, and one `filename` for all that they "
     "send from memory. Two different loose files with the same `filename` are refused, except in jobs DICOM files that "
-    "state a SeriesInstanceUID."
+    "state a PatientID and a SeriesInstanceUID."
 )
 
 

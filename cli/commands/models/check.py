@@ -54,8 +54,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
       slices without a known patient
 
     If the training slices of MODEL are not in this database, the command says so. If they were deleted, the verdict is
-    never `may be used`. It is never `may be used` either if most patients that show the lungs get no verdict by the
-    rule of findings.
+    never `may be used`. It is never `may be used` either if most patients get no verdict by the rule of findings.
     """
     from training.evaluation.site_check import MUCH_OOD
 

@@ -162,22 +162,32 @@ def test_sources_of_training_slices_that_are_not_known_here_are_mentioned():
     assert (found.verdict, found.reasons[3:]) == (MAY, ["the training slices are elsewhere"])
 
 
-def of_groups(counted: int, no_verdict: int) -> GroupMetrics:
-    return GroupMetrics(n=counted, left_out=50, no_verdict=no_verdict, rule=default_rule(0.5))
+def of_groups(counted: int, no_verdict: int, left_out: int = 0) -> GroupMetrics:
+    return GroupMetrics(n=counted, left_out=left_out, no_verdict=no_verdict, rule=default_rule(0.5))
 
 
 @pytest.mark.parametrize(("counted", "no_verdict"), [(0, 60), (29, 31)], ids=["all", "most"])
 def test_model_that_gives_most_groups_no_verdict_is_never_said_to_be_usable(counted, no_verdict):
     evidence = Evidence(by_group=of_groups(counted, no_verdict))
     found = check_site(result(), Floors(), evidence)
-    line = f"{no_verdict} of 60 groups (patients) get no verdict: too many of their slices are out of distribution"
+    line = f"{no_verdict} of 60 groups (patients) get no verdict: {no_verdict} have too many slices out of distribution"
     assert (found.verdict, found.reasons, found.more_groups) == (UNKNOWN, [line, *check().reasons], None)
     assert check_site(result(recall=(0.6, 0.5, 0.7)), Floors(), evidence).verdict == MAY_NOT
 
 
-@pytest.mark.parametrize(("counted", "no_verdict", "lines"), [(30, 30, 4), (57, 3, 3), (0, 0, 3)])
-def test_groups_without_a_verdict_are_mentioned_if_they_are_many(counted, no_verdict, lines):
-    found = check_site(result(), Floors(), Evidence(by_group=of_groups(counted, no_verdict)))
+@pytest.mark.parametrize(("counted", "no_verdict", "left_out"), [(0, 0, 60), (4, 6, 50)], ids=["all", "most"])
+def test_model_is_never_said_to_be_usable_if_most_groups_show_no_lungs(counted, no_verdict, left_out):
+    found = check_site(result(), Floors(), Evidence(by_group=of_groups(counted, no_verdict, left_out)))
+    start = f"{no_verdict + left_out} of 60 groups (patients) get no verdict: {left_out} show too little lung"
+    assert (found.verdict, found.reasons[1:]) == (UNKNOWN, check().reasons)
+    assert found.reasons[0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("groups", "lines"), [((30, 30), 4), ((57, 3), 3), ((0, 0), 3), ((30, 0, 30), 4), ((57, 0, 3), 3), ((56, 2, 2), 4)]
+)
+def test_groups_without_a_verdict_are_mentioned_if_they_are_many(groups, lines):
+    found = check_site(result(), Floors(), Evidence(by_group=of_groups(*groups)))
     assert (found.verdict, len(found.reasons)) == (MAY, lines)
 
 

@@ -21,13 +21,13 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select, update
 
-from db import PARTS, database
+from db import CLASSES, PARTS, database
 from db.access.accounts import create_user
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, slices
 from db.datasets.datasets import DatasetView
-from db.datasets.slices import EACH_SLICE, without_patient
+from db.datasets.slices import EACH_SLICE, about_odd_hu, without_patient
 from db.installation import claim_storage
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, Job, LabelledSlice, ModelVersion, Outcome, Review, Slice, User, Work
@@ -622,6 +622,12 @@ def test_report_counts_slices_whose_values_may_not_be_hu(make: Make, odd: list[s
     report = make(files).report
     assert report.odd_hu == {"COVID": 3 * ("COVID" in odd), "non-COVID": 3 * ("normal" in odd)}
     assert sum("may not be HU" in line for line in report.warnings) == bool(odd)
+
+
+@pytest.mark.parametrize(("odd", "warns"), [((0, 0), 0), ((1, 0), 0), ((50, 50), 0), ((51, 0), 1), ((0, 51), 1)])
+def test_report_warns_only_of_many_slices_whose_values_may_not_be_hu(odd: tuple[int, int], warns: int) -> None:
+    by_class = dict(zip(CLASSES.values(), odd, strict=True))
+    assert len(about_odd_hu(by_class, dict.fromkeys(by_class, 5000))) == warns
 
 
 def test_row_34_slice_with_text_burned_in_is_left_out(make: Make) -> None:

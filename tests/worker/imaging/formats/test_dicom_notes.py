@@ -150,6 +150,15 @@ def test_slice_whose_values_are_not_hu_is_noted(stored: Any, header: dict[str, A
     assert notes(dicom(stored.astype(np.int16), **states | header)) == ("odd_hu",)
 
 
+@pytest.mark.parametrize("offset", [1000, 1024])
+def test_slice_of_a_wide_field_is_noted_if_its_intercept_was_lost(offset: int) -> None:
+    wide = np.pad(np.where(CHEST < -500, -1000, 40), 32, constant_values=-1000)
+    wide[32:44, 40:120] = -100
+    wide += np.random.default_rng(4).normal(0, 15, wide.shape).astype(int)
+    assert notes(dicom((wide + 1024).astype(np.int16))) == ()
+    assert notes(dicom((wide + 1024 + offset).astype(np.int16))) == ("odd_hu",)
+
+
 def body(muscle: float, fat: float) -> Any:
     """HU of a field without air, with these shares of muscle and fat. The rest is dense bone."""
     random = np.random.default_rng(3)
@@ -162,12 +171,13 @@ def body(muscle: float, fat: float) -> Any:
     [
         (body(0.85, 0.05), False),
         (body(0.62, 0.2), False),
+        (body(0.85, 0.05) + 1000, True),
         (body(0.85, 0.05) + 1024, True),
         (body(0.9, 0.0), True),
         (body(0.5, 0.2), True),
         (np.where(body(0.9, 0.1) < 0, -3000, body(0.9, 0.1)), True),
     ],
-    ids=["abdomen", "spine", "1024 added", "no fat", "mostly bone", "padding is not fat"],
+    ids=["abdomen", "spine", "1000 added", "1024 added", "no fat", "mostly bone", "padding is not fat"],
 )
 def test_slice_of_a_small_field_without_air_is_noted_only_if_it_lacks_fat_or_is_dense(hu: Any, is_odd: bool) -> None:
     assert ("odd_hu" in notes(dicom((hu + 1024).astype(np.int16)))) == is_odd
