@@ -199,7 +199,7 @@ def cells(page: str, section: str) -> list[list[str]]:
 
 
 def test_page_says_where_a_version_runs(api: Api, roots_browser: Browser, version_id: int) -> None:
-    assert "No worker has loaded this version yet." in roots_browser.get(f"/models/{version_id}").text
+    assert "No running worker has loaded this version." in roots_browser.get(f"/models/{version_id}").text
     load_engines(version_id, "ct-1", int8=False, bf16=True)
     load_engines(1, "ct-2", int8=True)
     page = roots_browser.get(f"/models/{version_id}").text
