@@ -3,6 +3,7 @@
 Only machines count on which an inference worker runs. The worker renews the rows of its host (`keep_seen`).
 """
 
+import socket
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,13 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
     if version_id is not None:
         conditions.append(EngineProof.model_version_id == version_id)
     return _servings(s, *conditions)
+
+
+def engines_serving(s: Session, version: ModelVersion) -> set[str]:
+    """Return the engines that predict with a version on this host or, if there are none, on other hosts."""
+    servings = [serving for serving in list_servings(s, version_id=version.id) if serving.engine]
+    here = [serving for serving in servings if serving.host == socket.gethostname()]
+    return {serving.engine for serving in here or servings if serving.engine}
 
 
 def why_not_proven(s: Session, version: ModelVersion) -> str | None:

@@ -176,6 +176,7 @@ def test_a_check_says_whether_a_model_may_be_used_at_a_site(run: Run, add_versio
     good = run("check", "new/1", "--on", "clinic")
     assert good.exit_code == 0, good.stderr
     assert "new/1 on clinic/1, 180 slices of 60 groups: may be used" in good.stderr
+    assert "  measured by fake\n" in good.stderr
     assert rows(good.stdout)["AUC"] == ["1.000", "0.905 to 1.000", "1.000", "0.905 to 1.000"]
     assert rows(good.stdout)["Brier score"][2:] == ["", ""], "the score of a group is not a probability"
     assert "60 groups (patients) by top-k-mean (k 10): COVID if the score is at least 0.500" in good.stderr

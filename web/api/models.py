@@ -107,7 +107,7 @@ def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
     The verdict says, with intervals, whether the version may be used there. If the version's rule of findings has
-    changed since an earlier check, the check is carried out again. For admins.
+    changed since an earlier check, or if workers now use another engine, the check is carried out again. For admins.
     """
     return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
 
