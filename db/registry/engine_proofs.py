@@ -227,6 +227,11 @@ def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
     }
 
 
+def refusal(s: Session, version: ModelVersion) -> str | None:
+    """Return a message if no host can predict with a version, as `refusals` does, or None."""
+    return refusals(s, {version.id}).get(version.id)
+
+
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
     """List the servings that an operator should look at, refusals first.
 

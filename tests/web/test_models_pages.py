@@ -442,6 +442,22 @@ def test_rollback_brings_the_champion_before_back(admin: Api, roots_browser: Bro
     assert "Roll back" not in roots_browser.get("/models").text
 
 
+def test_rollback_says_if_every_worker_refuses_the_version(admin: Api, roots_browser: Browser, version_id: int) -> None:
+    def promote() -> None:
+        admin.post(f"/models/{version_id}/promote", json={"reason": "x", "force": True})
+
+    promote()
+    load_engines(1, "ct-1", int8=False)
+    back = admin.post("/models/rollback", json={"reason": "it missed some"}).json
+    assert "No worker has an engine that may predict with fake/1" in back["warning"]
+    assert admin.get(f"/models/{version_id}").json["warning"] is None
+    promote()
+    form = {"csrf_token": roots_browser.csrf("/models"), "reason": "again"}
+    roots_browser.client.post("/models/rollback", data=form)
+    page = roots_browser.get("/models/1").text
+    assert re.search(r'class="caution" role="alert">.*No worker has an engine that may predict with fake/1', page)
+
+
 def test_promotions_list_user_time_reason_and_metrics(admin: Api, version_id: int) -> None:
     admin.post(f"/models/{version_id}/promote", json={"reason": "x"})
     carry_out(0.03)
