@@ -73,6 +73,7 @@ def _note_sweep(watch: LeaseWatch | None) -> None:
         now = moment(s)
         record_sweep(s)
         sign_in_counts.forget_old(s)
+        engine_proofs.forget_gone(s)
         sealed = audit.seal(s)
     if sealed is not None:
         log.info("audit trail sealed", extra={"seal": sealed.id, "events": sealed.events, "digest": sealed.digest})

@@ -12,11 +12,15 @@ from worker.process import worker_name
 
 @signals.worker_process_init.connect
 def start_process(**_: Any) -> None:
-    """Start a decoder, and set up database and storage, so that the first job of an ingest process need not wait."""
+    """Get an ingest process ready for its first job. Let an inference process note that it runs."""
     if os.environ.get("CTBATCH_ROLE") == Queue.INGEST:
         from worker.jobs.ingest import get_ready
 
         get_ready()
+    elif os.environ.get("CTBATCH_ROLE") == Queue.INFERENCE:
+        from worker.jobs import presence
+
+        presence.start()
 
 
 @app.task(name=Queue.INGEST)

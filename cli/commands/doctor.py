@@ -295,7 +295,7 @@ def engine_proof(settings: Settings) -> Iterator[CheckResult]:
     if champion is None:
         return
     if not servings:
-        yield CheckResult("engine proof", "ok", f"not loaded yet: no worker on {host} has loaded {champion.label}")
+        yield CheckResult("engine proof", "ok", f"not loaded: no running worker on {host} has loaded {champion.label}")
         return
     [serving] = servings
     yield CheckResult("engine proof", PROOF_STATES[serving.state], _proof_detail(serving))

@@ -24,6 +24,7 @@ from db.findings.rules import rule_of
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
+from db.registry import engine_proofs
 from db.training.lineage import tuning_dataset
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
@@ -111,14 +112,14 @@ def request_check(
     """Request a site check, which is the evaluation of a version on a whole dataset by the engine that serves.
 
     It is carried out again if its metrics of groups were computed with another rule of findings than the present rule
-    of the version.
+    of the version, or if an engine measured it that does not serve here now (`engine_proofs.engines_serving`).
 
     Raises EvaluationError as `request` does.
     """
     evaluation = request(s, version=version, dataset=dataset, user=user, notify=notify)
     record(s, Action.MODEL_CHECK, f"model {version.label}", f"dataset {dataset.label}")
     result = result_of(evaluation)
-    if result is not None and not _is_by_present_rule(s, result, version):
+    if result is not None and not (_is_by_present_rule(s, result, version) and _is_by_engine(s, result, version)):
         _try_again(s, evaluation)
         if notify:
             broker.wake_after_commit(s, Queue.EVALUATION)
@@ -138,6 +139,12 @@ def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVers
     rule = rule_of(version, result.engine)
     tuned_on = {tuning_dataset(s, rule), rule.tuned.dataset_hash if rule.tuned else None}
     return groups.rule == rule.untuned and groups.tuned_on in tuned_on
+
+
+def _is_by_engine(s: Session, result: EvaluationResult, version: ModelVersion) -> bool:
+    """Return whether an engine measured the result that serves here. Return True if no such engine is known."""
+    serving = engine_proofs.engines_serving(s, version)
+    return not serving or result.engine in serving
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:

@@ -115,7 +115,17 @@ def floors_of(version: ModelVersion) -> Floors:
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:
-    """Return the gate with its verdict. The verdict is `not compared yet` until the necessary evaluations are done."""
+    """Return the gate with its verdict. The verdict is `not compared yet` until the necessary evaluations are done.
+
+    If every running worker refuses the version, a note says so, because jobs with the version would wait.
+    """
+    gate = _gate(s, version)
+    if gate.verdict == UNPROVEN or (refusal := engine_proofs.refusal(s, version)) is None:
+        return gate
+    return gate.but(gate.verdict, gate.reasons, notes=[*gate.notes, refusal])
+
+
+def _gate(s: Session, version: ModelVersion) -> Gate:
     champion, split = champions.champion(s), training_split_of(s, version)
     label, margin = champion.label if champion else None, current().promotion_margin
     floor = floors_of(version).recall

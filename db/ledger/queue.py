@@ -127,9 +127,14 @@ def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
     return True
 
 
-def is_any_chunk(s: Session) -> bool:
-    """Return whether there is a chunk to claim that is not `suspect` (suspected of killing its worker)."""
-    return s.scalar(select(Chunk.id).where(leases.due(Chunk), Chunk.suspect.is_(False)).limit(1)) is not None
+def is_any_chunk(s: Session, without: Collection[int] = (), *, suspects: bool = True) -> bool:
+    """Return whether there is a chunk to claim. `without`, `suspects`: as for `claim_chunks`."""
+    query = select(Chunk.id).where(leases.due(Chunk))
+    if not suspects:
+        query = query.where(Chunk.suspect.is_(False))
+    if without:
+        query = query.join(Job, Job.id == Chunk.job_id).where(Job.model_version_id.not_in(without))
+    return s.scalar(query.limit(1)) is not None
 
 
 def claim_chunks(
@@ -138,8 +143,8 @@ def claim_chunks(
     """Claim the next chunk, and then more chunks of the same model version as long as all fit into `slices`.
 
     So a hundred jobs of one slice take the engine as long as one job of a hundred slices. `without`: the ids of model
-    versions whose chunks are left to other workers. `suspects`: also claim suspect chunks. A suspect chunk is claimed
-    alone.
+    versions whose chunks are left to other workers. `suspects`: also claim suspect chunks (suspected of killing their
+    worker). A suspect chunk is claimed alone.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     turns = _Turns()

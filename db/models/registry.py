@@ -86,7 +86,7 @@ class EngineProof(Base):
     All rows of a host and a version come from one load (`db.registry.engine_proofs.record_load`). Their ids are in the
     order in which the engines were tried. `passed`: the engine's answers agree with the known answers. If not, the
     worker tried the next precision. `largest_difference`: the largest difference of a calibrated probability. `text`:
-    the result for people.
+    the result for people. `seen_at`: when an inference worker on the host last ran.
     """
 
     __tablename__ = "engine_proof"
@@ -103,5 +103,6 @@ class EngineProof(Base):
     seconds: Mapped[float]
     text: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
+    seen_at: Mapped[datetime] = mapped_column(default=from_now())
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")

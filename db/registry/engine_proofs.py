@@ -1,5 +1,9 @@
-"""Stores the results of engine proofs on each machine, and finds which engine serves there."""
+"""Stores the results of engine proofs on each machine, and finds which engine serves there.
 
+Only machines count on which an inference worker runs. The worker renews the rows of its host (`keep_seen`).
+"""
+
+import socket
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +11,10 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
+from db.clock import from_now
 from db.database import lock_table
 from db.models import EngineProof, ModelVersion
 from db.registry.champions import versions_in_use
@@ -18,6 +23,9 @@ State = Literal["used", "fallen back", "refused"]
 
 PRECISIONS = {"int8": "int8", "bf16": "bfloat16", "f32": "float32"}
 LIBRARIES = {"openvino": "OpenVINO", "keras": "Keras"}
+SEEN_SECONDS = 60.0  # pause between two renewals of a host's rows
+GONE_SECONDS = 300.0  # after this time without a renewal, the worker of a host counts as gone
+KEPT_SECONDS = 86400.0  # how long rows of a host whose worker is gone are kept
 RESULTS = ("engine", "precision", "passed", "largest_difference", "seconds", "text")
 
 
@@ -127,14 +135,39 @@ def record_load(s: Session, version_id: int, results: Sequence[Mapping[str, Any]
         s.flush()  # insert them one after the other, so that their ids keep the order
 
 
+def keep_seen(s: Session, host: str) -> None:
+    """Note that an inference worker runs on this host, so that the host's rows count."""
+    s.execute(update(EngineProof).where(EngineProof.host == host).values(seen_at=from_now()))
+
+
+def forget_gone(s: Session) -> None:
+    """Remove rows of hosts whose worker has been gone for long."""
+    s.execute(delete(EngineProof).where(EngineProof.seen_at < from_now(-KEPT_SECONDS)))
+
+
+def _is_running() -> ColumnElement[bool]:
+    """Return the condition that an inference worker runs on the host of a row."""
+    return EngineProof.seen_at > from_now(-GONE_SECONDS)
+
+
 def list_servings(s: Session, *, host: str | None = None, version_id: int | None = None) -> list[Serving]:
-    """List which engine serves each model version on each host, sorted by host, then the newest version first."""
+    """List which engine serves each model version on each host, sorted by host, then the newest version first.
+
+    Hosts on which no inference worker runs any more are left out.
+    """
     conditions = []
     if host is not None:
         conditions.append(EngineProof.host == host)
     if version_id is not None:
         conditions.append(EngineProof.model_version_id == version_id)
     return _servings(s, *conditions)
+
+
+def engines_serving(s: Session, version: ModelVersion) -> set[str]:
+    """Return the engines that predict with a version on this host or, if there are none, on other hosts."""
+    servings = [serving for serving in list_servings(s, version_id=version.id) if serving.engine]
+    here = [serving for serving in servings if serving.host == socket.gethostname()]
+    return {serving.engine for serving in here or servings if serving.engine}
 
 
 def why_not_proven(s: Session, version: ModelVersion) -> str | None:
@@ -154,22 +187,26 @@ def why_not_proven(s: Session, version: ModelVersion) -> str | None:
 
 
 def next_untried(s: Session, host: str) -> ModelVersion | None:
-    """Return an imported version that has passed on no machine, and that this host has not tried, or None."""
+    """Return an imported version that this host has not tried, and that has passed on no running machine, or None."""
     proof = exists().where(EngineProof.model_version_id == ModelVersion.id)
-    untried = select(ModelVersion).where(~proof.where(EngineProof.passed), ~proof.where(EngineProof.host == host))
+    untried = select(ModelVersion).where(
+        ~proof.where(EngineProof.passed, _is_running()), ~proof.where(EngineProof.host == host)
+    )
     versions = s.scalars(untried.order_by(ModelVersion.id))
     return next((version for version in versions if version.facts.imported is not None), None)
 
 
 def is_any_untried(s: Session) -> bool:
-    """Return whether an imported version has been tried nowhere."""
-    proof = exists().where(EngineProof.model_version_id == ModelVersion.id)
+    """Return whether an imported version has been tried on no running machine."""
+    proof = exists().where(EngineProof.model_version_id == ModelVersion.id, _is_running())
     return any(version.facts.imported is not None for version in s.scalars(select(ModelVersion).where(~proof)))
 
 
 def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:
     query = select(EngineProof).order_by(EngineProof.host, EngineProof.model_version_id.desc(), EngineProof.id)
-    loads = groupby(s.scalars(query.where(*conditions)), key=lambda proof: (proof.host, proof.model_version_id))
+    loads = groupby(
+        s.scalars(query.where(_is_running(), *conditions)), key=lambda proof: (proof.host, proof.model_version_id)
+    )
     grouped = [(name, tuple(proofs)) for (name, _), proofs in loads]
     return [Serving(name, proofs[0].model_version, proofs) for name, proofs in grouped]
 
@@ -177,7 +214,7 @@ def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:
 def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
     """Return a message for each version with which no host can predict, by version id.
 
-    Only hosts that loaded the version count.
+    Only hosts that loaded the version, and on which an inference worker runs, count.
     """
     servings: dict[int, list[Serving]] = defaultdict(list)
     for serving in _servings(s, EngineProof.model_version_id.in_(version_ids)) if version_ids else ():
@@ -188,6 +225,11 @@ def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
         for version_id, (first, *others) in servings.items()
         if all(serving.state == "refused" for serving in (first, *others))
     }
+
+
+def refusal(s: Session, version: ModelVersion) -> str | None:
+    """Return a message if no host can predict with a version, as `refusals` does, or None."""
+    return refusals(s, {version.id}).get(version.id)
 
 
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:

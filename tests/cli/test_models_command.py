@@ -27,6 +27,7 @@ from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split, delete_dataset
 from tests.builders.networks import keras_file_with_link
 from tests.conftest import make_settings
+from tests.web.actors import load_engines
 from worker.engines.fake import FakeEngine
 from worker.engines.interface import Scores
 
@@ -173,12 +174,25 @@ def test_rollback_is_one_step(run: Run, add_version: AddVersion) -> None:
     assert "promotions.1.figures" not in run("show", "old/1").stdout
 
 
+def test_rollback_says_if_every_worker_refuses_the_version(run: Run, add_version: AddVersion) -> None:
+    old = add_version("old")
+    add_version("new")
+    run("promote", "old/1", "--reason", "the first")
+    run("promote", "new/1", "--reason", "for a drill")
+    load_engines(old.id, "ct-1", int8=False)
+    view = json.loads(run("rollback", "--reason", "worse", "--json").stdout)
+    assert "No worker has an engine that may predict with old/1" in view["warning"]
+    run("promote", "new/1", "--reason", "again")
+    assert view["warning"] in run("rollback", "--reason", "worse").stderr
+
+
 def test_a_check_says_whether_a_model_may_be_used_at_a_site(run: Run, add_version: AddVersion) -> None:
     add_version("new")
     add_dataset("clinic", 180, 60, seed=3)
     good = run("check", "new/1", "--on", "clinic")
     assert good.exit_code == 0, good.stderr
     assert "new/1 on clinic/1, 180 slices of 60 groups: may be used" in good.stderr
+    assert "  measured by fake\n" in good.stderr
     assert rows(good.stdout)["AUC"] == ["1.000", "0.905 to 1.000", "1.000", "0.905 to 1.000"]
     assert rows(good.stdout)["Brier score"][2:] == ["", ""], "the score of a group is not a probability"
     assert "60 groups (patients) by top-k-mean (k 10): COVID if the score is at least 0.500" in good.stderr

@@ -330,7 +330,7 @@ def proof_finding(operate) -> tuple[str, str]:
 def test_the_doctor_says_which_engine_serves_here(operate, champion):
     host = socket.gethostname()
     load_engines(champion.id, "another", int8=False)
-    assert proof_finding(operate) == ("ok", f"not loaded yet: no worker on {host} has loaded fake/1")
+    assert proof_finding(operate) == ("ok", f"not loaded: no running worker on {host} has loaded fake/1")
     load_engines(champion.id, host, int8=True)
     assert proof_finding(operate) == (
         "ok",

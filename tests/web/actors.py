@@ -10,17 +10,18 @@ import numpy as np
 from apiflask import APIFlask
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
 from db.access import tokens
+from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import chunks, jobs, queue, recording
 from db.ledger.leases import Claim
 from db.ledger.predictions import PredictedSlice, cam_bytes
 from db.ledger.recording import ReadSlice
-from db.models import Outcome, Slice, Upload, User
+from db.models import EngineProof, Outcome, Slice, Upload, User
 from db.registry import engine_proofs
 from db.storage import storage
 from training.launch.weights_file import base_shapes
@@ -254,6 +255,13 @@ def load_engines(version_id: int, host: str, **passed: bool) -> None:
     ]
     with session_scope() as s:
         engine_proofs.record_load(s, version_id, results)
+
+
+def end_workers(host: str, seconds_ago: float = engine_proofs.GONE_SECONDS) -> None:
+    """Let the last inference worker of a host have ended this long ago."""
+    with session_scope() as s:
+        gone = update(EngineProof).where(EngineProof.host == host)
+        s.execute(gone.values(seen_at=from_now(-seconds_ago)))
 
 
 def resnet50(path: Path) -> Path:

@@ -199,7 +199,7 @@ def cells(page: str, section: str) -> list[list[str]]:
 
 
 def test_page_says_where_a_version_runs(api: Api, roots_browser: Browser, version_id: int) -> None:
-    assert "No worker has loaded this version yet." in roots_browser.get(f"/models/{version_id}").text
+    assert "No running worker has loaded this version." in roots_browser.get(f"/models/{version_id}").text
     load_engines(version_id, "ct-1", int8=False, bf16=True)
     load_engines(1, "ct-2", int8=True)
     page = roots_browser.get(f"/models/{version_id}").text
@@ -440,6 +440,22 @@ def test_rollback_brings_the_champion_before_back(admin: Api, roots_browser: Bro
     assert (again.status_code, champion()) == (409, "fake/1")
     assert "There is no champion before fake/1 to go back to." in again.text
     assert "Roll back" not in roots_browser.get("/models").text
+
+
+def test_rollback_says_if_every_worker_refuses_the_version(admin: Api, roots_browser: Browser, version_id: int) -> None:
+    def promote() -> None:
+        admin.post(f"/models/{version_id}/promote", json={"reason": "x", "force": True})
+
+    promote()
+    load_engines(1, "ct-1", int8=False)
+    back = admin.post("/models/rollback", json={"reason": "it missed some"}).json
+    assert "No worker has an engine that may predict with fake/1" in back["warning"]
+    assert admin.get(f"/models/{version_id}").json["warning"] is None
+    promote()
+    form = {"csrf_token": roots_browser.csrf("/models"), "reason": "again"}
+    roots_browser.client.post("/models/rollback", data=form)
+    page = roots_browser.get("/models/1").text
+    assert re.search(r'class="caution" role="alert">.*No worker has an engine that may predict with fake/1', page)
 
 
 def test_promotions_list_user_time_reason_and_metrics(admin: Api, version_id: int) -> None:

@@ -25,7 +25,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders.buckets import bucket_away
 from tests.builders.files import png, zip_of
-from tests.web.actors import Api, Browser, WorkerPart, load_engines, ready_dataset
+from tests.web.actors import Api, Browser, WorkerPart, end_workers, load_engines, ready_dataset
 from web.monitoring.kept import Kept
 
 PROJECT = Path(__file__).parents[2]
@@ -258,6 +258,15 @@ def test_metrics_give_results_of_proofs(app: APIFlask, champion: ModelVersion) -
         assert f"ctbatch_engine_proof_passed{labels % which} {passed}" in lines
         assert f"ctbatch_engine_proof_largest_difference{labels % which} {largest}" in lines
     assert len([line for line in lines if line.startswith("ctbatch_engine_proof")]) == 6
+
+
+def test_metrics_have_no_series_of_a_host_whose_worker_is_gone(app: APIFlask, champion: ModelVersion) -> None:
+    load_engines(champion.id, "ct-1", int8=False)
+    load_engines(champion.id, "ct-2", int8=True)
+    end_workers("ct-1")
+    text_ = app.test_client().get("/metrics").text
+    assert 'host="ct-2"' in text_
+    assert 'host="ct-1"' not in text_
 
 
 def test_logs_hold_no_file_names(

@@ -11,7 +11,7 @@ NewChampion = Callable[[str], ModelVersion]
 
 
 def test_no_worker_has_loaded_an_engine(roots_browser: Browser, admin: Api) -> None:
-    assert "No worker has loaded an engine yet" in roots_browser.get("/workers").text
+    assert "No running worker has loaded an engine" in roots_browser.get("/workers").text
     assert admin.get("/workers").json == {"items": [], "next_cursor": None}
 
 

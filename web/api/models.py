@@ -92,7 +92,8 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 def rollback(json_data: RollbackIn) -> ModelDetail:
     """Roll back to the previous champion
 
-    Needs a reason. The gate is not asked. Each further rollback goes back by one more champion. If there is no earlier
+    Needs a reason. The gate is not asked. Each further rollback goes back by one more champion.
+    `warning` of the answer says if every running worker refuses the version. If there is no earlier
     champion, the answer is 409. `champion` names the champion to roll back. If another version is the champion by now,
     the answer is 409. For admins.
     """
@@ -107,7 +108,7 @@ def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
     The verdict says, with intervals, whether the version may be used there. If the version's rule of findings has
-    changed since an earlier check, the check is carried out again. For admins.
+    changed since an earlier check, or if workers now use another engine, the check is carried out again. For admins.
     """
     return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
 

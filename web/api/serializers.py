@@ -11,7 +11,7 @@ from db.findings.rules import rule_of
 from db.ledger.job_view import JobView
 from db.models import Dataset, ModelVersion, TrainingRun
 from db.registry.champions import champion
-from db.registry.engine_proofs import Serving
+from db.registry.engine_proofs import Serving, refusal
 from db.registry.versions import used_by
 from db.training.runs import epochs_of, run_view
 from db.training.split_view import splits_of
@@ -69,6 +69,7 @@ def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
         checks=[CheckOut.model_validate(evaluation_view(evaluation)) for evaluation in of_version(s, version)],
         gate=gate_of(s, version).as_dict(),
         promotions=[PromotionOut(**promotion.as_dict()) for promotion in promotions_of(s, version)],
+        warning=refusal(s, version),
         links={
             "self": url_for("api_models.show", model_id=version.id),
             "card": url_for("api_models.card", model_id=version.id),

@@ -24,7 +24,8 @@ def list_workers() -> WorkerList:
     """List the engines on each worker's machine
 
     Sorted by host, the newest model version first. A worker proves an engine before it predicts with it. The list shows
-    the proofs from the last time that a host loaded a version. The answer has a strong `ETag`. For admins.
+    the proofs from the last time that a host loaded a version. A host disappears from the list five minutes after its
+    last inference worker has ended. The answer has a strong `ETag`. For admins.
     """
     with read_scope() as s:
         in_use = versions_in_use(s)

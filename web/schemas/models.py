@@ -93,6 +93,7 @@ class ModelDetail(ModelOut):
     checks: list[CheckOut]
     gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and metrics.")
     promotions: list[PromotionOut] = Field(description="Newest first.")
+    warning: str | None = Field(description="Why every running worker refuses to predict with the version. Jobs wait.")
     links: dict[str, str]
 
 

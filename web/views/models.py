@@ -12,7 +12,7 @@ from db.findings.rules import rule_of
 from db.models import ModelVersion
 from db.registry import champions
 from db.registry import versions as registry
-from db.registry.engine_proofs import list_servings
+from db.registry.engine_proofs import list_servings, refusal
 from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.storage import FileDamaged, FileMissing
 from db.training.caveats import unknown_tuning
@@ -113,7 +113,12 @@ def promote(version_id: int) -> ResponseReturnValue:
 def rollback() -> ResponseReturnValue:
     """Make the previous champion the champion again."""
     version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
-    flash(f"Rolled back: {_version(version_id).label} is the champion again. Existing jobs keep their version.")
+    version = _version(version_id)
+    flash(f"Rolled back: {version.label} is the champion again. Existing jobs keep their version.")
+    with read_scope() as s:
+        warning = refusal(s, version)
+    if warning:
+        flash(warning, "caution")
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 

@@ -44,11 +44,12 @@ class Proven:
     results: list[ProofResult]
 
 
-def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Package, Engine]:
+def engine_of(version: ModelVersion, precision: str | None = None, *, serves: bool = False) -> tuple[Package, Engine]:
     """Load the package of a version, and the engine that the settings choose. The engine has passed its proof here.
 
-    The results of the proofs are kept in the database, and pages show them. `precision` (`f32`, `int8`): load the
-    quickest engine of this precision. In that case the results are not kept, because this engine does not serve here.
+    `precision` (`f32`, `int8`): load the quickest engine of this precision. `serves`: this process predicts jobs with
+    the engine that the settings choose. Only then are the results of the proofs kept in the database, as what serves on
+    this host.
 
     Raises PackageError (the next call copies the package again), storage's FileMissing and FileDamaged, EngineUnproven,
     and any error that an engine raises while it is loaded.
@@ -64,24 +65,30 @@ def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Pack
     if precision is not None:
         choice = "fake" if settings.engine == "fake" else "auto"
         return package, load_engine(folder, choice, threads=threads, package=package, precision=precision).engine
+    report = partial(keep_results if serves else log_results, version)
     try:
         proven = load_engine(folder, settings.engine, threads=threads, package=package)
     except EngineAbsent as error:
         results = [failed(settings.engine, str(error))]
-        keep_results(version, results)
+        report(results)
         raise EngineUnproven(results) from error
     except EngineUnproven as error:
-        keep_results(version, error.results)
+        report(error.results)
         raise
-    keep_results(version, proven.results)
+    report(proven.results)
     return package, proven.engine
+
+
+def log_results(version: ModelVersion, results: list[ProofResult]) -> None:
+    """Log the results of the proofs."""
+    for result in results:
+        facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
+        log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
 
 
 def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
     """Log the results of the proofs, and store them. If the database is unreachable, the engine may still predict."""
-    for result in results:
-        facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
-        log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
+    log_results(version, results)
     try:
         with session_scope() as s:
             engine_proofs.record_load(s, version.id, [result.as_dict() for result in results])

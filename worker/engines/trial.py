@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -30,6 +32,7 @@ from worker.linux_process import die_with_parent
 from worker.phantoms.slices import labelled_slices
 
 SECONDS = 300.0
+LOOK_SECONDS = 0.5  # pause between two looks whether a trial must give way
 PAIRS = 2  # pairs of phantoms, with four slices each
 MAX_REPLY_BYTES = 1 << 20
 _ROOT = Path(__file__).parents[2]
@@ -52,19 +55,26 @@ class _Reply(BaseModel):
 _Replies = TypeAdapter(Annotated[list[_Reply], Field(min_length=1, max_length=10)])
 
 
-def try_version(version: ModelVersion) -> list[ProofResult]:
+def try_version(version: ModelVersion, gives_way: Callable[[], bool] = lambda: False) -> list[ProofResult]:
     """Load the engine that the settings choose, run its proof and some phantoms through it, and keep the results.
 
-    Raises storage's FileMissing and FileDamaged.
+    If the trial gives way (`try_package`), nothing is kept. Raises storage's FileMissing and FileDamaged, and what
+    `gives_way` raises.
     """
     folder, settings = versions.package_folder(version), current()
-    results = try_package(folder, settings.engine, settings.engine_threads)
+    results = try_package(folder, settings.engine, settings.engine_threads, gives_way)
     keep_results(version, results)
     return results
 
 
-def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult]:
-    """Try the engines of a package in a confined process. The last result says whether an engine may serve."""
+def try_package(
+    folder: Path, choice: str, threads: int = 0, gives_way: Callable[[], bool] = lambda: False
+) -> list[ProofResult]:
+    """Try the engines of a package in a confined process. The last result says whether an engine may serve.
+
+    `gives_way` is called again and again. If it returns True before the process has ended, the process is killed, and
+    the list is empty.
+    """
     try:
         check_keras_file(folder, read_package(folder))
     except PackageError as error:
@@ -92,15 +102,32 @@ def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult
     )
     with process:
         try:
-            reply, _ = process.communicate(timeout=SECONDS)
+            reply = _reply(process, gives_way)
         except subprocess.TimeoutExpired:
-            process.kill()
             return [failed(choice, f"its trial took more than {SECONDS:.0f} seconds")]
+        finally:
+            process.kill()
+    if reply is None:
+        return []
     try:
         replies = _Replies.validate_json(reply)
     except ValidationError:
         return [failed(choice, f"its trial broke off: the process ended with code {process.returncode}")]
     return [result_of(**dict(one)) for one in replies]
+
+
+def _reply(process: subprocess.Popen[bytes], gives_way: Callable[[], bool]) -> bytes | None:
+    """Return what the process wrote, or None if it must give way. Raises TimeoutExpired after `SECONDS`."""
+    until = time.monotonic() + SECONDS
+    while True:
+        left = until - time.monotonic()
+        try:
+            return process.communicate(timeout=min(LOOK_SECONDS, left))[0]
+        except subprocess.TimeoutExpired:
+            if left <= LOOK_SECONDS:
+                raise
+            if gives_way():
+                return None
 
 
 def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> NoReturn:

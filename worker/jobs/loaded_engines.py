@@ -61,7 +61,7 @@ def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loa
             wait_for_storage(lambda: package_folder(version), alive)
             try:
                 # without `alive`: if an engine hangs, the heartbeat must end this process
-                package, engine = engine_of(version)
+                package, engine = engine_of(version, serves=True)
             except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
                 raise
             except Exception as error:

@@ -28,7 +28,7 @@ from worker import claimed
 from worker.engines import trial
 from worker.engines.load import EngineUnproven
 from worker.engines.package import PackageError
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, stop_request
 from worker.imaging.recipe import SIDE
 from worker.jobs.lanes import Lanes
 from worker.jobs.loaded_engines import EngineUnavailable, Files, files_of, load
@@ -111,7 +111,7 @@ def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
 def _claim_more(worker: str) -> Taken | None:
     """Claim chunks that may be predicted beside others, or return None. First look without taking a write lock."""
     with timed(Stage.RECORD, 0), read_scope() as s:
-        is_any = queue.is_any_chunk(s)
+        is_any = queue.is_any_chunk(s, _left_to_others(s), suspects=False)
     return _claim(worker, suspects=False) if is_any else None
 
 
@@ -142,16 +142,29 @@ def _load_champion() -> None:
 
 
 def _try_imported() -> None:
-    """Try an imported model version that no machine has tried yet, for the gate. Only log a failure."""
+    """Try an imported model version that no machine has tried yet, for the gate. Only log a failure.
+
+    The trial gives way to chunks, and is made again when no chunk waits.
+    """
     with read_scope() as s:
         version = engine_proofs.next_untried(s, socket.gethostname())
     if version is None:
         return
     log.info("trying an imported model version", extra={"model_version": version.label})
     try:
-        trial.try_version(version)
+        if not trial.try_version(version, _is_wanted):
+            log.info("the trial gives way", extra={"model_version": version.label})
     except Exception:
         log.warning("the imported model version cannot be tried", exc_info=True)
+
+
+def _is_wanted() -> bool:
+    """Return whether this process must stop, or can claim a chunk."""
+    if stop_request.is_set():
+        return True
+    with read_scope() as s:
+        is_any = queue.is_any_chunk(s, _left_to_others(s))
+    return is_any and not storage().is_short_of_disk()
 
 
 def _fail(claims: list[Claim], version: ModelVersion, error: Exception) -> None:

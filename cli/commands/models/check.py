@@ -55,6 +55,9 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 
     If the training slices of MODEL are not in this database, the command says so. If they were deleted, the verdict is
     never `may be used`. It is never `may be used` either if most patients get no verdict by the rule of findings.
+
+    The check uses the engine that CTBATCH_ENGINE chooses on this machine, and prints its name. A finished check is
+    carried out again if MODEL's rule of findings has changed, or if workers on this machine now use another engine.
     """
     from training.evaluation.site_check import MUCH_OOD
 
@@ -78,6 +81,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     said = result["site_check"]
     groups = counted_groups(result["groups"], result.get("named_groups"))
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {groups}: {said['verdict']}")
+    say(f"  measured by {result['engine']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
     if said["ood_share"] is not None and said["ood_share"] <= MUCH_OOD:  # a larger share is one of the reasons

@@ -221,7 +221,8 @@ def _print_gate(gate: Gate) -> None:
 def rollback(reason: str, as_json: bool) -> None:
     """Make the previous champion the champion again. Needs --reason.
 
-    A second rollback goes back one step further, because a promotion that was rolled back no longer counts.
+    A second rollback goes back one step further, because a promotion that was rolled back no longer counts. Warns if
+    every running worker refuses to predict with the version.
     """
     with writing() as session:
         try:
@@ -230,5 +231,10 @@ def rollback(reason: str, as_json: bool) -> None:
             raise NotFoundOrDenied(str(error)) from error
         except promotion.RollbackRefused as error:
             raise Refused(f"{error}: --reason") from error
-        view = version_view(chosen, chosen)
-    print_json(view) if as_json else say(f"{view['version']} is the champion again")
+        view = version_view(chosen, chosen) | {"warning": engine_proofs.refusal(session, chosen)}
+    if as_json:
+        print_json(view)
+        return
+    say(f"{view['version']} is the champion again")
+    if view["warning"]:
+        say(f"  {view['warning']}")

@@ -160,6 +160,7 @@ def upgrade() -> None:
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("text", sa.String(), nullable=False),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_engine_proof_model_version_id_model_version")
         ),

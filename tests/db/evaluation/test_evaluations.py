@@ -1,5 +1,6 @@
 """Evaluations on both databases: requested once, claimed by one worker, repeated, compared with those beside them."""
 
+import socket
 import threading
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from db.storage import storage
 from tests.builders.datasets import new_split
 from tests.builders.leases import let_leases_end
 from tests.builders.statements import recorded_statements
+from tests.web.actors import load_engines
 from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -115,6 +117,30 @@ def test_check_is_repeated_if_the_rule_was_tuned_elsewhere(champion: ModelVersio
     assert check() == Work.DONE, "the dataset of the tuning is not in this database"
     rule = rule.model_copy(update={"tuned": tuned.model_copy(update={"dataset_hash": dataset.sha256})})
     assert check() == Work.READY
+
+
+def test_check_is_repeated_if_another_engine_serves_on_this_machine(champion: ModelVersion, dataset: Dataset) -> None:
+    here = socket.gethostname()
+
+    def check(engine: str) -> Work:
+        """Request a check. Then let the evaluation of this engine end, if there is one to carry out."""
+        with session_scope() as s:
+            version = s.get_one(ModelVersion, champion.id)
+            state = Work(evaluations.request_check(s, version=version, dataset=dataset).state)
+        if state == Work.READY:
+            assert finish(EvaluationResult(engine=engine))
+        return state
+
+    assert check("openvino-f32") == Work.READY
+    assert check("") == Work.DONE, "it is not known which engine serves"
+    load_engines(champion.id, "another", int8=True)
+    load_engines(champion.id, here, f32=True)
+    assert check("") == Work.DONE, "what serves here decides"
+    load_engines(champion.id, here, int8=False)
+    assert check("openvino-int8") == Work.READY, "no engine serves here, so those elsewhere decide"
+    assert check("") == Work.DONE
+    load_engines(champion.id, here, int8=False, f32=True)
+    assert check("openvino-f32") == Work.READY
 
 
 def test_evaluations_of_different_precision_are_not_compared(

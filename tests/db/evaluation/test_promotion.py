@@ -143,6 +143,16 @@ def test_imported_version_waits_for_its_trial(models: Registry) -> None:
     assert champion_now() == "far/1"
 
 
+def test_gate_notes_that_every_worker_refuses_the_version(models: Registry) -> None:
+    version = models.add("new")
+    keep_proof(version, passed=True)
+    assert gate(version).notes == []
+    keep_proof(version, passed=False)
+    [note] = gate(version).notes
+    assert "No worker has an engine that may predict with new/1: it cannot be run" in note
+    assert promote(version, "the first", force=True).gate["notes"] == [note]
+
+
 def test_imported_version_is_tried_on_each_host_until_one_passes(models: Registry) -> None:
     models.add("near")
     version = models.add("far", imported={})

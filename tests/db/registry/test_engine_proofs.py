@@ -10,6 +10,8 @@ from db.ledger import jobs
 from db.models import EngineProof, Job, JobState, ModelVersion, User
 from db.registry import engine_proofs
 from db.registry.engine_proofs import Serving
+from tests.web.actors import end_workers, load_engines
+from worker import sweep
 
 NewChampion = Callable[[str], ModelVersion]
 
@@ -125,6 +127,51 @@ def test_concerns_are_of_versions_in_use(champion: ModelVersion, new_champion: N
     with session_scope() as s:
         s.scalars(select(Job)).one().state = JobState.FINISHED
     assert labels() == [("other/1", "refused")]
+
+
+def test_host_whose_worker_is_gone_hides_no_refusal(champion: ModelVersion) -> None:
+    load(champion, int8=False)
+    load_engines(champion.id, "old", int8=True)
+    assert refusal(champion) is None
+    end_workers("old")
+    assert champion.label in (refusal(champion) or "")
+    assert serving().host == "ct-1"
+    end_workers("ct-1")
+    assert refusal(champion) is None
+    with session_scope() as s:
+        engine_proofs.keep_seen(s, "old")
+    assert serving().host == "old"
+
+
+def test_imported_version_is_not_proven_by_a_host_whose_worker_is_gone(champion: ModelVersion) -> None:
+    with session_scope() as s:
+        version = s.get_one(ModelVersion, champion.id)
+        version.facts = {"imported": {}}
+    load_engines(champion.id, "old", int8=True)
+    for gone in (False, True):
+        if gone:
+            end_workers("old")
+        with read_scope() as s:
+            assert (engine_proofs.why_not_proven(s, version) is not None) == gone
+            assert engine_proofs.is_any_untried(s) == gone
+            assert (engine_proofs.next_untried(s, "new") is not None) == gone
+            assert engine_proofs.next_untried(s, "old") is None
+
+
+def test_rows_of_a_host_are_removed_a_day_after_its_worker_is_gone(champion: ModelVersion) -> None:
+    load(champion, int8=True)
+    load_engines(champion.id, "old", int8=True)
+    for seconds, hosts in ((engine_proofs.KEPT_SECONDS - 60, ["ct-1", "old"]), (engine_proofs.KEPT_SECONDS, ["ct-1"])):
+        end_workers("old", seconds)
+        sweep.sweep()
+        with read_scope() as s:
+            assert sorted(s.scalars(select(EngineProof.host))) == hosts
+
+
+def refusal(version: ModelVersion) -> str | None:
+    """The warning that no running worker may predict with a version."""
+    with read_scope() as s:
+        return engine_proofs.refusals(s, {version.id}).get(version.id)
 
 
 def labels() -> list[tuple[str, str]]:

@@ -96,6 +96,12 @@ def test_trial_without_an_end_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "more than" in result.text
 
 
+def test_trial_that_gives_way_has_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_LAUNCH", "import time; time.sleep(600)")
+    looks = iter([False, True])
+    assert trial.try_package(fake_package(tmp_path / "package"), "fake", gives_way=lambda: next(looks)) == []
+
+
 UNFILTERED = """
 import sys
 sys.path[:0] = sys.argv[1:2]

@@ -31,7 +31,7 @@ from db.timing.stages import Stage
 from tests.builders.versions import add_champion
 from worker import reap, sweep
 from worker.decoding import npy_bytes
-from worker.engines import load
+from worker.engines import load, trial
 from worker.engines.interface import Scores
 from worker.engines.load import EngineAbsent, EngineUnproven
 from worker.engines.proof import failed
@@ -640,15 +640,54 @@ def test_idle_worker_loads_the_champion(champion: ModelVersion, caplog: pytest.L
     assert [record.model_version for record in caplog.records if record.message == "engine loaded"] == [champion.label]
 
 
-def test_idle_worker_tries_an_imported_version(new_champion: Callable[[str], ModelVersion]) -> None:
+@pytest.fixture
+def imported(new_champion: Callable[[str], ModelVersion]) -> ModelVersion:
+    """An imported version that no machine has tried. The version 1 is the champion."""
     with session_scope() as s:
-        imported = s.get_one(ModelVersion, new_champion("far").id)
-        imported.facts = {"imported": {}}
+        version = s.get_one(ModelVersion, new_champion("far").id)
+        version.facts = {"imported": {}}
         champions.record_promotion(s, s.get_one(ModelVersion, 1), None, "for the test")
+    return version
+
+
+def engines_tried(version: ModelVersion) -> list[bool]:
+    """Whether each engine that was tried with a version has passed."""
+    with read_scope() as s:
+        return [proof.passed for one in engine_proofs.list_servings(s, version_id=version.id) for proof in one.proofs]
+
+
+def test_idle_worker_tries_an_imported_version(imported: ModelVersion) -> None:
     predict.predict_next("w")
     with read_scope() as s:
         assert engine_proofs.why_not_proven(s, imported) is None
         assert engine_proofs.next_untried(s, "another host") is None
+
+
+def test_trial_gives_way_to_a_chunk_and_is_made_again_later(
+    imported: ModelVersion, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(2))
+    ingest.unpack_next("w")
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "SECONDS", 20.0)
+        patch.setattr(trial, "_LAUNCH", "import time; time.sleep(600)")
+        predict._try_imported()
+    assert engines_tried(imported) == []
+    work()
+    assert view(job).counts.predicted == 2
+    assert engines_tried(imported) == [True]
+
+
+def test_trial_does_not_give_way_to_a_chunk_that_this_worker_refuses(
+    imported: ModelVersion, champion: ModelVersion, ann: User, submit: Any, slices: Entries, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 1.5)
+    monkeypatch.setattr(trial, "_LAUNCH", "import time; time.sleep(600)")
+    monkeypatch.setitem(predict._refused, loaded_engines.files_of(champion), time.monotonic() + 60)
+    submit(ann, slices(2))
+    ingest.unpack_next("w")
+    predict._try_imported()
+    assert engines_tried(imported) == [False]
 
 
 def test_idle_worker_goes_on_without_an_engine(champion: ModelVersion, ann: User, submit: Any, slices: Entries) -> None:
