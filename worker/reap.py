@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -33,6 +33,7 @@ from db.storage import storage
 log = logging.getLogger(__name__)
 
 NAMES_A_QUERY = 500
+STREAMED = {"yield_per": 1000}  # rows that are fetched at once
 MANY, MANY_SHARE, FEW = 1000, 0.05, 100
 """A round leaves unused files if it finds more than MANY, or more than both FEW and MANY_SHARE of all files."""
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
@@ -65,7 +66,7 @@ def reap(*, confirmed: bool = False) -> Reaped:
     age = current().orphan_seconds
     before = time.time() - age
     storage().incoming.remove_old(age)
-    restored, deleted = _empty_trash()
+    restored, deleted = _empty_trash((datetime.now(UTC) - timedelta(days=current().trash_days)).date())
     count = 0
     going: list[str] = []
     unexpected: list[str] = []
@@ -86,6 +87,16 @@ def reap(*, confirmed: bool = False) -> Reaped:
     return Reaped(len(trashed) - put_back, restored + put_back, deleted)
 
 
+def purge() -> int:
+    """Delete all files in the trash to which no row refers, however new. Return how many.
+
+    Raises ForeignStorage: the storage may belong to another database.
+    """
+    with session_scope() as s:
+        claim_storage(s)
+    return _empty_trash(date.max)[1]
+
+
 def restore_all() -> int:
     """Restore all files from the trash, and return how many."""
     names = [sha256 for sha256, _ in storage().trashed()]
@@ -101,7 +112,7 @@ def file_columns() -> list[Column[Any]]:
 def unnamed(names: Sequence[str]) -> list[str]:
     """Return the files of `names` that the database does not refer to."""
     with read_scope() as s:
-        named = set(_named(s, names))
+        named = set(named_files(s, names))
     return [sha256 for sha256 in names if sha256 not in named]
 
 
@@ -111,14 +122,18 @@ def _released(names: Sequence[str]) -> set[str]:
         return deletion.released(s, names)
 
 
-def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
-    """Yield the files of `names` that the database refers to. Also yield all files that JSON columns name."""
+def named_files(s: Session, names: Sequence[str] | None = None) -> Iterator[str]:
+    """Yield the files that the database refers to. A file may come several times.
+
+    `names`: leave out other files, except those that JSON columns name.
+    """
     for column in file_columns():
+        query = select(column).where(column.is_not(None))
         if isinstance(column.type, JSON):
-            for value in s.scalars(select(column)):
+            for value in s.scalars(query):
                 yield from _SHA256.findall(json.dumps(value))
         else:
-            yield from s.scalars(select(column).where(column.in_(names)))
+            yield from s.scalars(query if names is None else query.where(column.in_(names)), execution_options=STREAMED)
 
 
 def _restore_named(trashed: Sequence[str]) -> int:
@@ -130,16 +145,15 @@ def _restore_named(trashed: Sequence[str]) -> int:
     return count
 
 
-def _empty_trash() -> tuple[int, int]:
-    """Restore files that a row refers to by now. Delete files that were in the trash long enough. Count both."""
-    last_day = (datetime.now(UTC) - timedelta(days=current().trash_days)).date()
+def _empty_trash(until: date) -> tuple[int, int]:
+    """Restore files that a row refers to by now. Delete files that were put there before a day. Count both."""
     days = dict(storage().trashed())
     restored = deleted = 0
     for names in _batches(iter(days)):
         lost = set(unnamed(names))
         restored += sum(storage().restore(sha256) for sha256 in names if sha256 not in lost)
         for sha256 in lost:
-            if days[sha256] < last_day:
+            if days[sha256] < until:
                 storage().purge(sha256, days[sha256])
                 deleted += 1
     return restored, deleted

@@ -91,4 +91,5 @@ def restore(file: Path, as_json: bool) -> None:
         return
     if replaced is not None:
         say(f"the replaced database is now {replaced}; delete it when you no longer need it")
+    say("users that were disabled and tokens that were revoked after the backup work again; see `ctbatch users ls`")
     say(f"the database is at revision {revision}{'; run `ctbatch db upgrade`' if is_old else ''}")

@@ -201,7 +201,7 @@ def _storage(session: "Session") -> Iterator[CheckResult]:
 
 
 def _stored_files(session: "Session") -> CheckResult:
-    """Report the stored files that the sweeper found damaged, and how many unused files it leaves."""
+    """Report the stored files that the sweeper found damaged or missing, and how many unused files it leaves."""
     from sqlalchemy import select
 
     from db.installation import ARE_LEFT, this_installation
@@ -212,13 +212,13 @@ def _stored_files(session: "Session") -> CheckResult:
     if damaged:
         names = ", ".join(damaged[:SHOWN_FILES]) + (" and more" if len(damaged) > SHOWN_FILES else "")
         advice = f"restore them from a backup under the same names below {storage().folder}"
-        return CheckResult("stored files", "fail", f"{len(damaged)} damaged: {names}; {advice}")
+        return CheckResult("stored files", "fail", f"{len(damaged)} damaged or missing: {names}; {advice}")
     installation = this_installation(session)
     if unexpected := installation.unexpected_files:
         return CheckResult("stored files", "warn", f"the database does not refer to {unexpected} of them. {ARE_LEFT}")
     at = installation.reread_at
     since = f"all were read again by {at:%Y-%m-%d %H:%M} UTC" if at else "the sweeper has not read all of them yet"
-    return CheckResult("stored files", "ok", f"no damaged file was found; {since}")
+    return CheckResult("stored files", "ok", f"no file is damaged or missing; {since}")
 
 
 def broker(settings: Settings) -> Iterator[CheckResult]:

@@ -1,4 +1,4 @@
-"""`ctbatch files`: moves unused stored files to the trash, and restores them."""
+"""`ctbatch files`: moves unused stored files to the trash, and restores or deletes them."""
 
 import click
 
@@ -10,7 +10,7 @@ from cli.output import print_json, say
 
 @click.group()
 def files() -> None:
-    """Move unused stored files to the trash, and restore them.
+    """Move unused stored files to the trash, and restore or delete them.
 
     Uses the database and the file storage that DATABASE_URL and CTBATCH_STORAGE_URL name, or else those in the --home
     folder.
@@ -46,6 +46,26 @@ def reap(yes: bool, as_json: bool) -> None:
         f"moved {reaped.trashed} files to the trash, restored {reaped.restored}, deleted {reaped.deleted} old ones"
     )
     print_json(asdict(reaped)) if as_json else say(summary)
+
+
+@files.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def purge(yes: bool, as_json: bool) -> None:
+    """Delete all files in the trash now, to free disk space. They cannot be restored."""
+    from db import migrate
+    from db.installation import ForeignStorage
+    from worker.reap import purge as purge_files
+
+    if not yes:
+        click.confirm("Delete all files in the trash? They cannot be restored.", abort=True, err=True)
+    try:
+        with database_errors():
+            migrate.check_revision()
+            deleted = purge_files()
+    except ForeignStorage as error:
+        raise Refused(str(error)) from error
+    print_json({"deleted": deleted}) if as_json else say(f"deleted {deleted} files")
 
 
 @files.command()

@@ -31,7 +31,7 @@ class Installation(Base):
 
 
 class DamagedFile(Base):
-    """A stored file that does not have its SHA-256 any more, or cannot be read."""
+    """A file that does not have its SHA-256 any more, cannot be read, or is missing though a row refers to it."""
 
     __tablename__ = "damaged_file"
 

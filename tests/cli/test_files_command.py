@@ -17,6 +17,10 @@ def test_unused_files_go_to_the_trash_and_come_back(ctbatch, database):
     assert not storage().exists(sha256)
     assert json.loads(ctbatch("files", "restore", "--json", env=env).stdout) == {"restored": 1}
     assert storage().exists(sha256)
+    assert ctbatch("files", "reap", env=env).returncode == 0
+    assert ctbatch("files", "purge", env=env, stdin="n\n").returncode != 0
+    assert json.loads(ctbatch("files", "purge", "--yes", "--json", env=env).stdout) == {"deleted": 1}
+    assert json.loads(ctbatch("files", "restore", "--json", env=env).stdout) == {"restored": 0}
 
 
 @pytest.mark.slow

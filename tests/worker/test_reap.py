@@ -229,6 +229,16 @@ def test_files_of_deleted_jobs_do_not_count_as_too_many(store: Store, monkeypatc
     assert reap.restore_all() == 6
 
 
+def test_purge_deletes_what_nothing_refers_to(store: Store, champion: ModelVersion) -> None:
+    unused, used = store(b"nobody's"), store(b"weights")
+    assert reap.reap().trashed == 2
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": used}
+    assert reap.purge() == 1
+    assert [storage().exists(sha256) for sha256 in (unused, used)] == [False, True]
+    assert reap.restore_all() == 0
+
+
 def test_files_of_other_programs_in_the_storage_are_passed_over(store: Store, database: Settings) -> None:
     sha256 = store(b"nobody's")
     assert reap.reap().trashed == 1

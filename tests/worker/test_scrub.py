@@ -2,17 +2,22 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from cli.commands import doctor
-from db.database import read_scope
-from db.models import DamagedFile, Installation
+from db.database import read_scope, session_scope
+from db.installation import StorageAway
+from db.models import DamagedFile, Installation, ModelVersion, Slice, User
 from db.settings import Settings
 from db.storage import storage
+from db.storage.store import MARKER
+from tests.worker.conftest import Submit
 from worker import scrub
+from worker.jobs.ingest import unpack_next
 
 ENOUGH = 1 << 20
 
@@ -52,6 +57,59 @@ def test_damaged_file_that_is_gone_is_not_reported_any_more(database: Settings) 
     assert len(damaged()) == 1
     path.unlink()
     scrub.scrub(scrub.begin(), ENOUGH)
+    assert damaged() == []
+
+
+@pytest.mark.parametrize("was_damaged", [False, True])
+def test_missing_file_is_reported_until_it_is_there_again(
+    was_damaged: bool, database: Settings, champion: ModelVersion
+) -> None:
+    data = b"weights"
+    sha256 = storage().put(data)
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": sha256}
+    scrub.scrub(scrub.begin(), ENOUGH)
+    assert damaged() == []
+    if was_damaged:
+        damage(sha256)
+        scrub.scrub(scrub.begin(), ENOUGH)
+    storage().local_path(sha256).unlink()
+    for _ in range(2):
+        scrub.scrub(scrub.begin(), ENOUGH)
+        assert damaged() == [sha256]
+    [report] = [one for one in doctor.database(database) if one.check == "stored files"]
+    assert (report.state, sha256 in report.detail) == ("fail", True)
+    storage().put(data)
+    scrub.scrub(scrub.begin(), ENOUGH)
+    assert damaged() == []
+
+
+def test_file_in_the_trash_is_not_missing(database: Settings, champion: ModelVersion) -> None:
+    sha256 = next(iter(champion.files.values()))
+    assert storage().trash(sha256)
+    scrub.scrub(scrub.begin(), ENOUGH)
+    assert damaged() == []
+
+
+def test_only_the_lost_file_of_a_job_is_missing(
+    champion: ModelVersion, ann: User, submit: Submit, slices: Callable[[int], dict[str, bytes]]
+) -> None:
+    submit(ann, slices(3))
+    unpack_next("a worker")
+    scrub.scrub(scrub.begin(), ENOUGH)
+    assert damaged() == []
+    with read_scope() as s:
+        sha256 = s.scalars(select(Slice.sha256)).all()[1]
+    assert sha256 is not None
+    storage().local_path(sha256).unlink()
+    scrub.scrub(scrub.begin(), ENOUGH)
+    assert damaged() == [sha256]
+
+
+def test_nothing_is_reported_missing_while_the_storage_is_away(database: Settings, champion: ModelVersion) -> None:
+    (storage().folder / MARKER).unlink()
+    with pytest.raises(StorageAway):
+        scrub.scrub(scrub.begin(), ENOUGH)
     assert damaged() == []
 
 

@@ -90,7 +90,9 @@ class LedgerCollector(KeptCollector):
             ("ctbatch_expired_leases", "Pieces of work whose lease ran out.", "expired"),
         ):
             yield _family(name, help_, "work", {kind: getattr(found, field) for kind, found in backlogs.items()})
-        yield GaugeMetricFamily("ctbatch_damaged_files", "Stored files that were found damaged.", value=damaged)
+        yield GaugeMetricFamily(
+            "ctbatch_damaged_files", "Stored files that were found damaged or missing.", value=damaged
+        )
         left = "Unused files that the sweeper leaves, because the database does not refer to so many."
         yield GaugeMetricFamily("ctbatch_unexpected_files", left, value=unexpected)
         ended = "Seconds since the last sweep ended. Absent before the first sweep."
