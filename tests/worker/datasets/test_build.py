@@ -376,10 +376,10 @@ def test_csv_in_a_given_folder_labels_the_archives_in_it(settings: Settings, tmp
 
 
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
-    entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
-    found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
+    entries = {"normal/p/0.png": png(0), "COVID/q/1.png": png(1)}
+    found = make(entries | {"COVID/again.jpg": again(png(1)), "COVID/2.png": png(2)})
     assert [each.group for each in slices_of(found)] == ["p", "q", "q", "near-3"]
-    assert found.report.as_json()["groups_from"] == {"CSV": 2, "near-identical slices": 2}
+    assert found.report.as_json()["groups_from"] == {"folders": 2, "near-identical slices": 2}
 
 
 def of_patients(each: int = 8) -> dict[str, bytes]:
@@ -412,9 +412,9 @@ def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     by_header = [each.group for each in slices_of(make(entries))]
     assert by_header[0] == "p1"
     assert by_header[1].startswith("patient-")
-    found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,\n")
-    assert [each.group for each in slices_of(found)] == ["first", "second", "p3"]
-    assert found.report.as_json()["groups_from"] == {"CSV": 2, "folders": 1}
+    found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,third\n")
+    assert [each.group for each in slices_of(found)] == ["first", "second", "third"]
+    assert found.report.as_json()["groups_from"] == {"CSV": 3}
 
 
 @pytest.mark.parametrize(("patients", "expected"), [(2, 2), (3, 0)])
