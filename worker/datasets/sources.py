@@ -19,7 +19,7 @@ from worker.datasets.label_table import (
     read_csv,
     warnings_of,
 )
-from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
+from worker.datasets.patient_groups import DicomGroups, folder_groups, in_first_spelling, series_key
 from worker.decoding import new_decoders, read_decoded, stored_entries
 from worker.imaging.archives.archive import Entry
 from worker.imaging.display_names import display_name
@@ -211,8 +211,13 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
             " none"
         )
     folders = folder_groups([(files[index].archive, files[index].path) for index in of_files])
-    with_folders = zip(of_files.items(), folders, strict=True)
-    return replace(labels, of_files={index: replace(label, folder=folder) for (index, label), folder in with_folders})
+    names = in_first_spelling([*(label.group for label in of_files.values()), *folders], {})
+    groups, folders = names[: len(of_files)], names[len(of_files) :]
+    grouped = {
+        index: replace(label, group=group, folder=folder)
+        for (index, label), group, folder in zip(of_files.items(), groups, folders, strict=True)
+    }
+    return replace(labels, of_files=grouped)
 
 
 def _by_table(table: bytes, files: Sequence[File], origin: str) -> Labels:

@@ -417,6 +417,12 @@ def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     assert found.report.as_json()["groups_from"] == {"CSV": 3}
 
 
+def test_groups_of_a_csv_that_differ_only_in_letter_case_are_one(make: Make) -> None:
+    table = HEAD + "0.png,0,Pat3\n1.png,1,pat3\n2.png,1,PAT3\n3.png,1,p4\n"
+    found = make({f"{n}.png": png(n) for n in range(4)}, table)
+    assert [each.group for each in slices_of(found)] == ["Pat3", "Pat3", "Pat3", "p4"]
+
+
 @pytest.mark.parametrize(("patients", "expected"), [(2, 2), (3, 0)])
 def test_class_of_too_few_groups_to_split_is_a_warning(make: Make, patients: int, expected: int) -> None:
     folders = [f"set/{name}/{name[0]}{patient}" for name in ("COVID", "non-COVID") for patient in range(patients)]
