@@ -12,7 +12,7 @@ from worker.imaging.recipe import SeriesInfo
 ONE_FOR_ALL = "one_patient_for_all"
 
 _FEW = 4  # with fewer slices, no problem is reported
-_ALONE = 0.9  # if this share of the groups has only one slice, headers seem to name a patient for each slice
+_ALONE = 0.9  # if this share of the slices is alone in its group, headers seem to name a patient for each slice
 _MOST = 0.5  # if the largest group has this share of the slices, headers may give all patients one ID …
 _MANY = 3  # … if this group also has this many studies or folders (2 if it is the only group)
 
@@ -52,7 +52,7 @@ class HeaderGroups:
         slices, groups = self._slices.total(), len(self._slices)
         if slices < _FEW:
             return None
-        if sum(count == 1 for count in self._slices.values()) >= _ALONE * groups:
+        if sum(count == 1 for count in self._slices.values()) >= _ALONE * slices:
             return EACH_SLICE
         scans = max(len(self._studies[largest]), len(self._folders[largest]))
         if self._slices[largest] >= _MOST * slices and scans >= (2 if groups == 1 else _MANY):

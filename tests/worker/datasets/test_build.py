@@ -590,6 +590,15 @@ def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> 
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
 
 
+def test_single_pictures_mixed_with_volumes_are_not_reported(make: Make) -> None:
+    def stated(n: int) -> dict[str, str]:
+        patient = n if n < 10 else 10
+        return {"PatientID": f"P{patient}", "StudyInstanceUID": f"1.{patient}"}
+
+    identity = make(of_anonymiser(stated)).report.identity
+    assert (identity.slices, identity.groups, identity.problem) == (12, 11, None)
+
+
 @pytest.mark.parametrize(("broken", "warned"), [(1, False), (3, True)])
 def test_class_with_many_files_left_out_is_a_warning(make: Make, broken: int, warned: bool) -> None:
     files = {f"COVID/{n}.png": b"no picture" if n < broken else png(n) for n in range(20)}
