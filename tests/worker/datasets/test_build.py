@@ -590,6 +590,24 @@ def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> 
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
 
 
+@pytest.mark.parametrize(("ids", "torn"), [(6, 6), (1, 0)], ids=["patients", "one ID for all"])
+@pytest.mark.parametrize("by", ["CSV", "folders"])
+def test_groups_that_tear_the_patients_of_headers_apart_are_a_warning(by: str, ids: int, torn: int, make: Make) -> None:
+    def stated(n: int) -> dict[str, str]:
+        return {"PatientID": f"P{n // 2 % ids}", "StudyInstanceUID": f"1.{n // 2}"}
+
+    files = {
+        f"{'COVID' if n % 4 < 2 else 'normal'}/scan{n}/1.dcm": content
+        for n, content in enumerate(of_anonymiser(stated).values())
+    }
+    table = HEAD + "".join(f"{path},{int(path.startswith('COVID'))},scan{n}\n" for n, path in enumerate(files))
+    found = make(files, table) if by == "CSV" else make(files, folders_first=True)
+    assert found.groups == 12
+    warned = [line for line in found.report.warnings if "slices in several groups" in line]
+    assert len(warned) == (torn > 0)
+    assert all(line.startswith(f"by their headers, {torn} patients have") for line in warned)
+
+
 def test_single_pictures_mixed_with_volumes_are_not_reported(make: Make) -> None:
     def stated(n: int) -> dict[str, str]:
         patient = n if n < 10 else 10
