@@ -15,6 +15,7 @@ from cli.output import print_table
 from db.datasets import slices
 from db.models import TrainingRun, Work
 from db.training import runs
+from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
 from training.config import ConfigError
 from training.launch.launch import NothingNamed
@@ -41,7 +42,7 @@ def follow_run(run_id: int, title: str = "") -> RunView:
     return follow(
         title or f"training run {run_id}",
         lambda _update: find_view(run_id),
-        _note,
+        note_of,
         is_busy=_is_a_run_active,
         nobody="no training worker takes the run, which stays queued; start one: `ctbatch worker training`",
     )
@@ -52,7 +53,10 @@ def _is_a_run_active() -> bool:
         return any(run.state == Work.RUNNING for run in runs.list_runs(session))
 
 
-def _note(view: RunView) -> str:
+def note_of(view: RunView) -> str:
+    """Return a line about what a run does now. Leave out the figures of a stage that has ended."""
+    if view.progress >= FIT_SHARE:
+        return view.message
     live = view.live
     notes = [view.message]
     if live.get("steps"):

@@ -271,16 +271,28 @@ def _ask(s: Session, run: TrainingRun, now_in: Work, action: Action, **values: A
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
-    """Claim the oldest run that is due, or return None."""
+    """Claim the oldest run that is due, or return None.
+
+    Remove its epochs after its checkpoint, because their weights were lost with the worker before.
+    """
     query = select(TrainingRun).where(leases.due(TrainingRun)).order_by(TrainingRun.id).limit(1)
     run = s.scalar(leases.locked(query, s, of=TrainingRun))
     if run is None or (claim := leases.take(s, TrainingRun, run.id, worker)) is None:
         return None
     first = (TrainingRun.id == run.id, TrainingRun.started_at.is_(None))
     s.execute(update(TrainingRun).where(*first).values(started_at=from_now()))
+    s.execute(update(TrainingRun).where(TrainingRun.id == run.id).values(live={}))
     s.refresh(run)
+    _remove_epochs_after(s, run, checkpoint_of(run))
     s.refresh(run, ["split"])  # loaded now, for use after the session is closed
     return run, claim
+
+
+def _remove_epochs_after(s: Session, run: TrainingRun, checkpoint: StoredCheckpoint | None) -> None:
+    lost = delete(Epoch).where(Epoch.run_id == run.id)
+    if checkpoint:
+        lost = lost.where(tuple_(Epoch.stage, Epoch.epoch) > (checkpoint.stage, checkpoint.epoch))
+    s.execute(lost)
 
 
 def report(

@@ -12,11 +12,13 @@ from sqlalchemy import update
 
 from cli.commands.runs import runs_group
 from cli.commands.train import train
+from cli.local import training_runs
 from db.database import read_scope, session_scope
 from db.models import Dataset, Epoch, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
 from db.training import runs
+from db.training.progress import FIT_SHARE
 from tests.builders.datasets import add_dataset, delete_dataset, split_of
 from training.launch.weights_file import base_shapes
 
@@ -284,3 +286,13 @@ def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:
     assert only_run().state == Work.CANCELLED
     assert ask("wait", run.id).exit_code == 1
     assert ask("show", 99).exit_code == 3
+
+
+@pytest.mark.parametrize(("progress", "note"), [(0.5, "about 2 min left in this stage"), (FIT_SHARE, "x")])
+def test_time_left_of_a_stage_is_not_shown_once_training_has_ended(launch: Run, progress: float, note: str) -> None:
+    assert launch("site").exit_code == 0
+    at = {"stage": 0, "stages": 2, "stage_name": "small", "epoch": 0, "epochs": 1, "step": 1, "steps": 3}
+    live = at | {"loss": 1.0, "rate": 5.0, "eta_seconds": 120.0}
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(state=Work.RUNNING, progress=progress, message="x", live=live))
+    assert training_runs.note_of(training_runs.find_view(only_run().id)).split(", ")[-1] == note

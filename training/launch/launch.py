@@ -116,7 +116,7 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     with reading() as s:
         dataset, version = _find_dataset(s, request.dataset), _find_origin(s, config.initial)
         if version:
-            config = _with_scale_of(version, config, request.changed)
+            config = _with_network_of(version, config, request.changed)
         runs.check_name(request.name or dataset.name)
     split = _split(reading, dataset, request, version)
     if split.id is None:
@@ -169,12 +169,17 @@ def request_of(run: TrainingRun) -> RunRequest:
     )
 
 
-def _with_scale_of(version: ModelVersion, config: Config, changed: Collection[str]) -> Config:
-    """Return the config with the pixel scale of a version. Raises ConfigError if a setting names another scale."""
-    own = version.facts.config.get("pixels", config.pixels)
-    if own != config.pixels and "pixels" in changed:
-        raise ConfigError(f"{version.label} takes pixels on the scale {own}; leave out the setting pixels")
-    return checked(config.model_dump(mode="json") | {"pixels": own})
+def _with_network_of(version: ModelVersion, config: Config, changed: Collection[str]) -> Config:
+    """Return the config with the pixel scale and the head of a version.
+
+    Raises ConfigError if a setting names another scale, or another number of units in the hidden layer.
+    """
+    own = {name: version.facts.config.get(name, getattr(config, name)) for name in ("pixels", "hidden")}
+    if own["pixels"] != config.pixels and "pixels" in changed:
+        raise ConfigError(f"{version.label} takes pixels on the scale {own['pixels']}; leave out the setting pixels")
+    if own["hidden"] != config.hidden and "hidden" in changed:
+        raise ConfigError(f"{version.label} has {own['hidden']} hidden units; leave out the setting hidden")
+    return checked(config.model_dump(mode="json") | own)
 
 
 def can_start_from(version: ModelVersion) -> bool:

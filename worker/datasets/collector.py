@@ -18,8 +18,10 @@ from db.storage import storage
 from worker.datasets.identity import HeaderGroups
 from worker.decoding import npy_bytes
 from worker.imaging.near_duplicates import Pictures, Similar, find_similar
+from worker.imaging.recipe import SeriesInfo
 
 EXAMPLES = 20
+BY_HEADER = "DICOM patient, study or series"  # the origin of a group
 
 DOCUMENTS = {
     *("csv", "tsv", "txt", "md", "rst", "rtf", "log", "json", "xml", "html", "htm", "yaml", "yml", "ini"),
@@ -70,6 +72,7 @@ class Collector:
 
     `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files with prepared pixels. `groups_from`:
     how many slices got their group from each origin. `headers`: the slices whose group comes from their DICOM header.
+    `patients`: the slices whose header states a patient, with the group that each of them got.
     `blind_labels`, `shared_labels`, `contested_labels`: how many slices have a blind label, labels of several readers,
     and labels of readers who disagree. `odd_hu`: slices with the note `odd_hu`, by label. `label_warnings`: what a
     person should check about the labels.
@@ -81,6 +84,7 @@ class Collector:
         self.arrays: list[str] = []
         self.groups_from: Counter[str] = Counter()
         self.headers = HeaderGroups()
+        self.patients = HeaderGroups()
         self.labels_from = ""
         self.blind_labels = self.shared_labels = self.contested_labels = 0
         self.odd_hu: Counter[int | None] = Counter()
@@ -97,6 +101,16 @@ class Collector:
         """Note a file that is left out, with a reason code. `detail`: a sentence with more about it, or ""."""
         item.reason, item.detail = reason, detail or REASONS[reason]
         self.items.append(item)
+
+    def note_header(self, series: SeriesInfo | None, stated: str, group: str, origin: str, folder: str) -> None:
+        """Count a slice by its DICOM header. `stated`: the group that the header states. `group`: the slice's group.
+
+        `origin`: the origin of the slice's group. `folder`: the group that the slice's folders name, or "".
+        """
+        if series and origin == BY_HEADER:
+            self.headers.add(group, series, folder)
+        if series and series.patient:
+            self.patients.add(stated, series, group)
 
     def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str, notes: Collection[str]) -> None:
         """Add a labelled slice, and give it a row. `pixels`: uint8[224, 224]. `item` has the SHA-256 of the pixels.

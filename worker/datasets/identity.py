@@ -12,13 +12,13 @@ from worker.imaging.recipe import SeriesInfo
 ONE_FOR_ALL = "one_patient_for_all"
 
 _FEW = 4  # with fewer slices, no problem is reported
-_ALONE = 0.9  # if this share of the groups has only one slice, headers seem to name a patient for each slice
+_ALONE = 0.9  # if this share of the slices is alone in its group, headers seem to name a patient for each slice
 _MOST = 0.5  # if the largest group has this share of the slices, headers may give all patients one ID …
 _MANY = 3  # … if this group also has this many studies or folders (2 if it is the only group)
 
 
 class HeaderGroups:
-    """Counts the slices whose group comes from their DICOM header."""
+    """Counts slices by the group that their DICOM header states."""
 
     def __init__(self) -> None:
         self._slices: Counter[str] = Counter()
@@ -48,16 +48,37 @@ class HeaderGroups:
             problem=self._problem(largest),
         )
 
+    def torn(self) -> int:
+        """Return how many patients have slices in several groups that folders or a CSV name.
+
+        `add` gets these groups as `folder`. Return 0 if headers do not keep patients apart. A patient ID with several
+        birth dates does not count.
+        """
+        if self.identity().problem:
+            return 0
+        return sum(len(groups) > 1 and len(self._births[patient]) < 2 for patient, groups in self._folders.items())
+
     def _problem(self, largest: str) -> str | None:
         slices, groups = self._slices.total(), len(self._slices)
         if slices < _FEW:
             return None
-        if sum(count == 1 for count in self._slices.values()) >= _ALONE * groups:
+        if sum(count == 1 for count in self._slices.values()) >= _ALONE * slices:
             return EACH_SLICE
         scans = max(len(self._studies[largest]), len(self._folders[largest]))
         if self._slices[largest] >= _MOST * slices and scans >= (2 if groups == 1 else _MANY):
             return ONE_FOR_ALL
         return None
+
+
+def warning_of_torn(patients: int) -> str | None:
+    """Return a sentence about patients whose slices are in several groups, or None if there are none."""
+    if not patients:
+        return None
+    return (
+        f"by their headers, {patients} {'patient has' if patients == 1 else 'patients have'} slices in several groups:"
+        " slices of one patient may be in several parts of a split, and metrics may be too good. Give all slices of a"
+        " patient the same group in the CSV or the same folder, or leave the groups to the headers"
+    )
 
 
 def warning_of(identity: Identity) -> str | None:

@@ -81,8 +81,9 @@ def read_csv(content: bytes) -> list[LabelLine]:
     The CSV has the columns `file` and `label`. The columns `group`, `split` and `source` (the hospital or the scanner)
     are optional, and other columns are ignored. The CSV is in UTF-8, with commas, semicolons or tabs.
 
-    Raises BadLabels, which names the faulty line. Also raises BadLabels if two columns have the same name, or if a
-    column seems to name patients but no line has a group.
+    Raises BadLabels, which names the faulty line. A line is also faulty if it has no group or no split, but others have
+    one. Also raises BadLabels if two columns have the same name, or if a column seems to name patients but no line has
+    a group.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -98,9 +99,12 @@ def read_csv(content: bytes) -> list[LabelLine]:
         raise BadLabels(f"line {reader.line_num} of the labels file is broken: {error}") from error
     if not lines:
         raise BadLabels("the labels file names no file")
-    if 0 < sum(bool(line.labels.split) for line in lines) < len(lines):
-        number = next(line.number for line in lines if not line.labels.split)
-        raise BadLabels(f"line {number} of the labels file has no split, others have one")
+    for column in ("split", "group"):
+        blank = [line.number for line in lines if not getattr(line.labels, column)]
+        if 0 < len(blank) < len(lines):
+            raise BadLabels(
+                f"line {blank[0]} of the labels file has no {column}, others have one; fill in every line, or none"
+            )
     return lines
 
 

@@ -55,6 +55,14 @@ def series_key(series: SeriesInfo | None) -> str | None:
     return hashlib.sha256(f"{series.study_uid}\t{series.series_uid}".encode()).hexdigest()[:16]
 
 
+def in_first_spelling(names: Iterable[str], spellings: dict[str, str]) -> list[str]:
+    """Return the names. Spell names that differ only in letter case like the first of them.
+
+    `spellings`: the first spelling of each name so far. New names are added to it.
+    """
+    return [spellings.setdefault(name.casefold(), name) for name in names]
+
+
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     """Return the group of each file, or "" if its folders do not name one.
 
@@ -63,12 +71,13 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     * or else the first folder above the class folder: `patient1/COVID/7.png`;
     * or else, without a class folder (a CSV states the class), the first folder of all.
 
-    Folders with the same name are the same group, in both classes and in every archive. It is better to take two
-    patients for one than to have one patient in two parts of a split. Folders that all files share are ignored. A
-    folder is also ignored if it is the only folder in the class folders of both classes. Any other folder may be a
-    patient's, even a single folder with files next to it. Folders that name a class or a part of a split (train, val,
-    test) are always ignored.
+    Folders with the same name are the same group, in both classes and in every archive. Letter case does not matter. It
+    is better to take two patients for one than to have one patient in two parts of a split. Folders that all files
+    share are ignored. A folder is also ignored if it is the only folder in the class folders of both classes. Any other
+    folder may be a patient's, even a single folder with files next to it. Folders that name a class or a part of a
+    split (train, val, test) are always ignored.
     """
+    spellings: dict[str, str] = {}
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
         by_archive[archive].append(place)
@@ -76,7 +85,8 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     below: dict[int, Folders] = {}
     above: dict[int, Folders] = {}
     for places in by_archive.values():
-        around = dict(zip(places, _around_class([_folders(paths[place][1]) for place in places]), strict=True))
+        folders = [_folders(paths[place][1], spellings) for place in places]
+        around = dict(zip(places, _around_class(folders), strict=True))
         labels |= {place: label for place, (label, _, _) in around.items() if label is not None}
         below |= {place: inner for place, (label, inner, _) in around.items() if label is not None}
         above |= _beyond_common({place: outer for place, (_, _, outer) in around.items()})
@@ -84,8 +94,9 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     return [(below.get(place) or above[place] or [""])[0] for place in range(len(paths))]
 
 
-def _folders(path: str) -> Folders:
-    return [folder for folder in plain(path).split("/")[:-1] if folder not in ("", ".")]
+def _folders(path: str, spellings: dict[str, str]) -> Folders:
+    folders = [folder for folder in plain(path).split("/")[:-1] if folder not in ("", ".")]
+    return in_first_spelling(folders, spellings)
 
 
 def _around_class(all_folders: Sequence[Folders]) -> list[tuple[int | None, Folders, Folders]]:

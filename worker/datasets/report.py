@@ -8,7 +8,7 @@ from db import CLASSES
 from db.datasets.slices import BY_JOB, SplitCandidate, about_contested, about_left_out, about_odd_hu, count_unknown
 from db.training.splits import gap_in_given, joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
-from worker.datasets.identity import warning_of
+from worker.datasets.identity import warning_of, warning_of_torn
 from worker.datasets.shortcuts import check_shortcuts
 from worker.imaging.near_duplicates import Similar
 
@@ -69,8 +69,8 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "shortcuts": check_shortcuts(slices),
         "identical_to": twin,
     }
-    identity_warning = warning_of(identity)
-    first = [*([identity_warning] if identity_warning else []), *collector.label_warnings]
+    about_patients = filter(None, (warning_of(identity), warning_of_torn(collector.patients.torn())))
+    first = [*about_patients, *collector.label_warnings]
     return report | {"warnings": first + _warnings(report)}
 
 

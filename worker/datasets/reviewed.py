@@ -12,7 +12,7 @@ from db.storage import storage
 from worker.datasets.collector import Collector, Item
 from worker.datasets.label_table import FileLabels
 from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
-from worker.datasets.sources import BY_HEADER, PICTURE, NotBuildable, Note, check_classes, group_of
+from worker.datasets.sources import PICTURE, NotBuildable, Note, check_classes, group_of
 from worker.decoding import new_decoders
 from worker.imaging.recipe import SeriesInfo
 from worker.imaging.rejections import SliceRejected
@@ -49,7 +49,8 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
         # files of several jobs often have the same name, such as ct.nii
         pages = f"file-{slice_.sha256[:16]}" if slice_.sha256 and slice_.sha256 in with_pages else ""
         labels = FileLabels(review.label, folder=folder)
-        group, origin = group_of(labels, groups.of(series), pages, folders_first=folders_first)
+        by_header = groups.of(series)
+        group, origin = group_of(labels, by_header, pages, folders_first=folders_first)
         if not group or (origin == BY_FOLDERS and not are_patients):
             group, origin = group or f"job-{slice_.job_id}", BY_JOB
         item = _reviewed_item(ordinal, review, group)
@@ -63,8 +64,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
             collector.leave_out(item, "burned_in")
         else:
             pixels = slice_pixels(review.array_sha256, slice_.array_row or 0, slice_.pixels_sha256 or "")
-            if origin == BY_HEADER and series:
-                collector.headers.add(group, series, folder)
+            collector.note_header(series, by_header, group, origin, folder)
             collector.take(item, pixels, origin, slice_.notes)
             collector.blind_labels += review.blind
             collector.shared_labels += review.is_shared

@@ -9,7 +9,7 @@ from db.datasets.slices import BY_CSV, BY_FOLDERS
 from db.models.slices import slashed
 from db.storage import storage
 from worker.datasets.class_folders import classes_of_paths, names_class_of, paths_in_archive
-from worker.datasets.collector import Collector, Item
+from worker.datasets.collector import BY_HEADER, Collector, Item
 from worker.datasets.label_table import (
     BadLabels,
     FileLabels,
@@ -19,7 +19,7 @@ from worker.datasets.label_table import (
     read_csv,
     warnings_of,
 )
-from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
+from worker.datasets.patient_groups import DicomGroups, folder_groups, in_first_spelling, series_key
 from worker.decoding import new_decoders, read_decoded, stored_entries
 from worker.imaging.archives.archive import Entry
 from worker.imaging.display_names import display_name
@@ -29,7 +29,6 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
 PICTURE = ("format", "mode", "width", "height")  # facts of the picture, with the same names in a slice and in an Item
-BY_HEADER = "DICOM patient, study or series"  # the origin of a group
 
 Listing = list[tuple[int, str, bytes | None]]
 """The files of a source: the place, the path, and the bytes if it is a label file."""
@@ -211,8 +210,13 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> Labels:
             " none"
         )
     folders = folder_groups([(files[index].archive, files[index].path) for index in of_files])
-    with_folders = zip(of_files.items(), folders, strict=True)
-    return replace(labels, of_files={index: replace(label, folder=folder) for (index, label), folder in with_folders})
+    names = in_first_spelling([*(label.group for label in of_files.values()), *folders], {})
+    groups, folders = names[: len(of_files)], names[len(of_files) :]
+    grouped = {
+        index: replace(label, group=group, folder=folder)
+        for (index, label), group, folder in zip(of_files.items(), groups, folders, strict=True)
+    }
+    return replace(labels, of_files=grouped)
 
 
 def _by_table(table: bytes, files: Sequence[File], origin: str) -> Labels:
@@ -335,9 +339,9 @@ def _collect(
     else:
         for prepared in result:
             pages = file_item.name if len(result) > 1 else ""
-            group, origin = group_of(labels, groups.of(prepared.series), pages, folders_first=folders_first)
-            if origin == BY_HEADER and prepared.series:
-                collector.headers.add(group, prepared.series, labels.folder)
+            by_header = groups.of(prepared.series)
+            group, origin = group_of(labels, by_header, pages, folders_first=folders_first)
+            collector.note_header(prepared.series, by_header, group, origin, labels.folder)
             stated = None if folders_first else series_key(prepared.series)
             item = replace(
                 file_item,

@@ -71,6 +71,26 @@ def test_another_worker_resumes_from_the_checkpoint(dataset, split):
         assert [(e.epoch, e.metrics["loss"]) for e in runs.epochs_of(s, run.id)] == [(0, 0.5), (1, 0.41)]
 
 
+@pytest.mark.parametrize("checkpoint", [None, StoredCheckpoint(stage=0, epoch=1)], ids=["none", "epoch 1"])
+def test_resumed_run_has_only_the_epochs_up_to_its_checkpoint(dataset, split, checkpoint):
+    launch(dataset, split)
+    run, first = claim()
+    with session_scope() as s:
+        for place in ((0, 0), (0, 1), (0, 2), (1, 0)):
+            runs.record_epoch(s, first, EpochRecord(*place, {"loss": 0.5}, 1.0))
+        if checkpoint:
+            runs.record_checkpoint(s, first, checkpoint)
+        s.execute(update(TrainingRun).values(live={"step": 3}))
+    with session_scope() as s:
+        gone = s.get_one(TrainingRun, run.id).lease_until - timedelta(hours=1)
+        s.execute(update(TrainingRun).values(lease_until=gone))
+        leases.free_expired(s, TrainingRun)
+    claim("other")
+    with session_scope() as s:
+        assert [(e.stage, e.epoch) for e in runs.epochs_of(s, run.id)] == ([(0, 0), (0, 1)] if checkpoint else [])
+    assert view(run).live == {}
+
+
 def test_checkpoint_resets_the_attempts(dataset, split):
     launch(dataset, split)
     run, held = claim()

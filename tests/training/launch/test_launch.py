@@ -17,7 +17,7 @@ def version(settings):
     add_dataset("site", 48)
     blank = {"metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
     with session_scope() as s:
-        facts = {"config": {"pixels": "torch"}}
+        facts = {"config": {"pixels": "torch", "hidden": 64}}
         s.add(ModelVersion(name="lungs", number=1, files={"model.keras": "0" * 64}, facts=facts, **blank))
 
 
@@ -33,6 +33,16 @@ def test_run_takes_pixels_on_the_scale_of_the_version_that_it_starts_from(given,
 def test_another_scale_than_the_versions_is_refused(version):
     with pytest.raises(ConfigError, match=r"lungs/1 takes pixels on the scale torch"):
         prepare(request("pixels=unit"))
+
+
+@pytest.mark.parametrize("given", [(), ("hidden=64",)])
+def test_run_has_as_many_hidden_units_as_the_version_that_it_starts_from(given, version):
+    assert prepare(request(*given)).config.hidden == 64
+
+
+def test_another_number_of_hidden_units_than_the_versions_is_refused(version):
+    with pytest.raises(ConfigError, match=r"lungs/1 has 64 hidden units; leave out the setting hidden"):
+        prepare(request("hidden=8"))
 
 
 @pytest.mark.parametrize("start", [{"from_model": "lungs/1"}, {"from_weights": "0" * 64}], ids=["model", "weights"])

@@ -376,10 +376,10 @@ def test_csv_in_a_given_folder_labels_the_archives_in_it(settings: Settings, tmp
 
 
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
-    entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
-    found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
+    entries = {"normal/p/0.png": png(0), "COVID/q/1.png": png(1)}
+    found = make(entries | {"COVID/again.jpg": again(png(1)), "COVID/2.png": png(2)})
     assert [each.group for each in slices_of(found)] == ["p", "q", "q", "near-3"]
-    assert found.report.as_json()["groups_from"] == {"CSV": 2, "near-identical slices": 2}
+    assert found.report.as_json()["groups_from"] == {"folders": 2, "near-identical slices": 2}
 
 
 def of_patients(each: int = 8) -> dict[str, bytes]:
@@ -412,9 +412,15 @@ def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     by_header = [each.group for each in slices_of(make(entries))]
     assert by_header[0] == "p1"
     assert by_header[1].startswith("patient-")
-    found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,\n")
-    assert [each.group for each in slices_of(found)] == ["first", "second", "p3"]
-    assert found.report.as_json()["groups_from"] == {"CSV": 2, "folders": 1}
+    found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,third\n")
+    assert [each.group for each in slices_of(found)] == ["first", "second", "third"]
+    assert found.report.as_json()["groups_from"] == {"CSV": 3}
+
+
+def test_groups_of_a_csv_that_differ_only_in_letter_case_are_one(make: Make) -> None:
+    table = HEAD + "0.png,0,Pat3\n1.png,1,pat3\n2.png,1,PAT3\n3.png,1,p4\n"
+    found = make({f"{n}.png": png(n) for n in range(4)}, table)
+    assert [each.group for each in slices_of(found)] == ["Pat3", "Pat3", "Pat3", "p4"]
 
 
 @pytest.mark.parametrize(("patients", "expected"), [(2, 2), (3, 0)])
@@ -582,6 +588,33 @@ def test_id_with_several_birth_dates_is_reported(make: Make) -> None:
 def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> None:
     found = make(of_anonymiser(lambda n: {"PatientID": f"P{n // 2}", "StudyInstanceUID": f"1.{n // 2}"}))
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
+
+
+@pytest.mark.parametrize(("ids", "torn"), [(6, 6), (1, 0)], ids=["patients", "one ID for all"])
+@pytest.mark.parametrize("by", ["CSV", "folders"])
+def test_groups_that_tear_the_patients_of_headers_apart_are_a_warning(by: str, ids: int, torn: int, make: Make) -> None:
+    def stated(n: int) -> dict[str, str]:
+        return {"PatientID": f"P{n // 2 % ids}", "StudyInstanceUID": f"1.{n // 2}"}
+
+    files = {
+        f"{'COVID' if n % 4 < 2 else 'normal'}/scan{n}/1.dcm": content
+        for n, content in enumerate(of_anonymiser(stated).values())
+    }
+    table = HEAD + "".join(f"{path},{int(path.startswith('COVID'))},scan{n}\n" for n, path in enumerate(files))
+    found = make(files, table) if by == "CSV" else make(files, folders_first=True)
+    assert found.groups == 12
+    warned = [line for line in found.report.warnings if "slices in several groups" in line]
+    assert len(warned) == (torn > 0)
+    assert all(line.startswith(f"by their headers, {torn} patients have") for line in warned)
+
+
+def test_single_pictures_mixed_with_volumes_are_not_reported(make: Make) -> None:
+    def stated(n: int) -> dict[str, str]:
+        patient = n if n < 10 else 10
+        return {"PatientID": f"P{patient}", "StudyInstanceUID": f"1.{patient}"}
+
+    identity = make(of_anonymiser(stated)).report.identity
+    assert (identity.slices, identity.groups, identity.problem) == (12, 11, None)
 
 
 @pytest.mark.parametrize(("broken", "warned"), [(1, False), (3, True)])

@@ -75,10 +75,10 @@ def test_name_of_an_archive_is_a_class_unless_folders_in_it_name_both_classes(
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("mark", [b",", b";", b"\t"])
 def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes) -> None:
-    text = b'File, Label,Group,split\r\n"a ""b"".png",COVID-19,p1,Train\r\n\r\nx\\c.png,0,,val\r\n'
+    text = b'File, Label,Group,split\r\n"a ""b"".png",COVID-19,p1,Train\r\n\r\nx\\c.png,0,p2,val\r\n'
     first, second = read_csv(start + text.replace(b",", mark))
     assert (first.number, first.file, first.labels) == (2, 'a "b".png', FileLabels(1, "p1", "train"))
-    assert (second.number, second.file, second.labels) == (4, "x/c.png", FileLabels(0, "", "validation"))
+    assert (second.number, second.file, second.labels) == (4, "x/c.png", FileLabels(0, "p2", "validation"))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,7 @@ def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes)
         (HEAD + b'a.png,1,"g\nb.png,1,g\n', "line 3 of the labels file is broken"),
         (b"file,label,split\na.png,1,exam\n", "line 2 .* the split 'exam' is not train"),
         (b"file,label,split\na.png,1,test\nb.png,0,\n", "line 3 of the labels file has no split, others have"),
+        (b"file,label,group\na.png,1,p1\nb.png,1,\nc.png,0,\n", "line 3 of the labels file has no group, others have"),
         (HEAD + b"a.png,\x1b[2J,g\n", r"the label '<U\+001B>\[2J' is neither"),
     ],
 )

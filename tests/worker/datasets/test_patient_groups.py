@@ -17,6 +17,8 @@ from worker.datasets.patient_groups import folder_groups
         (["s/COVID/p1/scan1/1.png", "s/COVID/p1/scan2/1.png", "s/normal/p2/1.png"], ["p1", "p1", "p2"]),
         (["s/COVID/p1/1.png", "s/normal/p1/1.png", "s/normal/p2/1.png"], ["p1", "p1", "p2"]),
         (["s/COVID/1/1.png", "s/normal/0/1.png"], ["1", "0"]),
+        (["s/COVID/Pat3/1.png", "s/normal/pat3/1.png", "s/normal/p2/1.png"], ["Pat3", "Pat3", "p2"]),
+        (["s/COVID/Images/p1/1.png", "s/normal/images/p2/1.png"], ["p1", "p2"]),
         # folders that all share
         (["s/COVID/1.png", "s/non-COVID/1.png"], ["", ""]),
         (["s/set/COVID/1.png", "s/set/non-COVID/1.png"], ["", ""]),
