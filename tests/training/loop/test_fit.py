@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,24 @@ class Recorder(TrainingObserver):
             self.last = make()
             if self.dies:
                 raise Died
+
+
+def test_rate_of_an_epoch_leaves_out_its_first_step(data, network, tmp_path, monkeypatch):
+    import keras
+
+    from training.loop.fit import fit
+
+    clock = SimpleNamespace(now=0.0)
+    train = keras.Model.train_on_batch
+
+    def timed(self, *args, **options):
+        clock.now += 1 if clock.now else 100
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", timed)
+    monkeypatch.setattr("training.loop.stage.time", SimpleNamespace(monotonic=lambda: clock.now))
+    plan = config(stage(0, epochs=2, batch=8))
+    assert [record.metrics["rate"] for record in fit(network, plan, data, seed=1, folder=tmp_path).history] == [8, 8]
 
 
 @pytest.mark.slow
