@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cli.benchmarks.slices import write_phantoms
 from cli.benchmarks.watch.new_files import wait_until_quick
+from cli.benchmarks.watch.others import descendants
 from cli.errors import Unavailable, UsageError
 from cli.output import say
 from cli.remote.client import Client, Json
@@ -172,22 +173,3 @@ def peak_memory(root: int) -> dict[str, int]:
         peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
         peaks[f"{role or command.split(' ')[0].rpartition('/')[2]} {pid}"] = peak * 1024 // MIB
     return peaks
-
-
-def descendants(root: int) -> list[int]:
-    """Return the ids of all processes below the process `root`."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    below, waiting = [], [root]
-    while waiting:
-        children = parents.get(waiting.pop(), [])
-        below += children
-        waiting += children
-    return below

@@ -6,6 +6,7 @@ from cli.local.session import reading
 from cli.output import Update
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationView
+from db.models import Evaluation
 
 
 def carry_out(evaluation_id: int, *, quiet: bool = False) -> EvaluationView:
@@ -32,7 +33,7 @@ def _note(view: EvaluationView) -> str:
 
 def _view(evaluation_id: int) -> EvaluationView:
     with reading() as session:
-        evaluation = evaluations.find_evaluation(session, evaluation_id)
+        evaluation = session.get(Evaluation, evaluation_id)
         if evaluation is None:
             raise JobFailed(f"evaluation {evaluation_id} is gone from the database")
         return evaluations.evaluation_view(evaluation)

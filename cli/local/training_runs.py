@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import click
 from sqlalchemy.orm import Session
@@ -90,7 +89,7 @@ def find_view(run_id: int) -> RunView:
 
 def marked(view: RunView) -> RunView:
     """Return the view with the mark of a deleted dataset, for tables."""
-    return replace(view, dataset=named(view.dataset, view.dataset_deleted))
+    return view.model_copy(update={"dataset": named(view.dataset, view.dataset_deleted)})
 
 
 def print_view(view: RunView) -> None:

@@ -2,17 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
 
+from pydantic import Field
 from sqlalchemy import case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import CLASSES
+from db import CLASSES, ClassName
 from db.access.audit import Action, record
 from db.clock import from_now
+from db.ledger.views import Moment, View
 from db.models import Review, Slice, User
 
 
@@ -20,18 +19,16 @@ class NotReviewable(Exception):
     """The slice was never prepared, so there is no image to label."""
 
 
-@dataclass(frozen=True)
-class ReviewView:
-    """A label of a slice, who gave it, whether it was given in a blind review, and when."""
+class ReviewView(View):
+    """A reader's label of a slice, and when the reader gave it."""
 
     user: str
-    label: str
-    blind: bool
-    created_at: datetime
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON, with times as RFC 3339."""
-        return asdict(self) | {"created_at": self.created_at.isoformat()}
+    label: ClassName
+    blind: bool = Field(
+        description="The reader gave the label in a blind review, while the model's answer was hidden, and has not "
+        "changed it. The reader may have seen the answer earlier. Labels by the API are not blind."
+    )
+    created_at: Moment
 
 
 def set_review(s: Session, slice_id: int, user: User, label: int, *, blind: bool = False) -> None:
@@ -77,14 +74,11 @@ def reviews_of_slice(s: Session, slice_id: int) -> list[ReviewView]:
 
 def reviews_of_slices(s: Session, slice_ids: Iterable[int]) -> dict[int, list[ReviewView]]:
     """Return the labels of these slices, by slice id. The labels of a slice are newest first."""
-    return _by_slice(s, Review.slice_id.in_(list(slice_ids)))
-
-
-def _by_slice(s: Session, condition: Any) -> dict[int, list[ReviewView]]:
     reviews: dict[int, list[ReviewView]] = defaultdict(list)
     newest_first = (Review.created_at.desc(), Review.id.desc())
-    for review in s.scalars(select(Review).where(condition).order_by(*newest_first)):
+    for review in s.scalars(select(Review).where(Review.slice_id.in_(list(slice_ids))).order_by(*newest_first)):
         if review.label is not None:
-            view = ReviewView(review.user.name, CLASSES[review.label], review.blind, review.created_at)
+            label = CLASSES[review.label]
+            view = ReviewView(user=review.user.name, label=label, blind=review.blind, created_at=review.created_at)
             reviews[review.slice_id].append(view)
     return dict(reviews)

@@ -5,10 +5,9 @@ of another version on these slices. Both results store the comparison in `agains
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, WithJsonSchema
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -23,6 +22,7 @@ from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.findings.rules import rule_of
 from db.ledger import leases
 from db.ledger.leases import Claim
+from db.ledger.views import Moment, View
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.registry import engine_proofs
 from db.training.lineage import tuning_dataset
@@ -35,29 +35,26 @@ class EvaluationError(Exception):
     """The evaluation is not possible. The message says why."""
 
 
-@dataclass(frozen=True)
-class EvaluationView:
-    """An evaluation for people. `state`: queued, running, finished or failed. `progress`: from 0 to 1.
+EvaluationState = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": ["queued", "running", "finished", "failed"]})
+]
 
-    `dataset_deleted`: the dataset was deleted.
-    """
+
+class EvaluationView(View):
+    """An evaluation of a model version on a dataset. On a whole dataset it is a site check with a verdict."""
 
     id: int
-    state: str
+    state: EvaluationState
     progress: float
     model_version: str
     dataset: str
-    dataset_deleted: bool
+    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
     part: str | None
-    precision: str | None
+    precision: str | None = Field(description="The requested precision of the engine. Null: the engine that serves.")
     result: dict[str, Any]
     error: str | None
-    created_at: datetime
-    finished_at: datetime | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON, with times as RFC 3339."""
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+    created_at: Moment
+    finished_at: Moment | None
 
 
 def request(
@@ -170,11 +167,6 @@ def forget_scores(s: Session, evaluation: Evaluation) -> None:
     s.execute(update(Evaluation).where(*lost).values(scores_sha256=None))
 
 
-def lock_slices(s: Session, dataset_id: int) -> None:
-    """Lock a dataset, so that only one transaction at a time requests or ends evaluations on it."""
-    lock_row(s, Dataset, dataset_id)
-
-
 def find(
     s: Session,
     *,
@@ -188,16 +180,11 @@ def find(
     query = select(Evaluation).where(
         Evaluation.model_version_id == version.id,
         Evaluation.dataset_id == dataset.id,
-        Evaluation.split_id.is_(None) if split is None else Evaluation.split_id == split.id,
-        Evaluation.part.is_(None) if part is None else Evaluation.part == part,
-        Evaluation.precision.is_(None) if precision is None else Evaluation.precision == precision,
+        Evaluation.split_id == (split.id if split else None),
+        Evaluation.part == part,
+        Evaluation.precision == precision,
     )
     return s.scalar(query.order_by(Evaluation.id).limit(1))
-
-
-def find_evaluation(s: Session, evaluation_id: int) -> Evaluation | None:
-    """Return the evaluation with this id, or None."""
-    return s.get(Evaluation, evaluation_id)
 
 
 def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
@@ -247,12 +234,11 @@ def report(s: Session, claim: Claim, progress: float) -> None:
 
 def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
     """Return the finished evaluations of other versions on the same slices in the same precision."""
-    same_precision = Evaluation.precision == evaluation.precision
     query = select(Evaluation).where(
         Evaluation.dataset_id == evaluation.dataset_id,
-        Evaluation.split_id.is_(None) if evaluation.split_id is None else Evaluation.split_id == evaluation.split_id,
-        Evaluation.part.is_(None) if evaluation.part is None else Evaluation.part == evaluation.part,
-        Evaluation.precision.is_(None) if evaluation.precision is None else same_precision,
+        Evaluation.split_id == evaluation.split_id,
+        Evaluation.part == evaluation.part,
+        Evaluation.precision == evaluation.precision,
         Evaluation.state == Work.DONE,
         Evaluation.model_version_id != evaluation.model_version_id,
     )
@@ -268,7 +254,7 @@ def finish(
     meanwhile, record nothing and return False. Raises StaleClaim.
     """
     own = s.get_one(Evaluation, claim.id)
-    lock_slices(s, own.dataset_id)
+    lock_row(s, Dataset, own.dataset_id)  # only one transaction at a time requests or ends evaluations on it
     others = done_beside(s, own)
     if any(other.id not in against for other in others):
         return False

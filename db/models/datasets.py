@@ -15,7 +15,6 @@ from db.models.slices import BigId
 from db.models.work import LeaseMixin
 
 ARRAY_SLICES = 1024  # slices in each array file of a dataset except the last; 51 MB
-FRACTIONS = (0.7, 0.1, 0.2)
 """The default shares of train, validation and test."""
 
 
@@ -121,10 +120,10 @@ class Split(Base):
     """A split of a dataset, which assigns each group to a part.
 
     `assignment`: `{group: part}`. If the CSV puts a group into several parts, the value is a list. `rule`: see
-    SplitRule. `train_share`, `validation_share`, `test_share`: the requested fractions. `after`: a model version. Its
-    slices stay in the parts that they had in its training. `leaks`: what connects two parts, `{name: {"count",
-    "examples"}}`, or {}. Two splits of a dataset never have the same rule, seed, shares and `after`, because the
-    dataset is locked before a split is added. If the dataset is deleted, `assignment` is {}, and no leak has examples.
+    SplitRule. `after`: a model version. Its slices stay in the parts that they had in its training. `leaks`: what
+    connects two parts, `{name: {"count", "examples"}}`, or {}. Two splits of a dataset never have the same rule, seed
+    and `after`, because the dataset is locked before a split is added. If the dataset is deleted, `assignment` is {},
+    and no leak has examples.
     """
 
     __tablename__ = "dataset_split"
@@ -133,9 +132,6 @@ class Split(Base):
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"), index=True)
     rule: Mapped[str]
     seed: Mapped[int]
-    train_share: Mapped[float]
-    validation_share: Mapped[float]
-    test_share: Mapped[float]
     after_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
     assignment: Mapped[dict[str, str | list[str]]] = mapped_column(info=NO_FILE)
     leaks: Mapped[Json] = mapped_column(info=NO_FILE)
@@ -145,17 +141,9 @@ class Split(Base):
     after: Mapped[ModelVersion | None] = relationship(lazy="joined")
 
     @property
-    def fractions(self) -> tuple[float, float, float]:
-        """Return the requested shares of train, validation and test."""
-        return self.train_share, self.validation_share, self.test_share
-
-    @property
     def description(self) -> str:
-        """Return in words how the split was drawn, such as `groups as given 0.7/0.1/0.2 after lungs/1`."""
-        words = [str(self.rule)]
-        if self.fractions != FRACTIONS and self.rule != SplitRule.GIVEN:
-            words.append("/".join(f"{share:g}" for share in self.fractions))
-        return " ".join([*words, *(["after", self.after.label] if self.after else [])])
+        """Return in words how the split was drawn, such as `groups as given after lungs/1`."""
+        return f"{self.rule} after {self.after.label}" if self.after else str(self.rule)
 
 
 class Review(Base):

@@ -3,10 +3,10 @@
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import TracebackType
 
 
 class Stage(StrEnum):
@@ -63,40 +63,35 @@ def add(stage: Stage, seconds: float, slices: int = 1) -> None:
             spent.counts[bisect_left(BOUNDS, seconds / slices)] += slices
 
 
-class shared_time:  # noqa: N801  used like a function, with `with`
-    """Counts the processor time of the whole process during a block, for libraries that compute in their own threads.
+_inside = 0  # how many threads are in a `shared_time` block
+_mark = 0.0
 
-    Several threads may run a `shared_time` block at the same time. When a block ends, the time since the previous end
-    of a block is counted for the slices of this block. Time that other stages count meanwhile is subtracted.
+
+@contextmanager
+def shared_time(stage: Stage, slices: int) -> Iterator[None]:
+    """Count the processor time of the whole process during a block, for libraries that compute in their own threads.
+
+    Several threads may run a `shared_time` block at the same time. When a block ends, also by an error, the time since
+    the previous end of a block is counted for the slices of this block. Time that other stages count meanwhile is
+    subtracted. See `add` for `slices`.
     """
-
-    _inside = 0
-    _mark = 0.0
-
-    def __init__(self, stage: Stage, slices: int) -> None:
-        """See `add` for `slices`."""
-        self._stage, self._slices = stage, slices
-
-    def __enter__(self) -> None:
-        """Start the clock if no other thread is in a `shared_time` block."""
+    global _inside, _mark
+    with _lock:
+        _mark = _mark if _inside else _elsewhere(stage)
+        _inside += 1
+    try:
+        yield
+    finally:
         with _lock:
-            if not shared_time._inside:
-                shared_time._mark = self._elsewhere()
-            shared_time._inside += 1
+            _inside -= 1
+            now = _elsewhere(stage)
+            seconds, _mark = max(now - _mark, 0.0), now
+        add(stage, seconds, slices)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Count the time since the last block ended, also if this one failed."""
-        with _lock:
-            shared_time._inside -= 1
-            now = self._elsewhere()
-            seconds, shared_time._mark = max(now - shared_time._mark, 0.0), now
-        add(self._stage, seconds, self._slices)
 
-    def _elsewhere(self) -> float:
-        """Return the processor time of this process that no other stage has counted."""
-        return time.process_time() - sum(seconds for stage, seconds in _ever.items() if stage is not self._stage)
+def _elsewhere(own: Stage) -> float:
+    """Return the processor time of this process that no other stage than `own` has counted."""
+    return time.process_time() - sum(seconds for stage, seconds in _ever.items() if stage is not own)
 
 
 def counted() -> dict[Stage, Spent]:
@@ -112,21 +107,11 @@ def forget(published: dict[Stage, Spent]) -> None:
             _spent[stage].add(spent, sign=-1)
 
 
-class timed:  # noqa: N801  used like a function, with `with`
-    """Counts the processor time of a block. `clock`: by default the processor time of only this thread."""
-
-    __slots__ = ("_began", "_clock", "_slices", "_stage")
-
-    def __init__(self, stage: Stage, slices: int = 1, clock: Callable[[], float] = time.thread_time) -> None:
-        """See `add` for `slices`."""
-        self._stage, self._slices, self._clock = stage, slices, clock
-
-    def __enter__(self) -> None:
-        """Start the clock."""
-        self._began = self._clock()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Count the time, also if the block failed."""
-        add(self._stage, self._clock() - self._began, self._slices)
+@contextmanager
+def timed(stage: Stage, slices: int = 1) -> Iterator[None]:
+    """Count the processor time of this thread during a block, also if the block fails. See `add` for `slices`."""
+    began = time.thread_time()
+    try:
+        yield
+    finally:
+        add(stage, time.thread_time() - began, slices)

@@ -183,25 +183,15 @@ def _same_slices(s: Session, dataset_hash: str | None) -> int | None:
 
 def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
     """Return the leak `seen-by-parent` of a split for a run that starts from the version, or {}."""
-    seen = seen_in(s, version, split.dataset_id, split, PARTS[1:])
+    seen = known_in(s, version, split.dataset_id, split, PARTS[1:]).seen
     examples = [f"{one.name} ({part_of(split, one)})" for one in seen[:EXAMPLES]]
     return {SEEN: {"count": len(seen), "examples": examples}} if seen else {}
-
-
-def seen_in(
-    s: Session, version: ModelVersion, dataset_id: int, split: Split | None = None, parts: Sequence[str] = PARTS
-) -> list[SplitCandidate]:
-    """Return the slices of a dataset, or of parts of its split, on which the version or an ancestor was trained.
-
-    Also return slices that are near-identical to such a slice of the dataset.
-    """
-    return known_in(s, version, dataset_id, split, parts).seen
 
 
 def known_in(
     s: Session, version: ModelVersion, dataset_id: int, split: Split | None = None, parts: Sequence[str] = PARTS
 ) -> Known:
-    """Return the slices of a dataset, or of parts of its split, that the version may know: see `seen_in` and `Known`.
+    """Return the slices of a dataset, or of parts of its split, that the version may know: see `Known`.
 
     Names connect datasets only if they come from a CSV or folders. The group of a DICOM patient is named after one of
     the patient's studies. The name of this group connects datasets only if both have this study.

@@ -1,10 +1,10 @@
 """Training runs: launches, claims, reports, ends and finds them, and takes requests to end them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
+from pydantic import Field, WithJsonSchema
 from sqlalchemy import case, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
@@ -16,6 +16,7 @@ from db.database import lock_row
 from db.datasets.datasets import lock_kept
 from db.ledger import leases
 from db.ledger.leases import Claim
+from db.ledger.views import Moment, View
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
 from db.training.leaks import CONFLICTING, SEEN, Leak, about_conflicts
 from db.training.lineage import deleted_sources, find_seen, trained_on
@@ -35,23 +36,26 @@ class BadName(RunError):
     """A model version may not have this name, so the run may not either."""
 
 
-@dataclass(frozen=True)
-class RunView:
-    """A training run for people. `progress`: from 0 to 1. See TrainingRun for `live`, `config`, `environment`.
+RunState = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": ["queued", "running", "finished", "failed", "cancelled"]})
+]
 
-    `dataset_deleted`: the dataset was deleted.
-    """
+
+class RunView(View):
+    """A training run for people and the API. See TrainingRun for `live`, `config`, `environment`."""
 
     id: int
     name: str
     preset: str
-    state: str
+    state: RunState
     stage: str
     progress: float
     message: str
-    live: dict[str, Any]
+    live: dict[str, Any] = Field(
+        description="The progress: stage, epoch, loss, and while the run is running also step, rate, eta_seconds."
+    )
     dataset: str | None
-    dataset_deleted: bool
+    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
     seed: int
     config: dict[str, Any]
     allowed_leaks: list[str]
@@ -59,17 +63,13 @@ class RunView:
     error: str | None
     cancelling: bool
     stopping: bool
-    stopped_early: bool
+    stopped_early: bool = Field(description="Training ended before its last epoch, because somebody asked to stop.")
     from_version: str | None
     model_version: str | None
     created_by: str | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON, with times as RFC 3339."""
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,27 @@
 """Reads the splits of a dataset for people: the contents of each part, and the leaks."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import CLASSES, PARTS
+from db.ledger.views import View
 from db.models import Dataset, LabelledSlice, Split, SplitRule
-from db.training.leaks import Leak
 
 GROUPS = "groups"
 
 
-@dataclass(frozen=True)
-class SplitView:
-    """A split. `parts`: `{"train": {"COVID", "non-COVID", "groups"}, …}`."""
+class SplitView(View):
+    """A split into train, validation and test: the classes and groups of each part, and the leaks between parts."""
 
     id: int
     rule: str
     seed: int
     parts: dict[str, dict[str, int]]
-    leaks: dict[str, Leak]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON."""
-        return asdict(self)
+    leaks: dict[str, Any] = Field(description="Count and examples by leak name; empty if nothing leaks.")
 
 
 def splits_of(s: Session, dataset: Dataset) -> list[SplitView]:
@@ -51,4 +46,4 @@ def _view(split: Split, counts: list[tuple[str, int | None, str | None, int]]) -
     parts = {
         part: {name: slices[part, name] for name in CLASSES.values()} | {GROUPS: len(groups[part])} for part in PARTS
     }
-    return SplitView(split.id, split.description, split.seed, parts, split.leaks)
+    return SplitView(id=split.id, rule=split.description, seed=split.seed, parts=parts, leaks=split.leaks)

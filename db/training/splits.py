@@ -1,6 +1,5 @@
 """Splits a dataset into train, validation and test by group, stratified by class. Stores splits with their leaks."""
 
-import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,19 +10,18 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import CLASSES, MAX_INTEGER, PARTS
+from db import CLASSES, MAX_INTEGER, PARTS, TEST, TRAIN, VALIDATION
 from db.access.audit import Action, record
 from db.datasets.datasets import lock_kept
 from db.datasets.slices import DatasetError, SplitCandidate, has_given_parts, split_candidates
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
-from db.models.datasets import FRACTIONS
 from db.training.leaks import SEEN, find_leaks
 from db.training.lineage import find_seen, parts_in, training_split_of
 
-Fractions = tuple[float, float, float]
+SHARES = {TRAIN: 0.7, VALIDATION: 0.1, TEST: 0.2}
 """The shares of train, validation and test."""
 
-SAME = ("rule", "seed", "after_version_id", "train_share", "validation_share", "test_share")
+SAME = ("rule", "seed", "after_version_id")
 """The columns that identify a split: two splits of a dataset differ in at least one of them."""
 
 
@@ -50,7 +48,6 @@ class _Wanted:
 
     rule: SplitRule
     seed: int
-    fractions: Fractions
     after: ModelVersion | None = None
     earlier_parts: Mapping[str, str] = field(default_factory=dict)
     own: Split | None = None
@@ -72,7 +69,6 @@ def plan_split(
     *,
     seed: int = 7,
     groups_as_given: bool = False,
-    fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
 ) -> SplitPlan:
     """Read the data from which to draw a split of a dataset into train, validation and test.
@@ -83,9 +79,9 @@ def plan_split(
     trained on a split of this dataset that does not leak, that split is used again. If the slices of `after` were
     deleted, only an equal split that was drawn before knows them.
 
-    Raises DatasetError: the dataset is not ready, or the seed or the fractions are invalid.
+    Raises DatasetError: the dataset is not ready, or the seed is invalid.
     """
-    wanted = _wanted(s, dataset, seed, groups_as_given, fractions, after)
+    wanted = _wanted(s, dataset, seed, groups_as_given, after)
     kept = wanted.own or _kept(s, dataset.id, _columns(wanted))
     return SplitPlan(dataset.id, wanted, [] if kept else split_candidates(s, dataset.id), kept)
 
@@ -118,21 +114,18 @@ def _wanted(
     dataset: Dataset,
     seed: int,
     groups_as_given: bool,
-    fractions: Fractions,
     after: ModelVersion | None,
 ) -> _Wanted:
     if not 0 <= seed <= MAX_INTEGER:
         raise DatasetError(f"a seed is a whole number from 0 to {MAX_INTEGER}, not {seed}")
     if dataset.state != Work.DONE:
         raise DatasetError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
-    if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
-        raise DatasetError("the fractions of train, validation and test are three numbers above 0 that sum to 1")
     if has_given_parts(s, dataset.id):
-        return _Wanted(SplitRule.GIVEN, 0, FRACTIONS)
+        return _Wanted(SplitRule.GIVEN, 0)
     own = _own_split(s, after, dataset) if after is not None else None
     earlier_parts = parts_in(s, after) if after is not None and own is None else {}
     rule = SplitRule.AS_GIVEN if groups_as_given else SplitRule.GROUPS
-    wanted = _Wanted(rule, seed, fractions, after, earlier_parts, own)
+    wanted = _Wanted(rule, seed, after, earlier_parts, own)
     if earlier_parts and any(one.pixels_sha256 in earlier_parts for one in split_candidates(s, dataset.id)):
         return wanted
     if _kept(s, dataset.id, _columns(wanted)):  # drawn before the slices of `after` were deleted
@@ -153,10 +146,8 @@ def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | N
 
 
 def _columns(wanted: _Wanted) -> dict[str, Any]:
-    train, validation, test = wanted.fractions
-    shares = {"train_share": train, "validation_share": validation, "test_share": test}
     after = wanted.after.id if wanted.after else None
-    return {"rule": wanted.rule, "seed": wanted.seed, "after_version_id": after, **shares}
+    return {"rule": wanted.rule, "seed": wanted.seed, "after_version_id": after}
 
 
 def _draw(dataset_id: int, slices: Sequence[SplitCandidate], wanted: _Wanted) -> Split:
@@ -166,7 +157,7 @@ def _draw(dataset_id: int, slices: Sequence[SplitCandidate], wanted: _Wanted) ->
         parts = {one.row: one.given_part or "" for one in slices}
     else:
         by_cluster = wanted.rule == SplitRule.GROUPS
-        drawn = draw(joined_groups(slices, by_cluster, wanted.earlier_parts), wanted.seed, wanted.fractions)
+        drawn = draw(joined_groups(slices, by_cluster, wanted.earlier_parts), wanted.seed)
         parts = {one.row: drawn[one.group] for one in slices}
     _check_classes(slices, parts, wanted)
     by_group: dict[str, set[str]] = defaultdict(set)
@@ -255,7 +246,7 @@ def leading_groups(slices: Iterable[tuple[str, int | None]]) -> dict[str, str]:
     return {group: find(group) for group in leader}
 
 
-def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:
+def draw(units: Sequence[Unit], seed: int) -> dict[str, str]:
     """Draw the part of each group.
 
     Units that keep their part come first, then large units before small ones. Units of about the same size (between the
@@ -271,14 +262,13 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
     totals = sum((unit.slices for unit in units), Counter[int]())
     left = Counter(frozenset(unit.slices) for unit in units)
     have: dict[str, Counter[int]] = {part: Counter() for part in PARTS}
-    share = dict(zip(PARTS, fractions, strict=True))
     drawn: dict[str, str] = {}
     for unit in order:
         left[frozenset(unit.slices)] -= 1
 
         def cost(part: str, unit: Unit = unit) -> tuple[int, float]:
             fullness = sum(
-                n * (have[part][label] + n / 2) / (share[part] * totals[label]) for label, n in unit.slices.items()
+                n * (have[part][label] + n / 2) / (SHARES[part] * totals[label]) for label, n in unit.slices.items()
             )
             return _unmet(have | {part: have[part] + unit.slices}, left), fullness
 

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 
 from db.database import session_scope
 from db.models import Dataset, LabelledSlice, Split, SplitRule, Work
-from db.models.datasets import FRACTIONS
 from db.storage import storage
 from db.training import dataset_deletion, splits
 from worker.engines.fake import expected_logit
@@ -58,9 +57,7 @@ def split_of(s: Session, dataset: Dataset, **how: Any) -> Split:
 
 def new_split(dataset_id: int, assignment: dict[str, str], *, rule: str = SplitRule.GROUPS, seed: int = 7) -> Split:
     """A split that is not in the database yet, with the usual shares and no leaks."""
-    train, validation, test = FRACTIONS
-    shares = {"train_share": train, "validation_share": validation, "test_share": test}
-    return Split(dataset_id=dataset_id, rule=rule, seed=seed, assignment=assignment, leaks={}, **shares)
+    return Split(dataset_id=dataset_id, rule=rule, seed=seed, assignment=assignment, leaks={})
 
 
 def add_split(dataset: Dataset, groups: int = 12, *, seed: int = 7) -> Split:

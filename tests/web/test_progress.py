@@ -1,6 +1,5 @@
 """How far a job or a run is, as its page shows it."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,6 +134,10 @@ def test_much_is_out_of_distribution_from_a_tenth_on(ood: int | None, much: bool
     assert has_much_ood(job("finished", counts={"predicted": 15}, ood=ood)) is much
 
 
+def changed(**values: Any) -> RunView:
+    return RUN.model_copy(update=values)
+
+
 RUN = RunView(
     id=1,
     name="site",
@@ -166,15 +169,15 @@ RUN = RunView(
 @pytest.mark.parametrize(
     ("run", "states"),
     [
-        (replace(RUN, live={}), []),
-        (replace(RUN, live={"stage": 0}), ["active", "waiting", "waiting"]),
+        (changed(live={}), []),
+        (changed(live={"stage": 0}), ["active", "waiting", "waiting"]),
         (RUN, ["done", "active", "waiting"]),
-        (replace(RUN, progress=0.93), ["done", "done", "active"]),
-        (replace(RUN, progress=0.93, state="failed"), ["done", "done", "stopped"]),
-        (replace(RUN, progress=0.93, live={"stage": 0}, stopped_early=True), ["stopped", "waiting", "active"]),
-        (replace(RUN, state="finished", live={"stage": 0}, stopped_early=True), ["stopped", "waiting", "done"]),
-        (replace(RUN, state=JobState.FAILED), ["done", "stopped", "waiting"]),
-        (replace(RUN, state="finished"), ["done", "done", "done"]),
+        (changed(progress=0.93), ["done", "done", "active"]),
+        (changed(progress=0.93, state="failed"), ["done", "done", "stopped"]),
+        (changed(progress=0.93, live={"stage": 0}, stopped_early=True), ["stopped", "waiting", "active"]),
+        (changed(state="finished", live={"stage": 0}, stopped_early=True), ["stopped", "waiting", "done"]),
+        (changed(state=JobState.FAILED), ["done", "stopped", "waiting"]),
+        (changed(state="finished"), ["done", "done", "done"]),
     ],
 )
 def test_stages_of_a_run(run: RunView, states: list[str]) -> None:

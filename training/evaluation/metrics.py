@@ -93,7 +93,7 @@ def with_intervals(
     return Metrics.model_validate({**values, **sizes, "intervals": intervals})
 
 
-def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
+def count_groups(labels: ArrayLike, groups: ArrayLike) -> dict[str, int]:
     """Return how many groups have a slice of each class. A group with both classes counts twice."""
     truth, names = np.asarray(labels), np.asarray(groups)
     return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}

@@ -14,9 +14,4 @@ def score(engine: Engine, pixels: NDArray[np.uint8], progress: Callable[[float],
     for start in range(0, len(pixels), engine.batch_size):
         parts.append(engine.predict(pixels[start : start + engine.batch_size]))
         progress(min(1.0, (start + engine.batch_size) / len(pixels)))
-    distances = [part.distance for part in parts if part.distance is not None]
-    return Scores(
-        np.concatenate([part.logit for part in parts]),
-        np.concatenate([part.cam for part in parts]),
-        np.concatenate(distances) if distances else None,
-    )
+    return Scores.join(parts)

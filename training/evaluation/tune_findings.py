@@ -18,13 +18,12 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from db import CLASSES
 from db.findings.rules import DEFAULT_K, RULES, default_rule, rule_named
 from db.metrics import groups_not_counted
 from db.models.documents import FindingRule, Rate, Tuning
 from training.evaluation.calibrate import choose_threshold
 from training.evaluation.group_level import ScoredGroups
-from training.evaluation.metrics import with_intervals
+from training.evaluation.metrics import count_groups, with_intervals
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -77,7 +76,7 @@ def tune(
     The same seed gives the same rule. Raises CannotTune: a class has too few units.
     """
     unit_of = np.asarray(units, np.intp)
-    counts = _counts(groups.labels, unit_of)
+    counts = count_groups(groups.labels, units)
     _check_classes(counts, groups_not_counted(groups.left_out, groups.no_verdict))
     scores = np.stack([groups.scores(rule) for rule in tried])
     verdicts = np.zeros(len(groups.labels))
@@ -107,11 +106,6 @@ def tune(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return tried[final.candidate].model_copy(update={"threshold": final.threshold, "tuned": tuning})
-
-
-def _counts(labels: NDArray[np.uint8], units: Indices) -> dict[str, int]:
-    """Return the number of units with a group of each class."""
-    return {name: len(np.unique(units[labels == label])) for label, name in CLASSES.items()}
 
 
 def _check_classes(counts: Mapping[str, int], apart: str) -> None:

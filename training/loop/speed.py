@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from db.training.progress import EpochRecord
-from training.config import ALL, Augment, Config, Stage
+from training.config import ALL, PRESETS, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.loop.fit import fit
 from training.loop.observer import Step, TrainingObserver
@@ -99,6 +99,4 @@ def _ours(network: Any, stage: Stage, data: Labelled, few: Labelled, plain: floa
 
 
 def _epochs_of_seed(stage: Stage) -> int:
-    from training.config import PRESETS
-
     return next((s.epochs for s in PRESETS["seed"].stages if s.unfreeze == stage.unfreeze), 1)

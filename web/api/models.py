@@ -5,6 +5,7 @@ from apiflask.schemas import FileSchema
 from flask import Response, url_for
 
 from db.database import read_scope
+from db.evaluation.evaluations import EvaluationView
 from db.models import ModelVersion
 from db.registry.champions import champion
 from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
@@ -19,7 +20,6 @@ from web.api.serializers import model_detail, model_json
 from web.downloads import model_files
 from web.schemas.models import (
     CheckIn,
-    CheckOut,
     CompareIn,
     ComparisonOut,
     ExportQuery,
@@ -102,15 +102,15 @@ def rollback(json_data: RollbackIn) -> ModelDetail:
 
 @blueprint.post("/<int:model_id>/checks")
 @blueprint.input(CheckIn)
-@blueprint.output(CheckOut, status_code=202, description="The check is queued, or has a result from before.")
+@blueprint.output(EvaluationView, status_code=202, description="The check is queued, or has a result from before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 413, 415, 422))
-def check(model_id: int, json_data: CheckIn) -> CheckOut:
+def check(model_id: int, json_data: CheckIn) -> EvaluationView:
     """Check a model version on a site's labelled slices
 
     The verdict says, with intervals, whether the version may be used there. If the version's rule of findings has
     changed since an earlier check, or if workers now use another engine, the check is carried out again. For admins.
     """
-    return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
+    return models.check_site(require_admin(), model_id, json_data.dataset)
 
 
 @blueprint.post("/<int:model_id>/comparisons")

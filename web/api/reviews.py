@@ -11,7 +11,7 @@ from web.actions.lookup import writing_job
 from web.api import PREFIX
 from web.api.openapi import problems
 from web.errors import Problem, not_found, sentence
-from web.schemas.jobs import ReviewIn, ReviewList, ReviewOut
+from web.schemas.jobs import ReviewIn, ReviewList
 from web.security.auth import guard_api, require_user
 
 blueprint = APIBlueprint("api_reviews", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>/slices", tag="Reviews")
@@ -53,4 +53,4 @@ def _check_slice(s: Session, job: Job, slice_id: int) -> None:
 
 
 def _shown(s: Session, slice_id: int) -> ReviewList:
-    return ReviewList(items=[ReviewOut.model_validate(review) for review in reviews_of_slice(s, slice_id)])
+    return ReviewList(items=reviews_of_slice(s, slice_id))

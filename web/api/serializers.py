@@ -15,9 +15,9 @@ from db.registry.engine_proofs import Serving, refusal
 from db.registry.versions import used_by
 from db.training.runs import epochs_of, run_view
 from db.training.split_view import splits_of
-from web.schemas.datasets import DatasetOut, SplitOut
+from web.schemas.datasets import DatasetOut
 from web.schemas.jobs import JobLinks, JobOut
-from web.schemas.models import CheckOut, ModelDetail, ModelOut, PromotionOut
+from web.schemas.models import ModelDetail, ModelOut, PromotionOut
 from web.schemas.runs import EpochList, EpochOut, RunOut
 from web.schemas.workers import WorkerOut
 
@@ -30,7 +30,7 @@ def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> Dataset
     }
     view = dataset_view(s, dataset)
     facts = vars(view) | {"report": view.report.as_json() if whole else {}}
-    splits = [SplitOut.model_validate(split) for split in splits_of(s, dataset)] if whole else []
+    splits = splits_of(s, dataset) if whole else []
     return DatasetOut(**facts, splits=splits, links=links)
 
 
@@ -66,7 +66,7 @@ def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
         facts=version.facts.as_json(),
         files=version.files,
         used_by=used_by(s, version),
-        checks=[CheckOut.model_validate(evaluation_view(evaluation)) for evaluation in of_version(s, version)],
+        checks=[evaluation_view(evaluation) for evaluation in of_version(s, version)],
         gate=gate_of(s, version).as_dict(),
         promotions=[PromotionOut(**promotion.as_dict()) for promotion in promotions_of(s, version)],
         warning=refusal(s, version),

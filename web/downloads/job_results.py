@@ -14,7 +14,7 @@ from db.ledger.results import Result, ResultRow, iter_results
 from db.ledger.series import iter_series
 from db.models import Job
 from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
-from web.schemas.jobs import ExportRow, JobOut, ReviewOut
+from web.schemas.jobs import ExportRow, JobOut
 
 RESULT = set(Result.model_fields)
 NOTES = list(Result.model_fields).index("notes")
@@ -46,8 +46,7 @@ def export_rows(job: Job) -> Iterator[ExportRow]:
 
 
 def _export_row(row: ResultRow, reviews: list[ReviewView]) -> ExportRow:
-    labels = [ReviewOut.model_validate(review) for review in reviews]
-    return ExportRow(**row.model_dump(include=RESULT), reviews=labels)
+    return ExportRow(**row.model_dump(include=RESULT), reviews=reviews)
 
 
 def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]]:

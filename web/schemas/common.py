@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from db import MAX_INTEGER, NAME
+from db import LABEL, MAX_INTEGER
 from db.ledger.views import View
 from db.paging import Cursor
 
@@ -33,7 +33,7 @@ class ProblemOut(BaseModel):
 
 
 Named = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._/-]+$")]
-ModelLabel = Annotated[str, Field(pattern=rf"^{NAME.pattern}/[0-9]{{1,9}}$")]
+ModelLabel = Annotated[str, Field(pattern=rf"^{LABEL.pattern}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AsGiven = Annotated[
     bool,

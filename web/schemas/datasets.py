@@ -5,19 +5,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from db.ledger.views import Moment
+from db.training.split_view import SplitView
 from web.schemas.common import AsGiven, In, Out, Seed
 
 DatasetState = Literal["queued", "building", "ready", "failed"]
-
-
-class SplitOut(Out):
-    """A split into train, validation and test: the classes and groups of each part, and the leaks between parts."""
-
-    id: int
-    rule: str
-    seed: int
-    parts: dict[str, dict[str, int]]
-    leaks: dict[str, Any] = Field(description="Count and examples by leak name; empty if nothing leaks.")
 
 
 class DatasetOut(Out):
@@ -35,7 +26,7 @@ class DatasetOut(Out):
     error: str | None
     created_at: Moment
     created_by: str | None
-    splits: list[SplitOut]
+    splits: list[SplitView]
     links: dict[str, str]
 
 

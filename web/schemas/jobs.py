@@ -5,11 +5,12 @@ from typing import Literal
 from pydantic import Field
 
 from db import ClassName
+from db.datasets.reviews import ReviewView
 from db.findings.views import FindingView
 from db.ledger.job_view import JobView
 from db.ledger.results import Result, ResultRow
 from db.ledger.series import SeriesSummary
-from db.ledger.views import JobStateName, Moment
+from db.ledger.views import JobStateName
 from web.schemas.common import In, ListQuery, Out
 
 
@@ -90,22 +91,10 @@ class ReviewIn(In):
     label: ClassName
 
 
-class ReviewOut(Out):
-    """A reader's label of a slice, and when the reader gave it."""
-
-    user: str
-    label: ClassName
-    blind: bool = Field(
-        description="The reader gave the label in a blind review, while the model's answer was hidden, and has not "
-        "changed it. The reader may have seen the answer earlier. Labels by the API are not blind."
-    )
-    created_at: Moment
-
-
 class ExportRow(Result):
     """One slice, its outcome, and the readers' labels, newest first."""
 
-    reviews: list[ReviewOut]
+    reviews: list[ReviewView]
 
 
 class FindingPage(Out):
@@ -137,4 +126,4 @@ class ExportOut(Out):
 class ReviewList(Out):
     """The readers' labels of one slice, newest first."""
 
-    items: list[ReviewOut]
+    items: list[ReviewView]

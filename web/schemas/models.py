@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from db.evaluation.evaluations import EvaluationState, EvaluationView
 from db.ledger.views import Moment
 from web.schemas.common import In, ModelLabel, Named, Out
 
-CheckState = Literal["queued", "running", "finished", "failed"]
 Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
 
 
@@ -50,23 +50,6 @@ class ModelList(Out):
     next_cursor: None = None
 
 
-class CheckOut(Out):
-    """An evaluation of a model version on a dataset. On a whole dataset it is a site check with a verdict."""
-
-    id: int
-    state: CheckState
-    progress: float
-    model_version: str
-    dataset: str
-    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
-    part: str | None
-    precision: str | None = Field(description="The requested precision of the engine. Null: the engine that serves.")
-    result: dict[str, Any]
-    error: str | None
-    created_at: Moment
-    finished_at: Moment | None
-
-
 class PromotionOut(Out):
     """A promotion of a version. `verdict`: the gate's verdict, or `rollback`."""
 
@@ -90,7 +73,7 @@ class ModelDetail(ModelOut):
     facts: dict[str, Any]
     files: dict[str, str] = Field(description="SHA-256 by file name.")
     used_by: int = Field(description="How many jobs were predicted with the version.")
-    checks: list[CheckOut]
+    checks: list[EvaluationView]
     gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and metrics.")
     promotions: list[PromotionOut] = Field(description="Newest first.")
     warning: str | None = Field(description="Why every running worker refuses to predict with the version. Jobs wait.")
@@ -141,7 +124,7 @@ class ComparisonOut(Out):
     dataset: str
     dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
     part: str | None
-    state: CheckState
+    state: EvaluationState
     slices: int | None
     groups: int | None = Field(description="Groups. Those that share identical or near-identical slices count as one.")
     named_groups: int | None = Field(description="Groups before they are joined like that.")

@@ -5,11 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from db import NAME
-from db.ledger.views import Moment
+from db.training.runs import RunView
 from training.config import PRESETS
 from web.schemas.common import AsGiven, In, ModelLabel, Named, Out, Seed, Sha256
 
-RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
 Setting = Annotated[
     str, Field(max_length=2000, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
@@ -62,35 +61,9 @@ class EstimateOut(Out):
     )
 
 
-class RunOut(Out):
+class RunOut(RunView):
     """A training run."""
 
-    id: int
-    name: str
-    preset: str
-    state: RunState
-    stage: str
-    progress: float
-    message: str
-    live: dict[str, Any] = Field(
-        description="The progress: stage, epoch, loss, and while the run is running also step, rate, eta_seconds."
-    )
-    dataset: str | None
-    dataset_deleted: bool = Field(description="The dataset was deleted. Its results stay.")
-    seed: int
-    config: dict[str, Any]
-    allowed_leaks: list[str]
-    environment: dict[str, Any]
-    error: str | None
-    cancelling: bool
-    stopping: bool
-    stopped_early: bool = Field(description="Training ended before its last epoch, because somebody asked to stop.")
-    from_version: str | None
-    model_version: str | None
-    created_by: str | None
-    created_at: Moment
-    started_at: Moment | None
-    finished_at: Moment | None
     links: dict[str, str]
 
 

@@ -17,7 +17,6 @@ from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.storage import FileDamaged, FileMissing
 from db.training.caveats import unknown_tuning
 from web.actions import models
-from web.actions import models as promotions
 from web.actions.lookup import row_of
 from web.actions.request import sends_files, takes_files_of
 from web.downloads import model_files
@@ -85,7 +84,7 @@ def figure(version_id: int, name: str) -> Response:
 @blueprint.post("/<int:version_id>/compare")
 def compare(version_id: int) -> ResponseReturnValue:
     """Request the comparison of the version with the champion."""
-    promotions.compare(require_admin(), version_id)
+    models.compare(require_admin(), version_id)
     return redirect(url_for("models.show", version_id=version_id, _anchor="champion"), 303)
 
 
@@ -103,7 +102,7 @@ def compare_with(version_id: int) -> ResponseReturnValue:
 def promote(version_id: int) -> ResponseReturnValue:
     """Make a version the champion, if the gate allows it or the admin overrides it."""
     reason, force = request.form.get("reason", ""), request.form.get("force") == "1"
-    promotions.promote(require_admin(), version_id, reason, force=force, champion=request.form.get("champion"))
+    models.promote(require_admin(), version_id, reason, force=force, champion=request.form.get("champion"))
     flash(f"{_version(version_id).label} is the champion now. New jobs get it; existing jobs keep their version.")
     return redirect(url_for("models.show", version_id=version_id), 303)
 
@@ -112,7 +111,7 @@ def promote(version_id: int) -> ResponseReturnValue:
 @form_errors(index)
 def rollback() -> ResponseReturnValue:
     """Make the previous champion the champion again."""
-    version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
+    version_id = models.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
     version = _version(version_id)
     flash(f"Rolled back: {version.label} is the champion again. Existing jobs keep their version.")
     with read_scope() as s:
@@ -126,7 +125,7 @@ def rollback() -> ResponseReturnValue:
 @form_errors(index)
 def promote_demo() -> ResponseReturnValue:
     """Make the demo model the champion if there is none."""
-    version_id = promotions.promote_demo(require_admin())
+    version_id = models.promote_demo(require_admin())
     flash(f"{_version(version_id).label} is the champion now. New jobs get it.")
     return redirect(url_for("models.show", version_id=version_id), 303)
 
@@ -134,7 +133,7 @@ def promote_demo() -> ResponseReturnValue:
 @blueprint.post("/<int:version_id>/check")
 def check(version_id: int) -> ResponseReturnValue:
     """Request the site check of a version on a labelled dataset."""
-    promotions.check_site(require_admin(), version_id, request.form.get("dataset", ""))
+    models.check_site(require_admin(), version_id, request.form.get("dataset", ""))
     return redirect(url_for("models.show", version_id=version_id, _anchor="checks"), 303)
 
 
@@ -144,7 +143,7 @@ def check(version_id: int) -> ResponseReturnValue:
 def import_model() -> ResponseReturnValue:
     """Import a version that was exported elsewhere."""
     require_admin()
-    version_id, _ = promotions.import_version()
+    version_id, _ = models.import_version()
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 

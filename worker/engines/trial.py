@@ -7,6 +7,7 @@ process has no secrets and no database.
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -117,17 +118,24 @@ def try_package(
 
 
 def _reply(process: subprocess.Popen[bytes], gives_way: Callable[[], bool]) -> bytes | None:
-    """Return what the process wrote, or None if it must give way. Raises TimeoutExpired after `SECONDS`."""
-    until = time.monotonic() + SECONDS
-    while True:
+    """Return what the process wrote, at most `MAX_REPLY_BYTES`, or None if it must give way.
+
+    Raises TimeoutExpired after `SECONDS`.
+    """
+    assert process.stdout is not None  # noqa: S101  (a pipe)
+    until, reply = time.monotonic() + SECONDS, b""
+    while len(reply) < MAX_REPLY_BYTES:
         left = until - time.monotonic()
-        try:
-            return process.communicate(timeout=min(LOOK_SECONDS, left))[0]
-        except subprocess.TimeoutExpired:
-            if left <= LOOK_SECONDS:
-                raise
-            if gives_way():
-                return None
+        if left <= 0:
+            raise subprocess.TimeoutExpired(process.args, SECONDS)
+        if select.select([process.stdout], [], [], min(LOOK_SECONDS, left))[0]:
+            piece = os.read(process.stdout.fileno(), MAX_REPLY_BYTES - len(reply))
+            if not piece:
+                break
+            reply += piece
+        elif gives_way():
+            return None
+    return reply
 
 
 def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> NoReturn:

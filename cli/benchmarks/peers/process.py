@@ -16,8 +16,7 @@ from typing import IO
 
 from cli.benchmarks.peers.catalogue import Peer
 from cli.benchmarks.peers.exchange import DONE, GO, READY, Job
-from cli.benchmarks.server import descendants
-from cli.benchmarks.watch.others import Disturbance, watched
+from cli.benchmarks.watch.others import Disturbance, descendants, watched
 from cli.errors import Unavailable
 from cli.supervisor.private_broker import answers, find_binary
 from cli.supervisor.roles import PROJECT

@@ -90,26 +90,32 @@ def watched() -> Iterator[Disturbance]:
     disturbance.own_seconds = own
 
 
-def own_tree(processes: dict[int, ProcessTime]) -> set[int]:
-    """Return the ids of this process and of all processes below it, among `processes`."""
+def tree(processes: dict[int, ProcessTime], root: int) -> set[int]:
+    """Return the ids of the process `root` and of all processes below it, among `processes`."""
     below: dict[int, list[int]] = {}
     for one in processes.values():
         below.setdefault(one.parent, []).append(one.pid)
-    tree, waiting = set(), [os.getpid()]
+    found, waiting = set(), [root]
     while waiting:
         pid = waiting.pop()
-        tree.add(pid)
+        found.add(pid)
         waiting += below.get(pid, [])
-    return tree
+    return found
+
+
+def descendants(root: int) -> set[int]:
+    """Return the ids of all processes that are below the process `root` now."""
+    return tree(_processes(), root) - {root}
 
 
 def own_processes() -> set[int]:
     """Return the ids of this process and of all processes that are below it now."""
-    return own_tree(_processes())
+    return tree(_processes(), os.getpid())
 
 
 def _tree_seconds(processes: dict[int, ProcessTime]) -> float:
-    return sum(processes[pid].seconds + processes[pid].of_children for pid in own_tree(processes) & processes.keys())
+    own = tree(processes, os.getpid()) & processes.keys()
+    return sum(processes[pid].seconds + processes[pid].of_children for pid in own)
 
 
 def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> dict[str, float]:
@@ -118,7 +124,7 @@ def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> di
     Count only processes that lived at both times and are not below this process. Leave out the time of their ended
     children. When a child ends, its parent gets all the time of the child, also the time before the first look.
     """
-    own = own_tree(after)
+    own = tree(after, os.getpid())
     seconds: dict[str, float] = {}
     for pid in (before.keys() & after.keys()) - own:
         spent = after[pid].seconds - before[pid].seconds

@@ -495,7 +495,7 @@ def test_dataset_with_the_same_slices_stands_in_for_a_deleted_one() -> None:
         assert lineage.deleted_sources(s, version) == []
         assert caveats.unknown_sources(s, version) == []
         assert [one.id for one in lineage.trained_on(s, version)] == [same.id]
-        assert len(lineage.seen_in(s, version, other.id)) == SLICES, "nobody knows which of them were in train"
+        assert len(lineage.known_in(s, version, other.id).seen) == SLICES, "nobody knows which of them were in train"
 
 
 def test_versions_own_test_part_stays_apart_if_its_dataset_is_deleted() -> None:

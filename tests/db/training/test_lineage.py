@@ -101,7 +101,7 @@ def test_slice_that_is_near_identical_to_one_that_trained_the_version_counts() -
     last = GROUPS * SLICES - 1  # of a group that is new
     second = add_dataset(2, cluster=lambda each: row if each == last else each)
     with read_scope() as s:
-        seen = {each.row for each in lineage.seen_in(s, version, second.id)}
+        seen = {each.row for each in lineage.known_in(s, version, second.id).seen}
     assert {row, last} <= seen
     assert last - 1 not in seen
 

@@ -7,7 +7,6 @@ from random import Random
 import pytest
 
 from db import PARTS
-from db.models.datasets import FRACTIONS
 from db.training.splits import Unit, draw
 
 
@@ -35,7 +34,7 @@ def can_be_split(units: list[Unit]) -> bool:
 def test_three_groups_of_each_class_are_enough_with_each_seed(sizes: list[tuple[int, int]]) -> None:
     units = [Unit([str(number)], +Counter(dict(enumerate(counts)))) for number, counts in enumerate(sizes)]
     for seed in range(50):
-        assert has_all_classes(units, draw(units, seed, FRACTIONS))
+        assert has_all_classes(units, draw(units, seed))
 
 
 def test_drawing_finds_a_split_if_there_is_one() -> None:
@@ -49,6 +48,6 @@ def test_drawing_finds_a_split_if_there_is_one() -> None:
             for stays in [random.choice([*PARTS, *[None] * 15])]
         ]
         is_possible = can_be_split(units)
-        assert has_all_classes(units, draw(units, seed, FRACTIONS)) == is_possible
+        assert has_all_classes(units, draw(units, seed)) == is_possible
         possible += is_possible
     assert 50 < possible < 250

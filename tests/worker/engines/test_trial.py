@@ -119,6 +119,12 @@ def test_nothing_is_tried_where_the_filter_cannot_be_set(tmp_path: Path, monkeyp
     assert "cannot confine its trial" in result.text
 
 
+def test_process_that_never_stops_writing_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_LAUNCH", "import os\nwhile True: os.write(1, bytes(1 << 16))")
+    [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
+    assert (result.passed, "broke off" in result.text) == (False, True)
+
+
 def test_process_that_dies_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_LAUNCH", "import os; os.write(1, b'[]'); os.abort()")
     [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")

@@ -71,15 +71,15 @@ def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = 
         if archive_kind(region.pread(HEAD, 0)) == "zip":
             _, files = check_directory(region, allowance)
             if files is not None:  # the number is known without listing the files
-                return Inspection("zip", files, allowance.unpacked)
+                return Inspection("zip", files)
             allowance = Allowance(limits, path)
         open_ = partial(_entries, allowance, no_progress if whole else look)
         kind, entries = open_(region, filename)
         try:
             number = sum(1 for _ in flat(entries, open_))
         except _LookedEnough:
-            return Inspection(kind, None, None)
-        return Inspection(kind, number, region.size if kind == "file" else allowance.unpacked)
+            return Inspection(kind, None)
+        return Inspection(kind, number)
 
 
 def read_entries(

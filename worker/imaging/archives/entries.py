@@ -134,13 +134,11 @@ Entries = Iterator[Entry]
 class Inspection:
     """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file.
 
-    `entries`: how many files get a row. `unpacked_bytes`: the sizes of all files, also of passed-over files and of
-    archives inside the archive. Both are None if only the beginning was read.
+    `entries`: how many files get a row, or None if only the beginning was read.
     """
 
     kind: str
     entries: int | None
-    unpacked_bytes: int | None
 
 
 def check_content(data: bytes) -> Content:
