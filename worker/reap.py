@@ -14,6 +14,7 @@ import json
 import logging
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -36,7 +37,7 @@ NAMES_A_QUERY = 500
 STREAMED = {"yield_per": 1000}  # rows that are fetched at once
 MANY, MANY_SHARE, FEW = 1000, 0.05, 100
 """A round leaves unused files if it finds more than MANY, or more than both FEW and MANY_SHARE of all files."""
-_SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
+_SHA256, _WHOLE = re.compile(r"\b[0-9a-f]{64}\b"), re.compile(r'"([0-9a-f]{64})"')
 
 
 class TooManyOrphans(Exception):
@@ -122,16 +123,18 @@ def _released(names: Sequence[str]) -> set[str]:
         return deletion.released(s, names)
 
 
-def named_files(s: Session, names: Sequence[str] | None = None) -> Iterator[str]:
+def named_files(s: Session, names: Sequence[str] | None = None, *, exact: bool = False) -> Iterator[str]:
     """Yield the files that the database refers to. A file may come several times.
 
-    `names`: leave out other files, except those that JSON columns name.
+    `names`: leave out other files, except those that JSON columns name. `exact`: leave out hashes in longer texts of
+    JSON, such as in the name of an archive. Otherwise they count too, which is safer if files may be removed.
     """
+    pattern = _WHOLE if exact else _SHA256
     for column in file_columns():
         query = select(column).where(column.is_not(None))
         if isinstance(column.type, JSON):
             for value in s.scalars(query):
-                yield from _SHA256.findall(json.dumps(value))
+                yield from pattern.findall(json.dumps(value))
         else:
             yield from s.scalars(query if names is None else query.where(column.in_(names)), execution_options=STREAMED)
 
@@ -147,15 +150,17 @@ def _restore_named(trashed: Sequence[str]) -> int:
 
 def _empty_trash(until: date) -> tuple[int, int]:
     """Restore files that a row refers to by now. Delete files that were put there before a day. Count both."""
-    days = dict(storage().trashed())
+    days = defaultdict(list)  # a file may have come into the trash on several days
+    for sha256, day in storage().trashed():
+        days[sha256].append(day)
     restored = deleted = 0
     for names in _batches(iter(days)):
         lost = set(unnamed(names))
         restored += sum(storage().restore(sha256) for sha256 in names if sha256 not in lost)
-        for sha256 in lost:
-            if days[sha256] < until:
-                storage().purge(sha256, days[sha256])
-                deleted += 1
+        old = [(sha256, day) for sha256 in lost for day in days[sha256] if day < until]
+        deleted += len(old)
+        for sha256, day in old:
+            storage().purge(sha256, day)
     return restored, deleted
 
 

@@ -19,7 +19,7 @@ from db.installation import ForeignStorage, check_storage
 from db.models import DamagedFile, Installation
 from db.storage import storage
 from db.storage.reread import Reread, Rereader
-from worker.reap import named_files
+from worker.reap import named_files, unnamed
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,14 @@ def _record_missing() -> None:
     """Record which files the database refers to, but the storage does not hold. End the round."""
     with read_scope() as s:
         check_storage(s)
-        missing = _find_missing(s)
+        missing = _find_missing(s)[:MOST_RECORDED]
+    removed = set(unnamed(missing))  # from the database, since the search began
+    missing = [name for name in missing if name not in removed and not storage().exists(name)]
     with session_scope() as s:
         known = set(s.scalars(select(DamagedFile.sha256)))
         unused = [name for name in known.difference(missing) if not storage().exists(name)]
         s.execute(delete(DamagedFile).where(one_of(s, DamagedFile.sha256, unused)))
-        s.add_all(DamagedFile(sha256=name) for name in missing[:MOST_RECORDED] if name not in known)
+        s.add_all(DamagedFile(sha256=name) for name in missing if name not in known)
         s.execute(update(Installation).values(reread_at=from_now()))
     if missing:
         log.error("stored files are missing", extra={"files": len(missing), "first": missing[0]})
@@ -76,7 +78,7 @@ def _record_missing() -> None:
 
 def _find_missing(s: Session) -> list[str]:
     """Return the files that are named, but neither stored nor in the trash, from which reading would restore them."""
-    missing = {name for name in named_files(s) if not storage().exists(name)}
+    missing = {name for name in named_files(s, exact=True) if not storage().exists(name)}
     return sorted(missing - {name for name, _ in storage().trashed()}) if missing else []
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,9 @@ from db.access.audit import Actor, act_as
 from db.backup import BackupRefused
 from db.database import OldDatabase, OtherRevision, read_scope, session_scope
 from db.models import User
+from db.settings import MIB, get_settings
+
+NEEDED_BYTES = MIB  # SQLite makes files of some 10 KiB when it opens a database
 
 
 @contextmanager
@@ -41,7 +45,16 @@ def database_errors() -> Iterator[None]:
         why = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         if "no such table" in why or "does not exist" in why or "unable to open database file" in why:
             raise Unavailable(f"the database is not set up ({why}); run `ctbatch db upgrade`") from error
-        raise Unavailable(f"the database cannot be used: {why}") from error
+        raise Unavailable(f"the database cannot be used: {why}{_advice()}") from error
+
+
+def _advice() -> str:
+    """Return what to do if the disk is full. SQLite then says `disk I/O error`, as for a broken disk."""
+    home = get_settings().home
+    with suppress(OSError):
+        if shutil.disk_usage(home).free < NEEDED_BYTES:
+            return f"; the disk of {home} is full: free some megabytes by hand, then run `ctbatch files purge`"
+    return ""
 
 
 @contextmanager

@@ -109,14 +109,14 @@ def request_check(
     """Request a site check, which is the evaluation of a version on a whole dataset by the engine that serves.
 
     It is carried out again if its metrics of groups were computed with another rule of findings than the present rule
-    of the version, or if an engine measured it that does not serve here now (`engine_proofs.engines_serving`).
+    of the version, or if another engine has begun to serve here since (`engine_proofs.serving_since`).
 
     Raises EvaluationError as `request` does.
     """
     evaluation = request(s, version=version, dataset=dataset, user=user, notify=notify)
     record(s, Action.MODEL_CHECK, f"model {version.label}", f"dataset {dataset.label}")
     result = result_of(evaluation)
-    if result is not None and not (_is_by_present_rule(s, result, version) and _is_by_engine(s, result, version)):
+    if result is not None and not (_is_by_present_rule(s, result, version) and _is_by_engine(s, result, evaluation)):
         _try_again(s, evaluation)
         if notify:
             broker.wake_after_commit(s, Queue.EVALUATION)
@@ -138,9 +138,9 @@ def _is_by_present_rule(s: Session, result: EvaluationResult, version: ModelVers
     return groups.rule == rule.untuned and groups.tuned_on in tuned_on
 
 
-def _is_by_engine(s: Session, result: EvaluationResult, version: ModelVersion) -> bool:
-    """Return whether an engine measured the result that serves here. Return True if no such engine is known."""
-    serving = engine_proofs.engines_serving(s, version)
+def _is_by_engine(s: Session, result: EvaluationResult, evaluation: Evaluation) -> bool:
+    """Return whether no other engine than that of the result has begun to serve here since it was computed."""
+    serving = engine_proofs.serving_since(s, evaluation.model_version, evaluation.finished_at)
     return not serving or result.engine in serving
 
 

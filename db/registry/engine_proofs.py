@@ -41,6 +41,10 @@ class Serving:
     version: ModelVersion
     proofs: tuple[EngineProof, ...]
 
+    def loaded_after(self, moment: datetime | None) -> bool:
+        """Return whether the host loaded the version after a moment."""
+        return moment is None or self.proofs[-1].created_at > moment
+
     @property
     def engine(self) -> str | None:
         """The engine that predicts on this host, or None if the host refuses to predict."""
@@ -163,9 +167,12 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
     return _servings(s, *conditions)
 
 
-def engines_serving(s: Session, version: ModelVersion) -> set[str]:
-    """Return the engines that predict with a version on this host or, if there are none, on other hosts."""
-    servings = [serving for serving in list_servings(s, version_id=version.id) if serving.engine]
+def serving_since(s: Session, version: ModelVersion, moment: datetime | None) -> set[str]:
+    """Return the engines that predict with a version on this host or, if there are none, on other hosts.
+
+    Leave out engines that were loaded before `moment`.
+    """
+    servings = [one for one in list_servings(s, version_id=version.id) if one.engine and one.loaded_after(moment)]
     here = [serving for serving in servings if serving.host == socket.gethostname()]
     return {serving.engine for serving in here or servings if serving.engine}
 

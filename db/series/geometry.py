@@ -138,12 +138,33 @@ def _are_several_scans(places: Sequence[Place]) -> bool:
     for place in places:
         if place.position is not None:
             folders.setdefault(place.folder, set()).add((place.position, place.pixels))
-    scans = [slices for slices in folders.values() if len({position for position, _ in slices}) >= SCAN]
+    scans = [slices for slices in folders.values() if len(_apart(slices)) >= SCAN]
     by_range = sorted(((*_range(slices), slices) for slices in scans), key=itemgetter(0, 1))
     pairs = ((one, other) for (_, end, one), (start, _, other) in combinations(by_range, 2) if start < end)
     if not any(_covers(one, other) or _covers(other, one) for one, other in pairs):
         return False
-    return _even_share([set().union(*folders.values())]) < EVEN or _even_share(scans) > SPREAD
+    every = set().union(*folders.values())
+    if _fill_holes(every, max(scans, key=len)):
+        return False
+    return _even_share([every]) < EVEN or _even_share(scans) > SPREAD
+
+
+def _fill_holes(every: _Slices, largest: _Slices) -> bool:
+    """Return whether slices of other folders only fill holes of the largest folder, as slices that came late do.
+
+    Then all slices are at even distances, which are those of the largest folder, and no place comes twice.
+    """
+    positions = _apart(every)
+    usual = float(np.median(np.diff(_apart(largest))))
+    spacings = np.diff(positions)
+    is_as_usual = abs(float(np.median(spacings)) - usual) <= UNEVEN_MM and spacings.min() >= (1 - UNEVEN) * usual
+    return len(positions) == len(every) and is_as_usual and _even_share([every]) >= EVEN
+
+
+def _apart(slices: _Slices) -> NDArray[np.float64]:
+    """Return the positions of slices from the feet to the head, float64[n], each place once."""
+    positions = np.sort([position for position, _ in slices])
+    return positions[np.diff(positions, prepend=-np.inf) >= SAME_PLACE]
 
 
 def _range(slices: _Slices) -> tuple[float, float]:
@@ -157,7 +178,7 @@ def _covers(one: _Slices, other: _Slices) -> bool:
     Slices that both hold do not count, because they prove one scan. A slice in a hole of `one` does not lie between its
     slices: a slice that was exported late makes such holes.
     """
-    positions, between = (np.sort([position for position, _ in own]) for own in (one - other, other - one))
+    positions, between = _apart(one - other), np.array([position for position, _ in other - one])
     if len(positions) < 2 or 2 * len(between) < len(other):
         return False
     between = between[(between >= positions[0]) & (between <= positions[-1])]
@@ -171,7 +192,7 @@ def _even_share(folders: Sequence[_Slices]) -> float:
     """Return the share of the distances between neighbouring slices of a folder that are usual for this folder."""
     is_even = []
     for slices in folders:
-        spacings = np.diff(sorted(position for position, _ in slices))
+        spacings = np.diff(_apart(slices))
         usual = float(np.median(spacings))
         is_even.append(np.abs(spacings - usual) <= max(UNEVEN * usual, UNEVEN_MM))
     return float(np.concatenate(is_even).mean())

@@ -103,13 +103,15 @@ def _slices_of(s: Session, version: ModelVersion) -> Iterator[tuple[SplitCandida
 def groups_in(s: Session, version: ModelVersion, parts: Sequence[str]) -> set[str]:
     """Return the names of the groups that were in these parts when the version or one of its ancestors was made.
 
-    Leave out groups that only pixels show, because another dataset may use their names for other groups.
+    The names are case-folded. Leave out groups that only pixels show, because another dataset may use their names for
+    other groups.
     """
     return _names_of(candidate for candidate, part in _slices_of(s, version) if part in parts)
 
 
 def _names_of(slices: Iterable[SplitCandidate]) -> set[str]:
-    return {name for name in {one.group for one in slices} if not _BY_PIXELS.fullmatch(name)}
+    """Return the names of the groups. Names that differ only in letter case are one, so they are case-folded."""
+    return {name.casefold() for name in {one.group for one in slices} if not _BY_PIXELS.fullmatch(name)}
 
 
 def training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
@@ -203,7 +205,7 @@ def known_in(
     slices = split_candidates(s, dataset_id)
     seen = _alike(slices, pixels)
     rows = {one.row for one in seen}
-    named = [one for one in slices if one.group in names and one.row not in rows]
+    named = [one for one in slices if one.group.casefold() in names and one.row not in rows]
     asked = [[one for one in known if split is None or part_of(split, one) in parts] for known in (seen, named)]
     return Known(*asked)
 
@@ -233,7 +235,7 @@ def tuned_on(s: Session, rule: FindingRule, dataset_id: int) -> list[SplitCandid
     tuned, slices = split_candidates(s, source_id), split_candidates(s, dataset_id)
     names = _names_of(tuned)
     rows = {one.row for one in _alike(slices, {one.pixels_sha256 for one in tuned} - {None})}
-    return [one for one in slices if one.row in rows or one.group in names]
+    return [one for one in slices if one.row in rows or one.group.casefold() in names]
 
 
 def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> list[SplitCandidate]:

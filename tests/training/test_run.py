@@ -727,7 +727,7 @@ def test_run_waits_for_what_is_away(error, dataset, monkeypatch):
 
     launch(dataset)
     with session_scope() as s:
-        s.execute(update(TrainingRun).values(checkpoint={"files": {}, "epoch": 3}))
+        s.execute(update(TrainingRun).values(checkpoint={"stage": 0, "files": {}, "epoch": 3}))
 
     def away(*_):
         raise error
@@ -765,7 +765,7 @@ def test_run_that_has_learned_something_waits_for_room_on_the_disk(error, datase
 
     def full(run, *_):
         with session_scope() as s:
-            s.execute(update(TrainingRun).values(checkpoint={"files": {}, "epoch": 3}))
+            s.execute(update(TrainingRun).values(checkpoint={"stage": 0, "files": {}, "epoch": 3}))
         raise error
 
     launch(dataset)

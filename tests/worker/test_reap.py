@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -232,9 +233,13 @@ def test_files_of_deleted_jobs_do_not_count_as_too_many(store: Store, monkeypatc
 def test_purge_deletes_what_nothing_refers_to(store: Store, champion: ModelVersion) -> None:
     unused, used = store(b"nobody's"), store(b"weights")
     assert reap.reap().trashed == 2
+    trash = storage().folder / "trash"
+    [today] = trash.iterdir()
+    shutil.copytree(today, trash / "2020-01-01")  # the files came there twice
+    (trash / "2020-01-01" / used).unlink()
     with session_scope() as s:
         s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": used}
-    assert reap.purge() == 1
+    assert reap.purge() == 2
     assert [storage().exists(sha256) for sha256 in (unused, used)] == [False, True]
     assert reap.restore_all() == 0
 

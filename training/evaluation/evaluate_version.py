@@ -129,10 +129,11 @@ def _carry_out(evaluation: Evaluation, claim: Claim, heartbeat: Heartbeat, progr
     tuned_slices = len({row.row for row in rows} & {one.row for one in tuned})
     result = _result(evaluation, engine.name, data, scores, tuned_slices, tuning_hash)
     if evaluation.part is None and evaluation.precision is None:
+        named = np.isin([group.casefold() for group in data.groups], list(known_groups))
         seen = find_seen_in_training(data.pixels, learned_from, lambda: progress(1.0))
         evidence = Evidence(
             seen=float(seen.mean()),
-            named=float((np.isin(data.groups, list(known_groups)) & ~seen).mean()),
+            named=float((named & ~seen).mean()),
             without_patient=without_patient(evaluation.dataset) / len(rows),
             lack=lack_of_patient(evaluation.dataset),
             ood=result.ood_share,

@@ -180,10 +180,11 @@ class Fitting:
 
     def _epoch(self, epoch: int, data: StageData) -> bool:
         """Train and validate one epoch. Return False, and record nothing, if a stop came before its end."""
-        started = timed_from = time.monotonic()
+        started = began = time.monotonic()
         _reseed(self.model, seed_of(self.seed, epoch))
         totals = np.zeros(2)
         for step, (inputs, labels) in enumerate(data.epoch(epoch), start=1):
+            began = time.monotonic() if step == 2 else began  # the first step may compile the stage
             logs = self.model.train_on_batch(as_input(inputs), labels, class_weight=self.class_weight, return_dict=True)
             totals += float(logs["loss"]), float(logs["accuracy"])
             loss, accuracy = totals / step
@@ -191,10 +192,7 @@ class Fitting:
                 raise Diverged(self.stage.name, f"epoch {epoch + 1}, step {step}", self.stage.rate)
             if self.average:
                 self.average.add(epoch * self.steps + step, step, ends_epoch=step == self.steps)
-            now = time.monotonic()
-            rate = max(step - 1, 1) * self.stage.batch / (now - timed_from)
-            if step == 1 < self.steps:
-                timed_from = now  # the first step may compile the stage, so later rates leave it out
+            rate = max(step - 1, 1) * self.stage.batch / (time.monotonic() - began)
             self.observer.step(self._at(epoch, step, float(loss), rate))
             if self._is_stopped():
                 return False

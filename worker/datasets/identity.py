@@ -51,12 +51,16 @@ class HeaderGroups:
     def torn(self) -> int:
         """Return how many patients have slices in several groups that folders or a CSV name.
 
-        `add` gets these groups as `folder`. Return 0 if headers do not keep patients apart. A patient ID with several
-        birth dates does not count.
+        `add` gets these groups as `folder`. A patient ID with several birth dates does not count, nor one that stands
+        for all patients. Return 0 if nearly each slice is a patient.
         """
-        if self.identity().problem:
+        problem = self.identity().problem
+        if problem == EACH_SLICE:
             return 0
-        return sum(len(groups) > 1 and len(self._births[patient]) < 2 for patient, groups in self._folders.items())
+        unsure = {patient for patient, births in self._births.items() if len(births) > 1}
+        if problem == ONE_FOR_ALL:
+            unsure.add(self._slices.most_common(1)[0][0])
+        return sum(len(groups) > 1 for patient, groups in self._folders.items() if patient not in unsure)
 
     def _problem(self, largest: str) -> str | None:
         slices, groups = self._slices.total(), len(self._slices)

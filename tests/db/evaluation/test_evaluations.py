@@ -140,7 +140,8 @@ def test_check_is_repeated_if_another_engine_serves_on_this_machine(champion: Mo
     assert check("openvino-int8") == Work.READY, "no engine serves here, so those elsewhere decide"
     assert check("") == Work.DONE
     load_engines(champion.id, here, int8=False, f32=True)
-    assert check("openvino-f32") == Work.READY
+    assert check("openvino-int8") == Work.READY
+    assert check("") == Work.DONE, "the check ran after the engine began to serve, so another run would not help"
 
 
 def test_evaluations_of_different_precision_are_not_compared(

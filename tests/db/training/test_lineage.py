@@ -273,3 +273,19 @@ def test_slices_that_tuned_a_rule_are_found_in_another_dataset(
         assert len(lineage.tuned_on(s, rule_tuned_on(first.sha256), second.id)) == expected
         for elsewhere in ("9" * 64, None):
             assert lineage.tuned_on(s, rule_tuned_on(elsewhere), second.id) == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_names_of_groups_that_differ_in_letter_case_connect_datasets() -> None:
+    first = add_dataset(1, pixels_sha256=lambda row: f"a{row}")
+    version = add_version(1, split_of(first))
+    known = []
+    for number, letter in ((2, "g"), (3, "G")):
+        other = add_dataset(
+            number,
+            pixels_sha256=lambda row, letter=letter: f"{letter}{row}",
+            group=lambda row, letter=letter: f"{letter}{row // SLICES}",
+        )
+        with read_scope() as s:
+            known.append(len(lineage.known_in(s, version, other.id).named))
+    assert known[0] == known[1] > 0

@@ -2,7 +2,9 @@
 
 import pytest
 
+from worker.datasets.identity import HeaderGroups
 from worker.datasets.patient_groups import folder_groups
+from worker.imaging.recipe import SeriesInfo
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,12 @@ def test_patient_of_both_classes_who_has_an_archive_stays_a_group() -> None:
 def test_file_outside_of_class_folders_does_not_make_a_shared_folder_a_patient() -> None:
     paths = [(0, "COVID/images/p1/1.png"), (0, "normal/images/p2/1.png"), (1, "p3/1.png"), (1, "p4/1.png")]
     assert folder_groups(paths) == ["p1", "p2", "p3", "p4"]
+
+
+def test_largest_patient_does_not_hide_that_others_are_torn_apart() -> None:
+    headers = HeaderGroups()
+    for patient, slices in enumerate([500, *[50] * 9]):
+        facts = SeriesInfo(f"{patient}", f"1.{patient}", "1.2", None, "", None, "1.3", None, birth_date=f"b{patient}")
+        for number in range(slices):
+            headers.add(f"{patient}", facts, f"{patient}-{3 * number // slices}")
+    assert headers.torn() == 9
