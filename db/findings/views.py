@@ -105,7 +105,7 @@ def study_numbers(s: Session, job: Job, study_ids: Iterable[int]) -> dict[int, i
     of_job = (Finding.job_id == job.id, Finding.level == Level.STUDY)
     numbered = select(Finding.study_id, number.label("number")).where(*of_job).subquery()
     query = select(numbered.c.study_id, numbered.c.number).where(numbered.c.study_id.in_(set(study_ids)))
-    return dict(s.execute(query).tuples().all())
+    return dict(s.execute(query).all())
 
 
 def count_within(s: Session, job: Job, patients: Iterable[int]) -> dict[tuple[int, str], int]:

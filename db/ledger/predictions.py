@@ -39,7 +39,7 @@ def open_slices(s: Session, *chunk_ids: int) -> dict[int, str | None]:
     """Return the slices of chunks that have no outcome yet: their ids in order, with the hashes of their pixels."""
     of_chunks = one_of(s, Slice.chunk_id, chunk_ids)
     query = select(Slice.id, Slice.pixels_sha256).where(of_chunks, Slice.state == Outcome.OPEN)
-    return dict(s.execute(query.order_by(Slice.id)).tuples().all())
+    return dict(s.execute(query.order_by(Slice.id)).all())
 
 
 def insert_predictions(

@@ -124,7 +124,7 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
     s.flush()
     insert_rows(s, Study, new, job_id=job_id)
     ids = s.execute(select(Study.uid, Study.id).where(Study.job_id == job_id, Study.uid.in_(stated)))
-    return dict(ids.tuples().all())
+    return dict(ids.all())
 
 
 def _only(keys: set[str | None]) -> str | None:
@@ -163,4 +163,4 @@ class _Patients:
 
     def _ids(self, keys: Collection[str]) -> dict[str, int]:
         query = select(Patient.key, Patient.id).where(Patient.job_id == self._job_id, Patient.key.in_(keys))
-        return dict(self._session.execute(query).tuples().all())
+        return dict(self._session.execute(query).all())

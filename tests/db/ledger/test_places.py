@@ -97,7 +97,7 @@ def test_slice_that_does_not_match_has_neighbours_but_no_number(job_id: str) -> 
     assert (place.number, place.total, place.previous_id, place.next_id) == (None, 3, ids[0], ids[3])
 
 
-@pytest.mark.parametrize(("sort", "other"), permutations(SORTS, 2))
+@pytest.mark.parametrize(("sort", "other"), list(permutations(SORTS, 2)))
 def test_cursor_of_another_order_is_refused(job_id: str, sort: str, other: str) -> None:
     with read_scope() as s:
         job = s.get_one(Job, job_id)
