@@ -108,7 +108,8 @@ def check(model_id: int, json_data: CheckIn) -> EvaluationView:
     """Check a model version on a site's labelled slices
 
     The verdict says, with intervals, whether the version may be used there. If the version's rule of findings has
-    changed since an earlier check, or if workers now use another engine, the check is carried out again. For admins.
+    changed since an earlier check, or if workers have begun to use another engine since, the check is carried out
+    again. For admins.
     """
     return models.check_site(require_admin(), model_id, json_data.dataset)
 

@@ -57,7 +57,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     never `may be used`. It is never `may be used` either if most patients get no verdict by the rule of findings.
 
     The check uses the engine that CTBATCH_ENGINE chooses on this machine, and prints its name. A finished check is
-    carried out again if MODEL's rule of findings has changed, or if workers on this machine now use another engine.
+    carried out again if MODEL's rule of findings has changed, or if workers on this machine have begun to use another
+    engine since.
     """
     from training.evaluation.site_check import MUCH_OOD
 
