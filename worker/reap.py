@@ -69,16 +69,16 @@ def reap(*, confirmed: bool = False) -> Reaped:
     storage().incoming.remove_old(age)
     restored, deleted = _empty_trash((datetime.now(UTC) - timedelta(days=current().trash_days)).date())
     count = 0
-    going: list[str] = []
+    expected: list[str] = []  # files of deleted jobs and datasets
     unexpected: list[str] = []
     for names in _batches(storage().names(since, before)):
         count += len(names)
         unused = unnamed(names)
         released = _released(unused)
-        going += released
+        expected += released
         unexpected += [sha256 for sha256 in unused if sha256 not in released]
     are_left = not confirmed and (len(unexpected) > MANY or len(unexpected) > max(FEW, MANY_SHARE * count))
-    trashed = [sha256 for sha256 in (going if are_left else [*going, *unexpected]) if storage().trash(sha256, before)]
+    trashed = [sha256 for sha256 in (expected if are_left else [*expected, *unexpected]) if storage().trash(sha256, before)]
     put_back = _restore_named(trashed)
     with session_scope() as s:
         deletion.forget_released(s, before=began - timedelta(seconds=2 * age))

@@ -210,9 +210,8 @@ def _stored_files(session: "Session") -> CheckResult:
 
     damaged = session.scalars(select(DamagedFile.sha256).order_by(DamagedFile.sha256)).all()
     if damaged:
-        names = ", ".join(f"{name[:2]}/{name}" for name in damaged[:SHOWN_FILES]) + (
-            " and more" if len(damaged) > SHOWN_FILES else ""
-        )
+        names = ", ".join(f"{name[:2]}/{name}" for name in damaged[:SHOWN_FILES])
+        names += " and more" if len(damaged) > SHOWN_FILES else ""
         advice = f"restore them from a backup under the same names below {storage().folder}"
         return CheckResult("stored files", "fail", f"{len(damaged)} damaged or missing: {names}; {advice}")
     installation = this_installation(session)

@@ -15,7 +15,6 @@ from db.models.slices import BigId
 from db.models.work import LeaseMixin
 
 ARRAY_SLICES = 1024  # slices in each array file of a dataset except the last; 51 MB
-"""The default shares of train, validation and test."""
 
 
 class SplitRule(StrEnum):

@@ -168,9 +168,9 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
 
 
 def serving_since(s: Session, version: ModelVersion, moment: datetime | None) -> set[str]:
-    """Return the engines that predict with a version on this host or, if there are none, on other hosts.
+    """Return the engines that were loaded after `moment` and predict with a version on this host.
 
-    Leave out engines that were loaded before `moment`.
+    If there are none on this host, return those of other hosts.
     """
     servings = [one for one in list_servings(s, version_id=version.id) if one.engine and one.loaded_after(moment)]
     here = [serving for serving in servings if serving.host == socket.gethostname()]

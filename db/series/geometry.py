@@ -131,8 +131,8 @@ def _are_several_scans(places: Sequence[Place]) -> bool:
     """Return whether two folders cover the same part of the body, and do not seem to hold slices of one scan.
 
     An export may spread one scan over folders by chance. Then the slices of all folders together have equal distances,
-    and those of single folders do not. If those of single folders have equal distances too, nobody can tell one scan
-    that was dealt to them in turn from several people whose slices lie between each other.
+    and those of single folders do not. If those of single folders have equal distances too, return True. They may be
+    one scan that was dealt to the folders in turn, or scans of several people.
     """
     folders: dict[tuple[int, str], _Slices] = {}
     for place in places:

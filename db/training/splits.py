@@ -18,7 +18,7 @@ from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.training.leaks import SEEN, find_leaks
 from db.training.lineage import find_seen, parts_in, training_split_of
 
-SHARES = {TRAIN: 0.7, VALIDATION: 0.1, TEST: 0.2}
+SHARES = {TRAIN: 0.7, VALIDATION: 0.1, TEST: 0.2}  # of the slices
 """The shares of train, validation and test."""
 
 SAME = ("rule", "seed", "after_version_id")

@@ -64,7 +64,8 @@ def try_version(version: ModelVersion, gives_way: Callable[[], bool] = lambda: F
     """
     folder, settings = versions.package_folder(version), current()
     results = try_package(folder, settings.engine, settings.engine_threads, gives_way)
-    keep_results(version, results)
+    if results:
+        keep_results(version, results)
     return results
 
 
