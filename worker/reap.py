@@ -78,7 +78,9 @@ def reap(*, confirmed: bool = False) -> Reaped:
         expected += released
         unexpected += [sha256 for sha256 in unused if sha256 not in released]
     are_left = not confirmed and (len(unexpected) > MANY or len(unexpected) > max(FEW, MANY_SHARE * count))
-    trashed = [sha256 for sha256 in (expected if are_left else [*expected, *unexpected]) if storage().trash(sha256, before)]
+    trashed = [
+        sha256 for sha256 in (expected if are_left else [*expected, *unexpected]) if storage().trash(sha256, before)
+    ]
     put_back = _restore_named(trashed)
     with session_scope() as s:
         deletion.forget_released(s, before=began - timedelta(seconds=2 * age))
