@@ -319,10 +319,10 @@ def test_cursor_with_an_impossible_time_is_refused(api: Api) -> None:
 
 
 @pytest.mark.slow
-def test_web_process_loads_no_network_library(tmp_path: Path) -> None:
+def test_web_process_loads_no_library_of_the_workers(tmp_path: Path) -> None:
     code = (
         "import sys, web.asgi, web.views.jobs, worker.imaging.render;"
-        "heavy = {'tensorflow', 'keras', 'openvino', 'nncf', 'sklearn', 'scipy', 's3fs', 'jax', 'torch'};"
+        "heavy = {'tensorflow', 'keras', 'openvino', 'nncf', 'sklearn', 'scipy', 's3fs', 'jax', 'torch', 'pydicom'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     environ = {"CTBATCH_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
